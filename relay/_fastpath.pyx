@@ -1,0 +1,8 @@
+# cython: language_level=3
+"""The compiled hot path of relay: one extension, assembled from files by concern.
+
+It imports nothing from relay. `_fastpath.pyi` is its specification: what that file does not list, Python must not use.
+Order matters: each file uses only what stands above it.
+"""
+
+include "fastpath/constants.pxi"
