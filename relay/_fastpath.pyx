@@ -6,3 +6,4 @@ Order matters: each file uses only what stands above it.
 """
 
 include "fastpath/constants.pxi"
+include "fastpath/estimator.pxi"
