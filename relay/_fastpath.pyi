@@ -30,3 +30,15 @@ class Calibration:
     def export(self) -> tuple[int, int]: ...
     def load(self, estimated: int, actual: int) -> None:
         """What `export` gave; ValueError if it cannot be."""
+
+# request scanner and usage tap
+
+class RequestScanner:
+    """Reads one request body in any pieces."""
+
+    def __init__(self, format: int, table: TokenTable) -> None: ...
+
+class UsageTap:
+    """Reads one answer body in any pieces."""
+
+    def __init__(self, format: int, body_kind: int, table: TokenTable) -> None: ...

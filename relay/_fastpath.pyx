@@ -7,3 +7,5 @@ Order matters: each file uses only what stands above it.
 
 include "fastpath/constants.pxi"
 include "fastpath/estimator.pxi"
+include "fastpath/scanner.pxi"
+include "fastpath/tap.pxi"
