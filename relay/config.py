@@ -1,0 +1,336 @@
+"""The configuration: structs that mirror `config.toml`, and the loader that turns a file into them.
+
+    config = load("config.toml")      # ConfigError: file, key, what is expected, what was got
+    for line in config.warnings: ...
+
+Decimals (money, prices) are `Decimal`, whether the file writes a number or a string: nothing passes through a float.
+`relay.config_values` holds the types of single values and the walk over the structs; this file holds the keys, their
+defaults and the rules between them. What each key means to an operator stands in docs/configuration.md and config.toml;
+a test compares the three.
+"""
+
+import os
+import tomllib
+from decimal import Decimal
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from relay.config_values import (
+    UNSET_PRICE,
+    BaseUrl,
+    ConfigError,
+    Converter,
+    Credits,
+    Factor,
+    Fault,
+    Listen,
+    ListenAt,
+    ModelMap,
+    ModelName,
+    Name,
+    Network,
+    Price,
+    Secret,
+    TokensPerCall,
+    expand_price,
+)
+
+# Bounds keep every product of a rate and a usage inside 128 bits, and every amount inside 64.
+Count = Annotated[int, Meta(ge=0, le=10**12)]
+Positive = Annotated[int, Meta(ge=1, le=10**12)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Bytes = Annotated[int, Meta(ge=1024, le=2**40)]
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True):
+    """One table of the file."""
+
+
+class Server(_Table):
+    listen: ListenAt = Listen(host="127.0.0.1", port=8787)
+    data_dir: str = "data"
+    durability: Literal["process", "power"] = "process"
+    trusted_proxies: tuple[Network, ...] = ()
+    drain_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 600.0
+    connections_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 20_000
+    body_bytes_max: Bytes = 33_554_432
+    upload_bytes_max: Bytes = 536_870_912
+    tls_certificate: str = ""
+    tls_key: str = ""
+
+
+class Admin(_Table):
+    token: Secret = Secret("")
+
+
+class Timeouts(_Table):
+    header_seconds: Seconds = 10.0
+    body_idle_seconds: Seconds = 30.0
+    connect_seconds: Seconds = 5.0
+    first_byte_seconds: Seconds = 120.0
+    stream_idle_seconds: Seconds = 300.0
+    write_stall_seconds: Seconds = 60.0
+
+
+class ChannelTimeouts(_Table):
+    """None: as in [timeouts]."""
+
+    connect_seconds: Seconds | None = None
+    first_byte_seconds: Seconds | None = None
+    stream_idle_seconds: Seconds | None = None
+
+
+class Plan(_Table):
+    """Limits of an account and of each of its keys; 0 = no limit."""
+
+    rpm: Count = 0
+    tpm: Count = 0
+    concurrency: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    daily_credits: Credits = Decimal(0)
+    monthly_credits: Credits = Decimal(0)
+    tokens_per_call: TokensPerCall = msgspec.field(default_factory=dict)
+
+
+class Billing(_Table):
+    credit_name: Annotated[str, Meta(min_length=1, max_length=32)] = "credits"
+    low_balance: Credits = Decimal(1)
+    discount: Factor = Decimal(1)
+    hold_output_tokens: Positive = 4096
+    hold_slice_tokens: Positive = 256
+    prompt_margin_permille: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    on_disconnect: Literal["cancel", "drain"] = "cancel"
+    unpriced: Literal["refuse"] = "refuse"
+    no_balance_status_openai: Literal[402, 429] = 402
+
+
+class Retention(_Table):
+    calls_days: Annotated[int, Meta(ge=1, le=36_500)] = 30
+    source_ip: bool = True
+    user_agent: bool = True
+
+
+class Channel(_Table):
+    """One configured way to an upstream.
+
+    models maps the public name of a model to the upstream's name of it.
+    """
+
+    name: Name
+    api: Literal["openai", "anthropic", "gemini"]
+    base_url: BaseUrl
+    api_keys: tuple[Secret, ...]
+    models: ModelMap
+    priority: Annotated[int, Meta(ge=0, le=1000)] = 0
+    weight: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    tags: tuple[Name, ...] = ()
+    ask_usage: Literal["auto", "strip", "off"] = "auto"
+    timeouts: ChannelTimeouts = ChannelTimeouts()
+
+
+class Rate(_Table):
+    """Prices of one public model, in credits: tokens per million, the rest per piece.
+
+    Cache prices that are left out fall back to a dearer neighbour, never to free: cache_read and cache_write to input,
+    cache_write_1h to cache_write. After construction every field is a number.
+    """
+
+    model: ModelName
+    input: Price
+    output: Price
+    cache_read: Price = UNSET_PRICE
+    cache_write: Price = UNSET_PRICE
+    cache_write_1h: Price = UNSET_PRICE
+    image: Price = Decimal(0)
+    video_second: Price = Decimal(0)
+    web_search: Price = Decimal(0)
+
+    def __post_init__(self) -> None:
+        expand_price(self, "cache_read", self.input)
+        expand_price(self, "cache_write", self.input)
+        expand_price(self, "cache_write_1h", self.cache_write)
+
+
+# Plans that always exist. A file that names one changes only the keys that it writes.
+DEFAULT_PLANS: Final[dict[str, dict[str, int]]] = {
+    "free": {"rpm": 20, "concurrency": 5},
+    "paid": {"rpm": 200, "concurrency": 50},
+}
+
+
+class Tables(_Table):
+    """The file: its tables and nothing else."""
+
+    server: Server = Server()
+    admin: Admin = Admin()
+    timeouts: Timeouts = Timeouts()
+    plans: dict[Name, Plan] = msgspec.field(
+        default_factory=lambda: {name: Plan(**limits) for name, limits in DEFAULT_PLANS.items()}
+    )
+    billing: Billing = Billing()
+    retention: Retention = Retention()
+    channels: tuple[Channel, ...] = ()
+    rates: tuple[Rate, ...] = ()
+
+
+class Config(Tables, frozen=True, kw_only=True):
+    """A checked configuration.
+
+    warnings  what works and is probably not meant, one line each
+    file      where it came from
+    """
+
+    warnings: tuple[str, ...] = ()
+    file: str = ""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Public names of all models that some channel serves, sorted."""
+        return tuple(sorted({model for channel in self.channels for model in channel.models}))
+
+    @property
+    def unpriced_models(self) -> tuple[str, ...]:
+        """Models of the catalogue without a rate: calls to them are refused."""
+        return tuple(sorted(set(self.models) - {rate.model for rate in self.rates}))
+
+
+def load(path: str | Path | None = None, *, resolve_secrets: bool = True) -> Config:
+    """Read and check a configuration file. None: `config.toml` where it exists, else the built-in defaults.
+
+    resolve_secrets False leaves `env:` and `file:` unread, for commands that only talk to a running relay.
+    ConfigError: the file cannot be read, is not TOML, or breaks a rule. OSError never leaves here.
+    """
+    if path is None:
+        path = Path("config.toml")
+        if not path.exists():
+            return parse("", file="(built-in defaults)")
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(str(path), [Fault("", "a readable file", error.strerror or type(error).__name__)]) from None
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), [Fault("", "UTF-8 text", f"other bytes at offset {error.start}")]) from None
+    return parse(text, file=str(path), resolve_secrets=resolve_secrets)
+
+
+def parse(text: str, *, file: str = "config.toml", resolve_secrets: bool = True) -> Config:
+    """Check the text of a configuration; `file` names it in messages. ConfigError as for `load`."""
+    try:
+        document = tomllib.loads(text, parse_float=Decimal)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(file, [Fault("", "TOML", str(error))]) from None
+    if isinstance(document.setdefault("plans", {}), dict):
+        for name, limits in DEFAULT_PLANS.items():
+            written = document["plans"].setdefault(name, {})
+            if isinstance(written, dict):
+                document["plans"][name] = {**limits, **written}
+    converter = Converter(resolve_secrets=resolve_secrets)
+    tables = converter.table(Tables, document)
+    if tables is not None:
+        converter.faults += _contradictions(tables, read_files=resolve_secrets)
+    if tables is None or converter.faults:
+        raise ConfigError(file, converter.faults)
+    values = {name: getattr(tables, name) for name in Tables.__struct_fields__}
+    return Config(**values, warnings=(*converter.warnings, *_warnings(tables)), file=file)
+
+
+def _contradictions(tables: Tables, *, read_files: bool) -> list[Fault]:
+    """Keys that are each right and together wrong. The message names both."""
+    faults: list[Fault] = []
+    server, billing = tables.server, tables.billing
+    if bool(server.tls_certificate) != bool(server.tls_key):
+        given, missing = ("tls_certificate", "tls_key") if server.tls_certificate else ("tls_key", "tls_certificate")
+        faults.append(Fault(f"server.{missing}", f"a path, because server.{given} is set (both or neither)", "nothing"))
+    elif server.tls_certificate and read_files:
+        for name in ("tls_certificate", "tls_key"):
+            if not os.access(getattr(server, name), os.R_OK):
+                faults.append(Fault(f"server.{name}", "a readable file", "a path that cannot be read"))
+    if server.upload_bytes_max < server.body_bytes_max:
+        expected = f"at least server.body_bytes_max ({server.body_bytes_max})"
+        faults.append(Fault("server.upload_bytes_max", expected, str(server.upload_bytes_max)))
+    if billing.hold_slice_tokens > billing.hold_output_tokens:
+        expected = f"at most billing.hold_output_tokens ({billing.hold_output_tokens})"
+        faults.append(Fault("billing.hold_slice_tokens", expected, str(billing.hold_slice_tokens)))
+    for name, plan in tables.plans.items():
+        if 0 < plan.monthly_credits < plan.daily_credits:
+            expected = f"at most plans.{name}.monthly_credits ({plan.monthly_credits})"
+            faults.append(Fault(f"plans.{name}.daily_credits", expected, str(plan.daily_credits)))
+    faults += _repeated("channels", "name", [channel.name for channel in tables.channels])
+    faults += _repeated("rates", "model", [rate.model for rate in tables.rates])
+    for index, channel in enumerate(tables.channels):
+        key = f"channels[{index}]"
+        if channel.ask_usage == "strip" and channel.api != "openai":
+            expected = f'"auto" or "off", because {key}.api is "{channel.api}" (its streams report usage unasked)'
+            faults.append(Fault(f"{key}.ask_usage", expected, '"strip"'))
+        path = urlsplit(channel.base_url).path
+        for ending in _API_PATHS[channel.api]:
+            if path.endswith(ending):
+                expected = f'a base URL as the SDK for {key}.api = "{channel.api}" takes it, without {ending}'
+                faults.append(Fault(f"{key}.base_url", expected, f"one that ends in {ending}"))
+                break
+    return faults
+
+
+# What the relay appends by itself, so that a base URL that has it already is a mistake.
+_API_PATHS: Final[dict[str, tuple[str, ...]]] = {
+    "openai": ("/chat/completions", "/responses", "/embeddings", "/v1/completions"),
+    "anthropic": ("/v1/messages", "/v1"),
+    "gemini": ("/v1beta/models", "/v1beta", "/v1"),
+}
+
+
+def _repeated(table: str, field: str, values: list[str]) -> list[Fault]:
+    first: dict[str, int] = {}
+    faults = []
+    for index, value in enumerate(values):
+        if value in first:
+            expected = f"each {field} once: {table}[{first[value]}] has it already"
+            faults.append(Fault(f"{table}[{index}].{field}", expected, f"{value} again"))
+        first.setdefault(value, index)
+    return faults
+
+
+def _warnings(tables: Tables) -> list[str]:
+    """What works and is probably not meant."""
+    warnings = []
+    listen = tables.server.listen
+    if not listen.unix_path and not _is_loopback(listen.host) and not tables.server.tls_certificate:
+        warnings.append(
+            "server.listen: other machines can connect without TLS, and keys travel in clear; set "
+            "server.tls_certificate and server.tls_key, or listen on 127.0.0.1 behind a proxy with TLS"
+        )
+    for index, network in enumerate(tables.server.trusted_proxies):
+        if network.prefixlen == 0:
+            warnings.append(f"server.trusted_proxies[{index}]: trusts everyone to state the client's address")
+    for index, channel in enumerate(tables.channels):
+        url = urlsplit(channel.base_url)
+        if url.scheme == "http" and channel.api_keys and not _is_loopback(url.hostname or ""):
+            warnings.append(f"channels[{index}].base_url: http sends the upstream key in clear; use https")
+        if url.hostname == "api.openai.com" and not url.path:
+            warnings.append(f"channels[{index}].base_url: OpenAI's base URL has /v1 at its end")
+    if not tables.channels:
+        warnings.append("channels: there are none, so that every model is unknown")
+    rated = {rate.model for rate in tables.rates}
+    served = {model for channel in tables.channels for model in channel.models}
+    if unpriced := sorted(served - rated):
+        warnings.append(f"rates: no rate for {_listed(unpriced)}: calls are refused (billing.unpriced)")
+    if unserved := sorted(rated - served) if tables.channels else []:
+        warnings.append(f"rates: no channel serves {_listed(unserved)}")
+    return warnings
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
