@@ -1,0 +1,23 @@
+"""What the relay remembers: accounts, keys, the ledger, call records, events. SQL lives here and nowhere else."""
+
+from relay.storage.errors import (
+    Conflict,
+    InsufficientCredit,
+    NotFound,
+    StoreError,
+    StoreLocked,
+    StoreUnavailable,
+    StoreUnusable,
+)
+from relay.storage.store import Store
+
+__all__ = [
+    "Conflict",
+    "InsufficientCredit",
+    "NotFound",
+    "Store",
+    "StoreError",
+    "StoreLocked",
+    "StoreUnavailable",
+    "StoreUnusable",
+]
