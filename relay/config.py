@@ -51,7 +51,7 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True):
     """One table of the file."""
 
 
-class Server(_Table):
+class Server(_Table, frozen=True):
     listen: ListenAt = Listen(host="127.0.0.1", port=8787)
     data_dir: str = "data"
     durability: Literal["process", "power"] = "process"
@@ -64,11 +64,11 @@ class Server(_Table):
     tls_key: str = ""
 
 
-class Admin(_Table):
+class Admin(_Table, frozen=True):
     token: Secret = Secret("")
 
 
-class Timeouts(_Table):
+class Timeouts(_Table, frozen=True):
     header_seconds: Seconds = 10.0
     body_idle_seconds: Seconds = 30.0
     connect_seconds: Seconds = 5.0
@@ -77,7 +77,7 @@ class Timeouts(_Table):
     write_stall_seconds: Seconds = 60.0
 
 
-class ChannelTimeouts(_Table):
+class ChannelTimeouts(_Table, frozen=True):
     """None: as in [timeouts]."""
 
     connect_seconds: Seconds | None = None
@@ -85,7 +85,7 @@ class ChannelTimeouts(_Table):
     stream_idle_seconds: Seconds | None = None
 
 
-class Plan(_Table):
+class Plan(_Table, frozen=True):
     """Limits of an account and of each of its keys; 0 = no limit."""
 
     rpm: Count = 0
@@ -96,7 +96,7 @@ class Plan(_Table):
     tokens_per_call: TokensPerCall = msgspec.field(default_factory=dict)
 
 
-class Billing(_Table):
+class Billing(_Table, frozen=True):
     credit_name: Annotated[str, Meta(min_length=1, max_length=32)] = "credits"
     low_balance: Credits = Decimal(1)
     discount: Factor = Decimal(1)
@@ -108,13 +108,13 @@ class Billing(_Table):
     no_balance_status_openai: Literal[402, 429] = 402
 
 
-class Retention(_Table):
+class Retention(_Table, frozen=True):
     calls_days: Annotated[int, Meta(ge=1, le=36_500)] = 30
     source_ip: bool = True
     user_agent: bool = True
 
 
-class Channel(_Table):
+class Channel(_Table, frozen=True):
     """One configured way to an upstream.
 
     models maps the public name of a model to the upstream's name of it.
@@ -132,7 +132,7 @@ class Channel(_Table):
     timeouts: ChannelTimeouts = ChannelTimeouts()
 
 
-class Rate(_Table):
+class Rate(_Table, frozen=True):
     """Prices of one public model, in credits: tokens per million, the rest per piece.
 
     Cache prices that are left out fall back to a dearer neighbour, never to free: cache_read and cache_write to input,
@@ -162,22 +162,20 @@ DEFAULT_PLANS: Final[dict[str, dict[str, int]]] = {
 }
 
 
-class Tables(_Table):
+class Tables(_Table, frozen=True):
     """The file: its tables and nothing else."""
 
     server: Server = Server()
     admin: Admin = Admin()
     timeouts: Timeouts = Timeouts()
-    plans: dict[Name, Plan] = msgspec.field(
-        default_factory=lambda: {name: Plan(**limits) for name, limits in DEFAULT_PLANS.items()}
-    )
+    plans: dict[Name, Plan] = msgspec.field(default_factory=dict)
     billing: Billing = Billing()
     retention: Retention = Retention()
     channels: tuple[Channel, ...] = ()
     rates: tuple[Rate, ...] = ()
 
 
-class Config(Tables, frozen=True, kw_only=True):
+class Config(Tables, frozen=True):
     """A checked configuration.
 
     warnings  what works and is probably not meant, one line each

@@ -145,7 +145,7 @@ def is_model_name(text: str) -> bool:
 
 
 def exact_decimal(value: object, expected: str, largest: Decimal) -> Decimal:
-    """A decimal from a TOML integer, float (read as Decimal) or text. BadValueError: not one, negative, too large, too fine."""
+    """A decimal from a TOML integer, float (read as Decimal) or text. BadValueError: none, or out of range."""
     if isinstance(value, str):
         if _DECIMAL_TEXT.fullmatch(value) is None:
             raise BadValueError(expected)
@@ -378,7 +378,7 @@ _FAILED: Final = object()
 
 
 class Converter:
-    """Fills structs from a TOML document. Collects `faults` and `warnings` on the way and does not stop at the first."""
+    """Fills structs from a TOML document. Collects `faults` and `warnings` and does not stop at the first."""
 
     def __init__(self, *, resolve_secrets: bool) -> None:
         self.resolve_secrets = resolve_secrets
@@ -432,7 +432,8 @@ class Converter:
         if origin is tuple:
             return self._list(typing.get_args(hint)[0], value, key)
         if origin is dict:
-            return self._dict(*typing.get_args(hint), value, key)
+            key_hint, value_hint = typing.get_args(hint)
+            return self._dict(key_hint, value_hint, value, key)
         if hint is Secret:
             return self._secret(value, key)
         if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
@@ -461,7 +462,8 @@ class Converter:
             too_low = (meta.ge is not None and value < meta.ge) or (meta.gt is not None and value <= meta.gt)
             if too_low or (meta.le is not None and value > meta.le):
                 above = "above" if meta.gt is not None else "from"
-                return self._fault(key, f"a number {above} {low} to {meta.le}", f"{value:g}" if isinstance(value, float) else f"{value}")
+                got = f"{value:g}" if isinstance(value, float) else str(value)
+                return self._fault(key, f"a number {above} {low} to {meta.le}", got)
         return value
 
     def _list(self, item: Any, value: Any, key: str) -> Any:

@@ -80,11 +80,11 @@ ERRORS: Final[dict[str, ErrorKind]] = {
     "body_timeout": _client(408, "The request did not arrive in time.", final=False),
     "path_not_found": _client(
         404,
-        "There is nothing at this path. Check the base URL: with /v1 for OpenAI SDKs, without for Anthropic and Gemini.",
+        "There is nothing at this path. The base URL has /v1 for OpenAI SDKs, and not for Anthropic and Gemini.",
     ),
     "method_not_allowed": _client(405, "This path does not answer this HTTP method."),
     "upgrade_required": _client(426, "WebSocket is not supported here: send the request by POST."),
-    "model_not_found": _client(404, "There is no such model on this relay. GET /v1/models lists those your key may use."),
+    "model_not_found": _client(404, "There is no such model on this relay. GET /v1/models lists those of your key."),
     # the key
     "missing_key": _client(401, "No API key was sent. Send one as `Authorization: Bearer sk-...`."),
     "invalid_key": _client(401, "The API key is not valid."),
