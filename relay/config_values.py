@@ -167,11 +167,11 @@ def exact_decimal(value: object, expected: str, largest: Decimal) -> Decimal:
 
 
 def _price(value: object) -> Decimal:
-    return exact_decimal(value, "a price in credits, as a number or text such as 2.50 or \"2.50\"", PRICE_MAX)
+    return exact_decimal(value, 'a price in credits, as a number or text such as 2.50 or "2.50"', PRICE_MAX)
 
 
 def _credits(value: object) -> Decimal:
-    return exact_decimal(value, "an amount of credits, as a number or text such as 12.5 or \"12.5\"", CREDITS_MAX)
+    return exact_decimal(value, 'an amount of credits, as a number or text such as 12.5 or "12.5"', CREDITS_MAX)
 
 
 def _factor(value: object) -> Decimal:
