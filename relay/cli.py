@@ -1,0 +1,223 @@
+"""The command `relay`.
+
+Commands about the store go to the running relay over its unix socket; where none runs, this process opens the store
+under its lock and does the same operations itself. Exit status: 0 done, 1 refused or failed (with a line on stderr that
+says why), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relay import __version__
+from relay.cli_arguments import UsageError, fields_of, parse
+from relay.cli_output import LISTS, as_csv, as_json, difference, human, table
+from relay.errors import RelayError
+
+if TYPE_CHECKING:
+    from relay.config import Config
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+# Between a relay that starts or stops and other commands on the same store: how long to wait for the lock.
+LOCK_WAIT_SECONDS = 10.0
+_LOCK_POLL_SECONDS = 0.05
+PAGE_ROWS = 1000
+Send = Callable[[str, dict[str, Any]], dict[str, Any]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    from relay.control.failures import CommandError
+    from relay.storage.errors import StoreError
+
+    try:
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except UsageError as failure:
+        return _fail(str(failure), EXIT_USAGE)
+    except (CommandError, RelayError, StoreError) as failure:
+        lines = getattr(failure, "lines", None) or (str(failure),)
+        return _fail("\n".join(f"relay: {' '.join(line.split())}" for line in lines), EXIT_FAILED)
+    except BrokenPipeError:
+        # The reader (`head`) has enough. What is still buffered must not be written when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return _fail("relay: interrupted", 130)
+
+
+def _fail(line: str, status: int) -> int:
+    print(line, file=sys.stderr)
+    return status
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    name: str = arguments.command
+    if name == "version":
+        return _print_version(arguments)
+    if name == "check":
+        return _check(arguments)
+    if name in ("serve", "demo"):
+        # Late: it pulls in the whole server, which a short command does not need.
+        app: Any = importlib.import_module("relay.app")
+        return int(app.run_serve(_load(arguments)) if name == "serve" else app.run_demo(arguments))
+    fields = fields_of(arguments)
+    if name == "backup":
+        fields["path"] = os.path.abspath(fields["path"])
+    with_config = _load(arguments, resolve_secrets=False)
+    send = _sender(with_config)
+    if name in LISTS:
+        return _print_list(name, fields, arguments, send)
+    return _print_document(name, send(name, fields), arguments)
+
+
+def _load(arguments: argparse.Namespace, *, resolve_secrets: bool = True) -> Config:
+    from relay import config
+
+    return config.load(getattr(arguments, "config", None), resolve_secrets=resolve_secrets)
+
+
+def _wants_json(arguments: argparse.Namespace) -> bool:
+    return getattr(arguments, "json", False)
+
+
+# --- where a command is done
+
+
+def _sender(config: Config) -> Send:
+    def send(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+        from relay.cli_client import NotRunning
+        from relay.cli_client import send as send_to_relay
+        from relay.control.failures import CommandError
+        from relay.storage.errors import StoreLocked
+
+        data_dir = Path(config.server.data_dir)
+        deadline = time.monotonic() + LOCK_WAIT_SECONDS
+        while True:
+            try:
+                return send_to_relay(data_dir, name, fields)
+            except NotRunning:
+                if name in ("status", "reload", "drain"):
+                    raise CommandError("unavailable", f"no relay is running on {data_dir}") from None
+            try:
+                return asyncio.run(_run_here(config, name, fields))
+            except StoreLocked as locked:
+                # A relay that starts has the lock before its socket, one that stops has it longer; another command
+                # has it for a moment.
+                if time.monotonic() > deadline:
+                    raise CommandError("unavailable", str(locked)) from None
+                time.sleep(_LOCK_POLL_SECONDS)
+
+    return send
+
+
+async def _run_here(config: Config, name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Does a command in this process, on the store that no relay has open."""
+    import msgspec
+
+    from relay.control.commands import COMMANDS, read_params
+    from relay.control.failures import CommandError
+    from relay.control.operations import Operations
+    from relay.control.pepper import load_pepper
+    from relay.storage import Store
+
+    command = COMMANDS[name]
+    try:
+        params = read_params(command, fields)
+    except msgspec.ValidationError as failure:
+        raise CommandError("invalid", str(failure)) from None
+    store = await Store.open(config.server.data_dir, durability=config.server.durability)
+    try:
+        pepper = load_pepper(config.server.data_dir, create=not await store.accounts(limit=1))
+        return await Operations(store, None, config, pepper).run(command, params)
+    finally:
+        await store.close()
+
+
+# --- what is printed
+
+
+def _print_version(arguments: argparse.Namespace) -> int:
+    print(as_json({"version": __version__}) if _wants_json(arguments) else f"relay {__version__}")
+    return EXIT_DONE
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from relay.config_values import ConfigError
+
+    if not _wants_json(arguments):
+        config = _load(arguments)
+        for line in config.warnings:
+            print(f"warning: {line}")
+        print(f"{config.file}: the configuration is usable")
+        return EXIT_DONE
+    try:
+        config = _load(arguments)
+    except ConfigError as failure:
+        print(as_json({"ok": False, "file": failure.file, "errors": list(failure.lines), "warnings": []}))
+        raise
+    print(as_json({"ok": True, "file": config.file, "errors": [], "warnings": list(config.warnings)}))
+    return EXIT_DONE
+
+
+def _print_document(name: str, document: dict[str, Any], arguments: argparse.Namespace) -> int:
+    if _wants_json(arguments):
+        print(as_json(document))
+    else:
+        print(human(name, document), end="")
+    failed = document.get("ok") is False
+    if failed:
+        lines = [difference(row) for row in document.get("differences", ())] + document.get("errors", [])
+        for line in lines:
+            print(f"relay: {line}", file=sys.stderr)
+    return EXIT_FAILED if failed else EXIT_DONE
+
+
+def _print_list(name: str, fields: dict[str, Any], arguments: argparse.Namespace, send: Send) -> int:
+    field, columns = LISTS[name]
+    total = fields.pop("limit", {"calls": 100, "events": 1000}.get(name, 0))
+    rows: list[dict[str, Any]] = []
+    head = True
+    for page in _pages(name, fields, field, total, send):
+        if _wants_json(arguments):
+            for row in page:
+                print(as_json(row))
+        elif getattr(arguments, "csv", False):
+            print(as_csv(page, head=head), end="")
+            head = False
+        else:
+            rows += page
+    if not _wants_json(arguments) and not getattr(arguments, "csv", False):
+        print(table(rows, columns), end="")
+    return EXIT_DONE
+
+
+def _pages(name: str, fields: dict[str, Any], field: str, total: int, send: Send) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a list, page by page; `total` 0: all of them."""
+    if name == "key list":
+        yield send(name, fields)[field]
+        return
+    if name == "events":
+        yield send(name, {**fields, "limit": min(total or 100_000, 100_000)})[field]
+        return
+    cursor = "before" if name == "calls" else "after"
+    left = total or sys.maxsize
+    while True:
+        # A page may hold fewer rows than asked for (a filter), and still not be the last.
+        answer = send(name, {**fields, "limit": min(PAGE_ROWS, left) if name == "calls" else PAGE_ROWS})
+        page = answer[field][:left]
+        yield page
+        left -= len(page)
+        if left <= 0 or answer.get("next") is None:
+            return
+        fields = {**fields, cursor: answer["next"]}

@@ -1,0 +1,144 @@
+"""What the command line prints: JSON, CSV, or tables and short texts for people."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Document = dict[str, Any]
+
+# Lists: the field of the document that holds the rows, and the columns that people see (dots lead into objects).
+LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "account list": ("accounts", ("id", "email", "organisation", "plan", "status", "balance", "held", "created")),
+    "key list": ("keys", ("id", "name", "status", "scopes", "models", "expires", "last_used", "created")),
+    "calls": (
+        "calls",
+        (
+            "id", "time", "account_id", "key_id", "model", "channel", "status", "error_code", "input_tokens",
+            "output_tokens", "usage_source", "cost", "latency_ms",
+        ),
+    ),
+    "events": ("events", ("time", "kind", "code", "account_id", "key_id", "scope", "channel", "count", "detail")),
+}  # fmt: skip
+
+# The columns of `calls --csv`: the whole record, in the order of the contract.
+CALL_FIELDS = (
+    "id", "time", "account_id", "organisation_id", "key_id", "path", "model", "upstream_model", "channel", "attempts",
+    "stream", "status", "error_code", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens",
+    "images", "video_seconds", "web_searches", "usage_source", "cost", "rate_card", "latency_ms", "first_byte_ms",
+    "source_ip", "user_agent",
+)  # fmt: skip
+# Spreadsheets run a cell that begins with one of these as a formula, and a User-Agent is a stranger's text.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_RIGHT = {"balance", "held", "count", "status", "input_tokens", "output_tokens", "cost", "latency_ms", "amount"}
+
+
+def as_json(document: Any) -> str:
+    """One line."""
+    return json.dumps(document, ensure_ascii=False, separators=(", ", ": "))
+
+
+def as_csv(rows: Iterable[Document], *, head: bool) -> str:
+    """Call records as CSV (RFC 4180 quoting, LF line ends)."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    if head:
+        writer.writerow(CALL_FIELDS)
+    for row in rows:
+        writer.writerow([_csv_cell(row.get(field)) for field in CALL_FIELDS])
+    return out.getvalue()
+
+
+def _csv_cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = str(value)
+    return "'" + text if isinstance(value, str) and text.startswith(_FORMULA_STARTS) else text
+
+
+def clean(value: Any) -> str:
+    """A value on a terminal: control and format characters cannot move the cursor or hide text."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ",".join(clean(item) for item in value) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{clean(name)}={clean(item)}" for name, item in value.items() if item is not None) or "-"
+    text = str(value)
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def table(rows: Sequence[Document], columns: Sequence[str]) -> str:
+    """Aligned columns under their names."""
+    cells = [[clean(row.get(column)) for column in columns] for row in rows]
+    widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(columns)] if cells else []
+    if not cells:
+        return "none\n"
+    lines = []
+    for line in [[column.upper() for column in columns], *cells]:
+        padded = [
+            cell.rjust(width) if column in _RIGHT else cell.ljust(width)
+            for cell, width, column in zip(line, widths, columns, strict=True)
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def properties(document: Document) -> str:
+    """A document as lines of name and value; objects in it are indented."""
+    lines = list(_property_lines(document, ""))
+    return "\n".join(lines) + "\n"
+
+
+def _property_lines(document: Document, indent: str) -> Iterable[str]:
+    width = max((len(name) for name in document), default=0)
+    for name, value in document.items():
+        if isinstance(value, dict) and value:
+            yield f"{indent}{name}"
+            yield from _property_lines(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            yield f"{indent}{name}"
+            for item in value:
+                yield f"{indent}  {clean(item)}"
+        else:
+            yield f"{indent}{name.ljust(width)}  {clean(value)}"
+
+
+def human(name: str, document: Document) -> str:
+    """What a person sees as the result of a command that is no list."""
+    if name == "rates show":
+        head = f"{document['unit']}; discount {document['discount']}\n"
+        rows = document["rates"]
+        return head + table(rows, tuple(rows[0]) if rows else ())
+    if name == "rates check":
+        lines = [f"warning: {clean(line)}" for line in document["warnings"]]
+        return "\n".join([*lines, "the rates are usable" if document["ok"] else "the rates are not usable"]) + "\n"
+    if name == "ledger show":
+        money = {field: document[field] for field in ("account_id", "balance", "held", "available")}
+        return (
+            properties(money)
+            + "\nlots\n"
+            + table(document["lots"], ("id", "kind", "granted", "used", "remaining", "expires", "created"))
+            + "\nentries\n"
+            + table(document["entries"], ("id", "time", "kind", "amount", "call_id", "reason"))
+        )
+    if name == "ledger verify":
+        return "every balance agrees with its entries and calls\n" if document["ok"] else ""
+    if name in ("key create", "key rotate"):
+        secret = document["secret"]
+        rest = {field: value for field, value in document.items() if field != "secret"}
+        return f"secret  {secret}\n(shown only now)\n\n{properties(rest)}"
+    return properties(document)
+
+
+def difference(row: Document) -> str:
+    """A difference that `ledger verify` found."""
+    account = f"{row['account_id']}: " if row["account_id"] else ""
+    return clean(f"{account}{row['what']} {row['subject']}: expected {row['expected']}, found {row['found']}")

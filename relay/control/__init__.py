@@ -1,0 +1,1 @@
+"""The control plane: what operators and customers may ask of a relay, apart from API calls themselves."""

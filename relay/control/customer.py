@@ -1,0 +1,176 @@
+"""What a customer may ask with an API key: /relay/v1/balance, limits, calls, rates.
+
+The key is checked by a function of the app (the same check as for API calls, network and expiry included; asking
+takes no permits and costs nothing). A key sees the balance of its account and its own calls, not those of other keys:
+whoever finds a key in a repository learns no more about the account than calls with it would show.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import msgspec
+from aiohttp import web
+
+from relay import units
+from relay.config import Config
+from relay.control import commands, documents, published, values
+from relay.control.documents import Document
+from relay.control.failures import CommandError
+from relay.control.live import Live, ScopeView
+from relay.control.responses import error_response, json_response, query_fields
+from relay.storage.store import Store
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "/relay/v1"
+# The operator's own arrangements are not the customer's business.
+_OPERATOR_FIELDS = ("channel", "upstream_model", "attempts")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whose key it is. `models` None: all."""
+
+    account_id: int
+    key_id: int
+    models: frozenset[str] | None
+
+
+# Gives the caller of a request, or raises CommandError("unauthorized" | "refused", ...).
+Authenticate = Callable[[web.Request], Awaitable[Caller]]
+
+
+class CallsQuery(commands.Params, frozen=True, kw_only=True):
+    """Records of the key's calls, newest first."""
+
+    since: str | None = None
+    until: str | None = None
+    status: str | None = None
+    before: str | None = None
+    limit: int = 100
+
+
+class CustomerApi:
+    """The four routes. `config` gives the configuration in force."""
+
+    def __init__(self, store: Store, live: Live, config: Callable[[], Config], authenticate: Authenticate) -> None:
+        self._store = store
+        self._live = live
+        self._config = config
+        self._authenticate = authenticate
+
+    def add_routes(self, app: web.Application) -> None:
+        """Registers them."""
+        for name, method in (
+            ("balance", self.balance),
+            ("limits", self.limits),
+            ("calls", self.calls),
+            ("rates", self.rates),
+        ):
+            app.router.add_get(f"{PREFIX}/{name}", self._handler(method), allow_head=False)
+        app.router.add_route("*", PREFIX + "/{rest:.*}", _unknown)
+
+    def _handler(
+        self, method: Callable[[Caller, web.Request], Awaitable[Document]]
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            try:
+                return json_response(await method(await self._authenticate(request), request))
+            except CommandError as failure:
+                return error_response(failure)
+            except (asyncio.CancelledError, web.HTTPException):
+                raise
+            except Exception:
+                logger.exception("a request of the customer's API failed")
+                return json_response({"error": {"code": "internal", "message": "the request failed"}}, 500)
+
+        return handle
+
+    async def balance(self, caller: Caller, _: web.Request) -> Document:
+        """What the account has."""
+        live = await self._live.balance(caller.account_id)
+        money = documents.balance(0 if live else await self._store.balance(caller.account_id), live)
+        return {
+            "account_id": units.account_text(caller.account_id),
+            "credit_name": self._config().billing.credit_name,
+            **money,
+        }
+
+    async def limits(self, caller: Caller, _: web.Request) -> Document:
+        """The limits in force now and what is left of each."""
+        return {
+            "key_id": units.key_text(caller.key_id),
+            "scopes": [_scope(view) for view in await self._live.limits(caller.key_id)],
+        }
+
+    async def calls(self, caller: Caller, request: web.Request) -> Document:
+        """The key's own calls."""
+        try:
+            query = msgspec.convert(query_fields(request), CallsQuery, strict=False)
+        except msgspec.ValidationError as failure:
+            raise CommandError("invalid", str(failure), "query") from None
+        now_ms = time.time_ns() // 1_000_000
+        limit = values.page(query.limit)
+        status, error_code = values.status_filter(query.status)
+        found = await self._store.calls(
+            account_id=caller.account_id,
+            key_id=caller.key_id,
+            since_ms=values.moment(query.since, "since", now_ms=now_ms) or 0,
+            until_ms=values.moment(query.until, "until", now_ms=now_ms),
+            status=status,
+            error_code=error_code,
+            before_id=values.call_id(query.before, "before"),
+            limit=limit,
+        )
+        records = [documents.call(row) for row in found]
+        for record in records:
+            for field in _OPERATOR_FIELDS:
+                del record[field]
+        return {"calls": records, "next": records[-1]["id"] if len(records) == limit else None}
+
+    async def rates(self, caller: Caller, _: web.Request) -> Document:
+        """The prices of the models this key may use, discount included."""
+        return published.customer_rates(self._config(), caller.models)
+
+
+def _scope(view: ScopeView) -> Document:
+    return {
+        "scope": view.scope,
+        "requests_per_minute": _permits(view.requests_limit, view.requests_remaining, view.requests_reset_ns),
+        "tokens_per_minute": _permits(view.tokens_limit, view.tokens_remaining, view.tokens_reset_ns),
+        "concurrency": None
+        if not view.concurrency_limit
+        else {
+            "limit": view.concurrency_limit,
+            "remaining": max(view.concurrency_limit - view.in_flight, 0),
+            "in_flight": view.in_flight,
+        },
+        "daily": _cap(view.daily_limit_nano, view.daily_spent_nano),
+        "monthly": _cap(view.monthly_limit_nano, view.monthly_spent_nano),
+        "tokens_per_call": dict(view.tokens_per_call) or None,
+    }
+
+
+def _permits(limit: int, remaining: int, reset_ns: int) -> Document | None:
+    """None: no limit."""
+    if not limit:
+        return None
+    return {"limit": limit, "remaining": max(remaining, 0), "reset_seconds": round(max(reset_ns, 0) / 1e9, 3)}
+
+
+def _cap(limit_nano: int, spent_nano: int) -> Document:
+    remaining = max(limit_nano - spent_nano, 0)
+    return {
+        "limit": units.format_credits(limit_nano) if limit_nano else None,
+        "spent": units.format_credits(spent_nano),
+        "remaining": units.format_credits(remaining) if limit_nano else None,
+    }
+
+
+async def _unknown(_: web.Request) -> web.Response:
+    return error_response(CommandError("not_found", "no such route or method of the customer's API"))

@@ -1,0 +1,514 @@
+"""What operators can do: every command as a method that returns a plain JSON document.
+
+The operator's API, the command line (with and without a running relay), the demo and the tests all come through here.
+A change is committed before its method returns; then the running relay, if there is one, is told, so that it acts on
+the change at once. What takes from a balance is the exception: it is taken from the live balance first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from msgspec import UnsetType
+
+from relay import __version__, units
+from relay.config import Config
+from relay.config_values import ConfigError
+from relay.control import commands, documents, published, values
+from relay.control.commands import Command
+from relay.control.documents import Document
+from relay.control.failures import CommandError, conflict, invalid, not_found
+from relay.control.live import Live
+from relay.control.pepper import Pepper
+from relay.policy import keys
+from relay.storage import rows
+from relay.storage.errors import Conflict, InsufficientCredit, NotFound, StoreError
+from relay.storage.store import Store
+
+# From which status a change of an account's status may start.
+ACCOUNT_TRANSITIONS: dict[str, tuple[rows.AccountStatus, tuple[str, ...]]] = {
+    "freeze": ("frozen", ("active",)),
+    "unfreeze": ("active", ("frozen",)),
+    "ban": ("banned", ("active", "frozen", "closed")),
+    "close": ("closed", ("active", "frozen")),
+    "reopen": ("active", ("closed", "banned")),
+}
+KEY_TRANSITIONS: dict[str, tuple[rows.KeyStatus, tuple[str, ...]]] = {
+    "revoke": ("revoked", ("active", "suspended")),
+    "suspend": ("suspended", ("active",)),
+    "resume": ("active", ("suspended",)),
+}
+_ENDED = ("banned", "closed")
+OVERLAP_SECONDS_MAX = 90 * 86_400
+
+
+class Operations:
+    """The commands. `config` may be replaced at any time (reload); `live` is None where no relay runs."""
+
+    def __init__(self, store: Store, live: Live | None, config: Config, pepper: Pepper) -> None:
+        self.config = config
+        self._store = store
+        self._live = live
+        self._pepper = pepper
+        # Changes read, decide and write: one at a time. They are rare, and none waits for anything but the store.
+        self._changing = asyncio.Lock()
+
+    async def run(self, command: Command, params: commands.Params) -> Document:
+        """Does one command of the table. Raises CommandError, also for what the store refuses."""
+        method = cast(Callable[[commands.Params], Awaitable[Document]], getattr(self, command.operation))
+        try:
+            return await method(params)
+        except NotFound as failure:
+            raise CommandError("not_found", str(failure)) from failure
+        except (Conflict, InsufficientCredit) as failure:
+            raise CommandError("conflict", str(failure)) from failure
+        except StoreError as failure:
+            raise CommandError("unavailable", str(failure)) from failure
+
+    # --- the process
+
+    async def status(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008 - immutable
+        """What the running relay does."""
+        return {
+            "running": True,
+            "version": __version__,
+            "store_pending": self._store.pending,
+            **self._running().status(),
+        }
+
+    async def reload(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008
+        """Applies a changed configuration; a broken one leaves the old in force."""
+        try:
+            result = await self._running().reload()
+        except ConfigError as failure:
+            raise invalid("; ".join(failure.lines)) from None
+        self._record("reload")
+        return {"reloaded": True, **result}
+
+    async def drain(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008
+        """Refuses new calls, ends when the open ones have ended."""
+        live = self._running()
+        self._record("drain")
+        return {"draining": True, **await live.drain()}
+
+    def _running(self) -> Live:
+        if self._live is None:
+            raise CommandError("unavailable", "no relay is running on this data directory")
+        return self._live
+
+    async def backup(self, params: commands.Backup) -> Document:
+        """A consistent copy of the store; the pepper file is not in it."""
+        if not params.path.startswith("/"):
+            raise invalid("path: expected an absolute path", "path")
+        size = await self._store.backup(params.path)
+        self._record("backup")
+        return {"path": params.path, "bytes": size}
+
+    # --- accounts
+
+    async def account_create(self, params: commands.AccountCreate) -> Document:
+        """One account per address."""
+        email = values.email(params.email)
+        plan = self._plan(params.plan if params.plan is not None else published.default_plan(self.config))
+        async with self._changing:
+            if await self._store.find_account(email) is not None:
+                raise conflict("there is an account with this e-mail address already")
+            organisation_id = await self._organisation_id(params.organisation) if params.organisation else 0
+            row = await self._store.create_account(email, plan=plan, organisation_id=organisation_id)
+            self._record("account_create", account_id=row.id)
+        return await self._account_document(row)
+
+    async def account_list(self, params: commands.AccountList) -> Document:
+        """Accounts in the order in which they were made; `next` continues behind this page."""
+        limit = values.page(params.limit)
+        if params.status is not None and params.status not in rows.ACCOUNT_STATUSES:
+            raise invalid(f"status: expected one of {', '.join(rows.ACCOUNT_STATUSES)}", "status")
+        organisation_id: int | None = None
+        if params.organisation is not None:
+            organisation = await self._store.find_organisation(params.organisation)
+            if organisation is None:
+                raise not_found("organisation")
+            organisation_id = organisation.id
+        after_id = values.account_id(params.after, "after") if params.after is not None else 0
+        found = await self._store.accounts(organisation_id=organisation_id, after_id=after_id, limit=limit)
+        names = {row.id: row.name for row in await self._store.organisations()}
+        accounts = [
+            documents.account(row, names.get(row.organisation_id), await self._money(row.id))
+            for row in found
+            if params.status is None or row.status == params.status
+        ]
+        return {"accounts": accounts, "next": units.account_text(found[-1].id) if len(found) == limit else None}
+
+    async def account_show(self, params: commands.Id) -> Document:
+        """An account with its balance."""
+        return await self._account_document(await self._account(params.id))
+
+    async def account_set(self, params: commands.AccountSet) -> Document:
+        """Changes what is given."""
+        async with self._changing:
+            row = await self._account(params.id)
+            changes: dict[str, Any] = {}
+            if not isinstance(params.email, UnsetType):
+                changes["email"] = values.email(params.email)
+                other = await self._store.find_account(changes["email"])
+                if other is not None and other.id != row.id:
+                    raise conflict("there is an account with this e-mail address already")
+            if not isinstance(params.plan, UnsetType):
+                changes["plan"] = self._plan(params.plan)
+            if not isinstance(params.organisation, UnsetType):
+                name = params.organisation
+                changes["organisation_id"] = await self._organisation_id(name) if name else 0
+            limits = values.limits(params, row.limits)
+            if limits != row.limits:
+                changes["limits"] = limits
+            if changes:
+                row = await self._store.set_account(row.id, **changes)
+                self._record("account_set", account_id=row.id, detail=", ".join(sorted(changes)))
+                await self._account_changed(row.id)
+        return await self._account_document(row)
+
+    async def account_freeze(self, params: commands.IdReason) -> Document:
+        """Refuses calls and keeps the balance."""
+        return await self._account_status("freeze", params)
+
+    async def account_unfreeze(self, params: commands.IdReason) -> Document:
+        """Ends a freeze."""
+        return await self._account_status("unfreeze", params)
+
+    async def account_ban(self, params: commands.IdReason) -> Document:
+        """Ends an account for a violation."""
+        return await self._account_status("ban", params)
+
+    async def account_close(self, params: commands.IdReason) -> Document:
+        """Closes an account."""
+        return await self._account_status("close", params)
+
+    async def account_reopen(self, params: commands.IdReason) -> Document:
+        """Makes a closed or banned account active again."""
+        return await self._account_status("reopen", params)
+
+    async def _account_status(self, act: str, params: commands.IdReason) -> Document:
+        status, origins = ACCOUNT_TRANSITIONS[act]
+        reason = values.text(params.reason, "reason", characters_max=values.TEXT_CHARACTERS_MAX)
+        async with self._changing:
+            row = await self._account(params.id)
+            if row.status not in origins:
+                raise conflict(f"account {params.id} is {row.status}; {act} expects {' or '.join(origins)}")
+            row = await self._store.set_account(row.id, status=status)
+            self._record(f"account_{act}", account_id=row.id, detail=reason)
+            await self._account_changed(row.id)
+        return await self._account_document(row)
+
+    async def _account(self, text: str) -> rows.AccountRow:
+        number = values.account_id(text)
+        try:
+            return await self._store.account(number)
+        except NotFound:
+            raise not_found(f"account {text}") from None
+
+    async def _account_document(self, row: rows.AccountRow) -> Document:
+        organisation = (await self._store.organisation(row.organisation_id)).name if row.organisation_id else None
+        return documents.account(row, organisation, await self._money(row.id))
+
+    async def _money(self, account_id: int) -> Document:
+        live = await self._live.balance(account_id) if self._live else None
+        return documents.balance(0 if live else await self._store.balance(account_id), live)
+
+    async def _account_changed(self, account_id: int) -> None:
+        if self._live:
+            await self._live.account_changed(account_id)
+
+    async def _organisation_id(self, name: str) -> int:
+        name = values.text(name, "organisation", characters_max=values.NAME_CHARACTERS_MAX, required=True)
+        row = await self._store.find_organisation(name) or await self._store.create_organisation(name)
+        return row.id
+
+    def _plan(self, name: str) -> str:
+        if name not in self.config.plans:
+            raise invalid(f"plan: expected one of {', '.join(sorted(self.config.plans))}", "plan")
+        return name
+
+    # --- credits
+
+    async def credit_add(self, params: commands.CreditAdd) -> Document:
+        """Adds a lot; a negative adjustment takes from what is available."""
+        if params.kind not in rows.LOT_KINDS:
+            raise invalid(f"kind: expected one of {', '.join(rows.LOT_KINDS)}", "kind")
+        now_ms = _now_ms()
+        adjustment = params.kind == "adjustment"
+        nano = values.amount(params.amount, "amount", signed=adjustment)
+        reason = values.text(params.reason, "reason", characters_max=values.TEXT_CHARACTERS_MAX)
+        token = _idempotency_key(params.idempotency_key)
+        expires_ms = values.expiry(params.expires, "expires", now_ms=now_ms)
+        row = await self._account(params.id)
+        if nano < 0:
+            if expires_ms:
+                raise invalid("expires: what takes credits has no expiry", "expires")
+            result = await self._take(
+                row.id,
+                -nano,
+                lambda: self._store.take_credit(row.id, -nano, kind="adjustment", reason=reason, idempotency_key=token),
+            )
+        else:
+            if row.status in _ENDED:
+                raise conflict(f"account {params.id} is {row.status}")
+            result = await self._store.add_credit(
+                row.id, nano, kind=params.kind, reason=reason, idempotency_key=token, expires_ms=expires_ms
+            )  # fmt: skip
+            if result.created and self._live:
+                await self._live.credit_added(row.id, nano)
+        return await self._credit_document(result)
+
+    async def credit_refund(self, params: commands.CreditRefund) -> Document:
+        """Takes back purchased credits that were not used."""
+        nano = values.amount(params.amount, "amount")
+        reason = values.text(params.reason, "reason", characters_max=values.TEXT_CHARACTERS_MAX, required=True)
+        token = _idempotency_key(params.idempotency_key)
+        row = await self._account(params.id)
+        result = await self._take(
+            row.id, nano, lambda: self._store.refund(row.id, nano, reason=reason, idempotency_key=token)
+        )
+        return await self._credit_document(result)
+
+    async def _take(
+        self, account_id: int, nano: int, commit: Callable[[], Awaitable[rows.CreditResult]]
+    ) -> rows.CreditResult:
+        """Takes from the live balance, then from the store; gives back what the store did not take."""
+        if self._live is None:
+            return await commit()
+        if not await self._live.credit_taken(account_id, nano):
+            raise conflict("the account has less than that available: the rest is spent, or held by open calls")
+        taken = False
+        try:
+            result = await commit()
+            taken = result.created
+            return result
+        finally:
+            if not taken:
+                await self._live.credit_added(account_id, nano)
+
+    async def _credit_document(self, result: rows.CreditResult) -> Document:
+        entry = result.entry
+        live = await self._live.balance(entry.account_id) if self._live else None
+        return {
+            "entry_id": units.entry_text(entry.id),
+            "account_id": units.account_text(entry.account_id),
+            "kind": entry.kind,
+            "amount": units.format_credits(entry.amount_nano),
+            **documents.balance(result.balance_nano, live),
+            "created": result.created,
+        }
+
+    # --- keys
+
+    async def key_create(self, params: commands.KeyCreate) -> Document:
+        """A key with its first secret, which only this document holds."""
+        now_ms = _now_ms()
+        settings = self._key_settings(params, now_ms=now_ms)
+        settings["name"] = values.text(params.name, "name", characters_max=values.NAME_CHARACTERS_MAX)
+        settings["limits"] = values.limits(params, rows.NO_OVERRIDES)
+        secret, credential = self._new_secret()
+        async with self._changing:
+            account = await self._account(params.id)
+            if account.status in _ENDED:
+                raise conflict(f"account {params.id} is {account.status}")
+            row = await self._store.create_key(account.id, **credential, **settings)
+            self._record("key_create", account_id=account.id, key_id=row.id)
+        return await self._key_document(row) | {"secret": secret}
+
+    async def key_list(self, params: commands.Id) -> Document:
+        """All keys of an account."""
+        account = await self._account(params.id)
+        found: list[rows.KeyRow] = []
+        while True:
+            page = await self._store.keys(account.id, after_id=found[-1].id if found else 0, limit=values.PAGE_MAX)
+            found += page
+            if len(page) < values.PAGE_MAX:
+                return {"keys": [await self._key_document(row) for row in found]}
+
+    async def key_show(self, params: commands.Id) -> Document:
+        """A key."""
+        return await self._key_document(await self._key(params.id))
+
+    async def key_set(self, params: commands.KeySet) -> Document:
+        """Changes what is given."""
+        now_ms = _now_ms()
+        changes = self._key_settings(params, now_ms=now_ms)
+        if not isinstance(params.name, UnsetType):
+            changes["name"] = values.text(params.name, "name", characters_max=values.NAME_CHARACTERS_MAX)
+        async with self._changing:
+            row = await self._key(params.id)
+            if row.status == "revoked":
+                raise conflict(f"key {params.id} is revoked")
+            limits = values.limits(params, row.limits)
+            if limits != row.limits:
+                changes["limits"] = limits
+            if changes:
+                row = await self._store.set_key(row.id, **changes)
+                self._record("key_set", row.account_id, row.id, ", ".join(sorted(changes)))
+                await self._key_changed(row.id)
+        return await self._key_document(row)
+
+    async def key_rotate(self, params: commands.KeyRotate) -> Document:
+        """A new secret with the same settings; the old ones end now, or after the overlap."""
+        if not 0 <= params.overlap_seconds <= OVERLAP_SECONDS_MAX:
+            raise invalid(f"overlap_seconds: expected 0 to {OVERLAP_SECONDS_MAX}", "overlap_seconds")
+        secret, credential = self._new_secret()
+        async with self._changing:
+            row = await self._key(params.id)
+            if row.status == "revoked":
+                raise conflict(f"key {params.id} is revoked")
+            old_expires_ms = _now_ms() + params.overlap_seconds * 1000
+            await self._store.add_credential(row.id, **credential, old_expires_ms=old_expires_ms)
+            self._record("key_rotate", row.account_id, row.id, f"overlap {params.overlap_seconds} s")
+            await self._key_changed(row.id)
+        old = units.time_text(old_expires_ms)
+        return await self._key_document(row) | {"secret": secret, "old_secrets_end": old}
+
+    async def key_revoke(self, params: commands.IdReason) -> Document:
+        """Ends a key for good."""
+        return await self._key_status("revoke", params)
+
+    async def key_suspend(self, params: commands.IdReason) -> Document:
+        """Refuses a key until it is resumed."""
+        return await self._key_status("suspend", params)
+
+    async def key_resume(self, params: commands.IdReason) -> Document:
+        """Ends a suspension."""
+        return await self._key_status("resume", params)
+
+    async def _key_status(self, act: str, params: commands.IdReason) -> Document:
+        status, origins = KEY_TRANSITIONS[act]
+        reason = values.text(params.reason, "reason", characters_max=values.TEXT_CHARACTERS_MAX)
+        async with self._changing:
+            row = await self._key(params.id)
+            if row.status not in origins:
+                raise conflict(f"key {params.id} is {row.status}; {act} expects {' or '.join(origins)}")
+            row = await self._store.set_key(row.id, status=status)
+            self._record(f"key_{act}", row.account_id, row.id, reason)
+            await self._key_changed(row.id)
+        return await self._key_document(row)
+
+    def _key_settings(self, params: commands.KeyLimits, *, now_ms: int) -> dict[str, Any]:
+        """Columns of what was given, but for name and limits."""
+        settings: dict[str, Any] = {}
+        if not isinstance(params.description, UnsetType):
+            settings["description"] = values.text(
+                params.description, "description", characters_max=values.TEXT_CHARACTERS_MAX
+            )
+        if not isinstance(params.scopes, UnsetType):
+            settings["scopes"] = values.scopes(params.scopes)
+        if not isinstance(params.models, UnsetType):
+            settings["models"] = values.models(params.models)
+        if not isinstance(params.allow_ips, UnsetType):
+            settings["networks"] = values.networks(params.allow_ips)
+        if not isinstance(params.expires, UnsetType):
+            settings["expires_ms"] = values.expiry(params.expires, "expires", now_ms=now_ms)
+        return settings
+
+    def _new_secret(self) -> tuple[str, dict[str, Any]]:
+        """A secret, and what is stored of it."""
+        secret = keys.make_secret()
+        public_id = keys.parse_secret(secret)
+        assert public_id is not None
+        return secret, {
+            "public_id": public_id,
+            "digest": keys.digest(self._pepper.value, secret),
+            "last4": secret[-4:],
+            "pepper_version": self._pepper.version,
+        }
+
+    async def _key(self, text: str) -> rows.KeyRow:
+        number = values.key_id(text)
+        try:
+            return await self._store.key(number)
+        except NotFound:
+            raise not_found(f"key {text}") from None
+
+    async def _key_document(self, row: rows.KeyRow) -> Document:
+        return documents.key(row, await self._store.credentials(row.id), now_ms=_now_ms())
+
+    async def _key_changed(self, key_id: int) -> None:
+        if self._live:
+            await self._live.key_changed(key_id)
+
+    # --- records
+
+    async def calls(self, params: commands.Calls) -> Document:
+        """Call records, newest first; `next` continues behind this page."""
+        now_ms = _now_ms()
+        limit = values.page(params.limit)
+        status, error_code = values.status_filter(params.status)
+        account_id = (await self._account(params.account)).id if params.account is not None else None
+        key_id = (await self._key(params.key)).id if params.key is not None else None
+        await self._store.flush()
+        found = await self._store.calls(
+            account_id=account_id,
+            key_id=key_id,
+            since_ms=values.moment(params.since, "since", now_ms=now_ms) or 0,
+            until_ms=values.moment(params.until, "until", now_ms=now_ms),
+            status=status,
+            error_code=error_code,
+            before_id=values.call_id(params.before, "before"),
+            limit=limit,
+        )
+        last = units.call_text(found[-1].id) if len(found) == limit else None
+        return {"calls": [documents.call(row) for row in found], "next": last}
+
+    async def events(self, params: commands.Events) -> Document:
+        """Limiter refusals, security events, acts of operators; newest first."""
+        if not 1 <= params.limit <= values.EVENTS_MAX:
+            raise invalid(f"limit: expected 1 to {values.EVENTS_MAX}", "limit")
+        since_ms = values.moment(params.since, "since", now_ms=_now_ms()) or 0
+        await self._store.flush()
+        found = await self._store.events(since_ms=since_ms, limit=params.limit)
+        return {"events": [documents.event(row) for row in found]}
+
+    async def ledger_show(self, params: commands.LedgerShow) -> Document:
+        """Entries in order, the lots that are not used up, and the balance."""
+        limit = values.page(params.limit)
+        row = await self._account(params.id)
+        found = await self._store.entries(row.id, after_id=values.entry_id(params.after, "after"), limit=limit)
+        return {
+            "account_id": params.id,
+            **await self._money(row.id),
+            "lots": [documents.lot(lot) for lot in await self._store.lots(row.id)],
+            "entries": [documents.entry(entry) for entry in found],
+            "next": units.entry_text(found[-1].id) if len(found) == limit else None,
+        }
+
+    async def ledger_verify(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008
+        """Recomputes every balance."""
+        await self._store.flush()
+        differences = await self._store.verify()
+        return {"ok": not differences, "differences": [documents.difference(row) for row in differences]}
+
+    async def rates_show(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008
+        """The prices in force."""
+        return published.rates(self.config)
+
+    async def rates_check(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008
+        """What is wrong or odd with the prices in force."""
+        return published.rates_check(self.config)
+
+    async def terms(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008
+        """The published figures."""
+        return published.terms(self.config)
+
+    def _record(self, code: str, account_id: int | None = None, key_id: int | None = None, detail: str = "") -> None:
+        """Notes an operator's act among the events. Never fails: a change that is committed must reach the relay."""
+        event = (_now_ms(), "operator", code, account_id, key_id, None, None, None, 1, detail or None)
+        self._store.append_events([event])
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _idempotency_key(value: str | None) -> str | None:
+    if value is None:
+        return None
+    return values.text(value, "idempotency_key", characters_max=values.IDEMPOTENCY_KEY_CHARACTERS_MAX, required=True)
