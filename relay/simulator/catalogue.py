@@ -19,7 +19,7 @@ MODELS: dict[str, tuple[str, ...]] = {
         "text-embedding-3-small",
         "text-embedding-3-large",
     ),
-    "anthropic": ("claude-opus-4-5", "claude-sonnet-4-5", "claude-haiku-4-5"),
+    "anthropic": ("claude-opus-5", "claude-sonnet-5", "claude-haiku-4-5"),
     "gemini": ("gemini-2.5-pro", "gemini-2.5-flash", "gemini-embedding-001"),
 }
 
@@ -47,6 +47,7 @@ _GEMINI_METHODS = {
 }
 
 _GEMINI_PATH = re.compile(r"/v1(?:beta|alpha)?/(?:models|tunedModels)/([^:]+):([A-Za-z]+)")
+_MODELS_PATH = re.compile(r"/v1(?:beta|alpha)?/models(?:/([^/].*))?")
 
 
 @dataclass(slots=True, frozen=True)
@@ -59,7 +60,9 @@ class Route:
 def route_of(method: str, path: str, headers: Mapping[str, str]) -> Route:
     """What a request asks for. `unknown` and `probe` (HEAD /) are names, too."""
     anthropic = path.startswith("/v1/messages") or "anthropic-version" in headers
-    dialect = "anthropic" if anthropic else "gemini" if path.startswith(("/v1beta", "/v1alpha")) else "openai"
+    # Google's SDKs from 3.0 on call /v1 by default: there the key's header tells whose list of models is meant.
+    google = path.startswith(("/v1beta", "/v1alpha")) or "x-goog-api-key" in headers or _GEMINI_PATH.fullmatch(path)
+    dialect = "anthropic" if anthropic else "gemini" if google else "openai"
     if path == "/" and method in ("GET", "HEAD"):
         return Route(dialect, "probe")
     if method == "POST":
@@ -68,12 +71,8 @@ def route_of(method: str, path: str, headers: Mapping[str, str]) -> Route:
             return Route("anthropic" if name in ("messages", "count_tokens") else "openai", name)
         if (found := _GEMINI_PATH.fullmatch(path)) and found[2] in _GEMINI_METHODS:
             return Route("gemini", _GEMINI_METHODS[found[2]], found[1])
-    if method == "GET":
-        prefix = "/v1beta/models" if dialect == "gemini" else "/v1/models"
-        if path == prefix:
-            return Route(dialect, "models")
-        if path.startswith(prefix + "/"):
-            return Route(dialect, "model", path[len(prefix) + 1 :])
+    if method == "GET" and (found := _MODELS_PATH.fullmatch(path)):
+        return Route(dialect, "model", found[1]) if found[1] else Route(dialect, "models")
     if path.startswith("/v1/responses/"):
         return Route("openai", "stored", path[len("/v1/responses/") :])
     return Route(dialect, "unknown")

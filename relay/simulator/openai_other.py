@@ -13,7 +13,10 @@ from relay.simulator.plan import JSON, Plan, damaged, dumps, make_plan, with_usa
 from relay.simulator.vectors import vector
 
 _DIMENSIONS = {"text-embedding-3-large": 3072}
-_MODERATION_CATEGORIES = ("harassment", "hate", "illicit", "self-harm", "sexual", "violence")
+_MODERATION_CATEGORIES = (
+    "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm",
+    "self-harm/intent", "self-harm/instructions", "sexual", "sexual/minors", "violence", "violence/graphic",
+)  # fmt: skip
 
 
 def answer(name: str, request: JSON, d: Directives, number: int) -> Answer:

@@ -75,12 +75,9 @@ def stored(store: dict[str, bytes], method: str, path: str) -> Answer:
 
 
 def _usage(plan: Plan) -> JSON:
-    details = {"cached_tokens": plan.d.cached}
-    if plan.d.cache_write:
-        details["cache_write_tokens"] = plan.d.cache_write
     return {
         "input_tokens": plan.input_tokens,
-        "input_tokens_details": details,
+        "input_tokens_details": {"cached_tokens": plan.d.cached, "cache_write_tokens": plan.d.cache_write},
         "output_tokens": plan.output_tokens,
         "output_tokens_details": {"reasoning_tokens": plan.reasoning_tokens},
         "total_tokens": plan.input_tokens + plan.output_tokens,
