@@ -1,5 +1,8 @@
 """Specification of the compiled hot path. What is not listed here is not to be used from Python."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 ERROR_CODES: tuple[str, ...]
 
 # estimator
@@ -42,3 +45,256 @@ class UsageTap:
     """Reads one answer body in any pieces."""
 
     def __init__(self, format: int, body_kind: int, table: TokenTable) -> None: ...
+
+# --- limits and money (oracles: tests/support/money_oracle.py) ---
+
+STATUSES: tuple[str, ...]
+"""Names of key and account statuses; the index is the number inside."""
+
+class Scope:
+    """Limits of one key, account or organisation, and what is used of them."""
+
+    kind: str
+    id: int
+    rpm_limit: int
+    tpm_limit: int
+    concurrency_limit: int
+    in_flight: int
+    daily_cap_nano: int
+    monthly_cap_nano: int
+    day: int
+    month: int
+    spent_day_nano: int
+    spent_month_nano: int
+    reserved_nano: int
+    tokens_per_call: int
+    tokens_per_call_models: dict[bytes, int] | None
+
+    def __init__(self, kind: str, id: int) -> None: ...
+    def configure(
+        self,
+        *,
+        now_ns: int,
+        rpm: int = 0,
+        tpm: int = 0,
+        concurrency: int = 0,
+        daily_nano: int = 0,
+        monthly_nano: int = 0,
+        tokens_per_call: int = 0,
+        tokens_per_call_models: Mapping[bytes, int] | None = None,
+    ) -> None:
+        """Sets every limit (0: none); buckets keep what was used lately. ValueError before anything is changed."""
+
+    def load_spend(self, day: int, daily_nano: int, month: int, monthly_nano: int) -> None: ...
+    def state(self, now_ns: int, wall_ns: int) -> dict[str, int]:
+        """Limits in force and what is left: requests_limit, requests_remaining, requests_reset_ns, tokens_*, ..."""
+
+    def take_permits(self, which: int, permits: int, now_ns: int) -> int: ...
+    def charge_permits(self, which: int, permits: int, now_ns: int) -> None: ...
+    def give_back_permits(self, which: int, permits: int, now_ns: int) -> None: ...
+
+class Rate:
+    """Prices of one model on one card: int nano-credits per 10^6 tokens or per unit; discount in parts per 10^9."""
+
+    model: bytes
+    card: str
+    input: int
+    output: int
+    cache_read: int
+    cache_write: int
+    cache_write_1h: int
+    image: int
+    video_second: int
+    web_search: int
+    discount_ppb: int
+    output_tokens_max: int
+
+    def __init__(
+        self,
+        *,
+        model: bytes,
+        card: str,
+        input: int = 0,
+        output: int = 0,
+        cache_read: int = 0,
+        cache_write: int = 0,
+        cache_write_1h: int = 0,
+        image: int = 0,
+        video_second: int = 0,
+        web_search: int = 0,
+        discount_ppb: int = 1_000_000_000,
+        output_tokens_max: int = 0,
+    ) -> None: ...
+    def cost(
+        self,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        cache_read_tokens: int = 0,
+        cache_write_tokens: int = 0,
+        cache_write_1h_tokens: int = 0,
+        images: int = 0,
+        video_seconds: int = 0,
+        web_searches: int = 0,
+    ) -> int:
+        """Nano-credits, rounded up once; usage is clamped to [0, 2^40], the result to 2^61."""
+
+    def bound(
+        self, prompt_tokens: int, output_tokens: int, images: int = 0, video_seconds: int = 0, web_searches: int = 0
+    ) -> int:
+        """The most that such a call can cost: the prompt at its dearest price."""
+
+    def affordable(
+        self, prompt_tokens: int, budget_nano: int, images: int = 0, video_seconds: int = 0, web_searches: int = 0
+    ) -> int:
+        """The most output tokens with `bound` within the budget."""
+
+class Balance:
+    """Credits of one account: spendable now, and held by open calls; neither ever below zero."""
+
+    account_id: int
+    available_nano: int
+    held_nano: int
+    balance_nano: int
+    open_holds: int
+    open_streams: int
+
+    def __init__(self, account_id: int, balance_nano: int = 0) -> None: ...
+    def add(self, nano: int) -> None: ...
+    def take(self, nano: int, *, partial: bool = False) -> int:
+        """Takes all of it or nothing (with `partial`: what is there); returns what was taken. Holds are untouched."""
+
+class ApiKey:
+    """What the relay knows of one credential while it is cached; changed in place by `update`."""
+
+    public_id: bytes
+    digest: bytes
+    key_id: int
+    account_id: int
+    organisation_id: int
+    scopes: tuple[Scope, ...]
+    balance: Balance
+    key_status: int
+    account_status: int
+    expires_ns: int
+    endpoint_scopes: int
+    models: frozenset[bytes] | None
+    networks: bytes | None
+    plan: str
+    on_disconnect: int
+    generation: int
+    calls: set[Any]
+    last_used_ns: int
+
+    def __init__(
+        self, public_id: bytes, digest: bytes, key_id: int, account_id: int, organisation_id: int = 0
+    ) -> None: ...
+    def update(
+        self,
+        *,
+        scopes: Iterable[Scope],
+        balance: Balance,
+        key_status: int = 0,
+        account_status: int = 0,
+        expires_ns: int = 0,
+        endpoint_scopes: int = 0xFFFFFFFF,
+        models: Iterable[bytes] | None = None,
+        networks: bytes | None = None,
+        plan: str = "",
+        on_disconnect: int = 0,
+    ) -> None: ...
+    def check(
+        self,
+        *,
+        wall_ns: int = 0,
+        address: bytes | None = None,
+        endpoint_scope: int = 0xFFFFFFFF,
+        model: bytes | None = None,
+    ) -> int:
+        """Index into ERROR_CODES of the first of status, address, endpoint scope and model that fails; 0: none."""
+
+    def digest_matches(self, digest: bytes) -> bool: ...
+
+class Policy:
+    """How much an admission holds, in tokens; the margin in parts per thousand of the estimated prompt."""
+
+    hold_output_tokens: int
+    hold_slice_tokens: int
+    hold_slice_tokens_min: int
+    prompt_margin_permille: int
+    hold_web_searches: int
+
+    def __init__(
+        self,
+        *,
+        hold_output_tokens: int = 4096,
+        hold_slice_tokens: int = 256,
+        hold_slice_tokens_min: int = 16,
+        prompt_margin_permille: int = 150,
+        hold_web_searches: int = 5,
+    ) -> None: ...
+
+class Admission:
+    """The hold of one call and everything else it took; 0 new, 1 open, 2 settled, 3 released."""
+
+    state: int
+    stream: bool
+    balance: Balance | None
+    rate: Rate | None
+    hold_nano: int
+    prompt_hold_tokens: int
+    output_allowance: int
+    output_bound: int
+    output_limit: int
+    max_cost_nano: int
+    images: int
+    video_seconds: int
+    web_searches: int
+    tokens_reserved: int
+    retry_after_ns: int
+    limited_scope: Scope | None
+    cost_nano: int
+    written_off_nano: int
+    day: int
+
+    def py_admit(
+        self,
+        key: ApiKey,
+        rate: Rate | None,
+        *,
+        prompt_tokens: int,
+        output_bound: int = -1,
+        choices: int = 1,
+        stream: bool = False,
+        max_cost_nano: int = -1,
+        policy: Policy,
+        now_ns: int,
+        wall_ns: int,
+    ) -> int:
+        """0 and everything taken, or an index into ERROR_CODES and nothing taken."""
+
+    def py_grow(self, counted_tokens: int, wall_ns: int) -> int:
+        """0 and output_allowance >= counted_tokens, or an index into ERROR_CODES and nothing changed."""
+
+    def py_settle(
+        self,
+        *,
+        now_ns: int,
+        wall_ns: int,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        cache_read_tokens: int = 0,
+        cache_write_tokens: int = 0,
+        cache_write_1h_tokens: int = 0,
+        images: int = 0,
+        video_seconds: int = 0,
+        web_searches: int = 0,
+    ) -> int:
+        """Charges the call; returns its cost. RuntimeError unless open."""
+
+    def py_release(self, *, now_ns: int, forwarded: bool = False) -> None:
+        """Gives everything back. RuntimeError unless open."""
+
+    def py_reset(self) -> None: ...
+
+def limits_of(key: ApiKey, now_ns: int) -> tuple[int, int, int, int, int, int]:
+    """The tightest limits: requests limit, remaining, reset_ns, tokens limit, remaining, reset_ns (limit 0: none)."""
