@@ -263,6 +263,8 @@ class Sender:
                 self._write(wire[at : at + split], body if last else b"")
                 if not last:
                     await asyncio.sleep(self.d.split_ms / 1000)
+                    # Two turns: a reader in the same loop runs behind this task within a turn.
+                    await asyncio.sleep(0)
         await self.request.writer.drain()
 
     def _write(self, wire: bytes, body: bytes) -> None:

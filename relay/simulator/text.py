@@ -1,11 +1,14 @@
 """Text that depends on a seed alone, in pieces of so many words or exactly so many bytes."""
 
 import random
+import re
 from functools import lru_cache
 
 _SYLLABLES = ("ba", "de", "fi", "go", "ku", "la", "me", "ni", "po", "ra", "si", "to", "ve", "wa", "ze")
 _WORD_COUNT = 509  # prime, so that strides of any length visit every word
 _BUFFER_BYTES = 1 << 16
+
+_DIRECTIVE = re.compile(r"#sim [^#\"\\]*#")
 
 # Two, three and four bytes of UTF-8, and what JSON must escape.
 _WIDE = ("é", "ß", "я", "ж", "中", "文", "あ", "한", "€", "😀", "🧪", '"', "\\", "\n", "\t", "\u2028", " ", "a", "z")
@@ -70,8 +73,13 @@ class Text:
 
 
 def count_text(value: object) -> int:
-    """UTF-8 bytes of all strings inside a JSON value: what the simulator takes for the length of a prompt."""
+    """UTF-8 bytes of all strings inside a JSON value: what the simulator takes for the length of a prompt.
+
+    Directives do not count, so that calls that differ only in them report the same.
+    """
     if isinstance(value, str):
+        if "#sim " in value:
+            value = _DIRECTIVE.sub("", value)
         return len(value.encode("utf-8", "surrogatepass"))
     if isinstance(value, dict):
         return sum(count_text(inner) for inner in value.values())
