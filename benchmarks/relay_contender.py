@@ -1,0 +1,158 @@
+"""`relay` as a contender: a real `relay serve` with everything switched on, set up through its command line.
+
+One paying account with a plan that limits everything, set so high that nothing is refused, and keys with limits and
+spending caps of their own. Afterwards its call records and its ledger are compared with what was called.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from .cases import MODEL
+from .contenders import HOST, Setting, Tally, Target, Unavailable
+from .processes import ProgramError, free_port, wait_listening
+
+ROOT = Path(__file__).parent.parent
+FLUSH_SECONDS_MAX = 15.0
+
+CONFIG = """\
+[server]
+listen = "{host}:{port}"
+data_dir = "{data}"
+drain_seconds = 5
+{tls}
+
+[plans.bench]
+rpm = 1000000000
+tpm = 1000000000000
+concurrency = 100000
+daily_credits = 1000000000
+monthly_credits = 2000000000
+
+[[channels]]
+name = "simulated"
+api = "openai"
+base_url = "{upstream}/v1"
+api_keys = ["env:BENCH_UPSTREAM_KEY"]
+models = ["{model}"]
+
+[[rates]]
+model = "{model}"
+input = "2.5"
+output = "10"
+cache_read = "1.25"
+"""
+
+INPUT_NANO_PER_TOKEN = 2_500
+OUTPUT_NANO_PER_TOKEN = 10_000
+
+
+class _CommandLine:
+    def __init__(self, config: Path, environment: dict[str, str]) -> None:
+        self._config = config
+        self._environment = environment
+
+    def __call__(self, *words: str) -> Any:
+        """Runs a command with --json; returns the document, or the list of JSON lines. ProgramError if it fails."""
+        command = [sys.executable, "-m", "relay", *words, "--config", str(self._config), "--json"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **self._environment}
+        )
+        if done.returncode:
+            raise ProgramError(f"relay {' '.join(words)}: status {done.returncode}: {done.stderr.strip()[-1000:]}")
+        lines = [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
+        return lines[0] if len(lines) == 1 else lines
+
+
+def start_relay(name: str, setting: Setting) -> Target:
+    """Unavailable if relay is not built; ProgramError if it does not start."""
+    if not any((ROOT / "relay").glob("_fastpath*.so")) or not (ROOT / "relay" / "cli.py").exists():
+        raise Unavailable("relay is not built here")
+    directory = setting.directory / name
+    directory.mkdir()
+    port = free_port()
+    tls = ""
+    if setting.client_tls and setting.certificates:
+        tls = f'tls_certificate = "{setting.certificates.certificate}"\ntls_key = "{setting.certificates.key}"'
+    config = directory / "config.toml"
+    config.write_text(
+        CONFIG.format(
+            host=HOST,
+            port=port,
+            data=directory / "data",
+            tls=tls,
+            # the certificate's name, so that TLS is checked as with a provider
+            upstream=setting.upstream_url.replace(HOST, "localhost") if setting.upstream_tls else setting.upstream_url,
+            model=MODEL,
+        )
+    )
+    environment = {"BENCH_UPSTREAM_KEY": "sk-simulated-upstream", "PYTHONPATH": str(ROOT)}
+    if setting.certificates:
+        environment["SSL_CERT_FILE"] = str(setting.certificates.authority)
+    cli = _CommandLine(config, environment)
+    if name == "relay-grown":
+        raise Unavailable("growing the store is not built yet")
+    account = cli("account", "create", "--email", "bench@example.com", "--plan", "bench")["id"]
+    cli("credit", "add", account, "100000000", "--reason", "benchmark")
+    keys = [
+        cli("key", "create", account, "--name", f"bench {i}", "--rpm", "1000000000", "--tpm", "1000000000000",
+            "--concurrency", "100000", "--daily-limit", "500000000", "--monthly-limit", "500000000")["secret"]
+        for i in range(setting.keys)
+    ]  # fmt: skip
+    program = setting.programs.start(
+        name, [sys.executable, "-m", "relay", "serve", "--config", config], setting.cores.proxy, environment
+    )
+    wait_listening(program, port)
+
+    def books(tally: Tally) -> list[str]:
+        return check_books(directory / "data", cli, account, tally)
+
+    return Target(name, HOST, port, setting.client_tls, program, keys=keys, books=books)
+
+
+def check_books(data: Path, cli: _CommandLine, account: str, tally: Tally) -> list[str]:
+    """Compares the call records, the account's balance and `relay ledger verify` with what was called."""
+    expected = (
+        tally.calls,
+        tally.input_tokens,
+        tally.output_tokens,
+        tally.input_tokens * INPUT_NANO_PER_TOKEN + tally.output_tokens * OUTPUT_NANO_PER_TOKEN,
+    )
+    end = time.monotonic() + FLUSH_SECONDS_MAX
+    while True:
+        found, others = _recorded(data)
+        if found == expected or time.monotonic() > end:
+            break
+        time.sleep(0.2)  # records are committed in groups
+    wrong = []
+    names = ("calls", "input tokens", "output tokens", "nano-credits")
+    for what, is_value, should_be in zip(names, found, expected, strict=True):
+        if is_value != should_be:
+            wrong.append(f"relay recorded {is_value} {what}, {should_be} were expected")
+    if others:
+        wrong.append(f"relay recorded {others} calls as failed or not by the upstream's usage")
+    try:
+        cli("ledger", "verify")
+    except ProgramError as error:
+        wrong.append(str(error))
+    return wrong
+
+
+def _recorded(data: Path) -> tuple[tuple[int, int, int, int], int]:
+    files = [file for file in data.iterdir() if file.suffix in (".db", ".sqlite", ".sqlite3")]
+    if len(files) != 1:
+        raise ProgramError(f"expected one database in {data}, found {len(files)}")
+    with closing(sqlite3.connect(f"file:{files[0]}?mode=ro", uri=True, timeout=10)) as connection:
+        row = connection.execute(
+            "SELECT count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0), coalesce(sum(cost_nano), 0),"
+            " count(*) FILTER (WHERE status <> 200 OR error_code IS NOT NULL OR usage_source <> 'upstream') FROM calls"
+        ).fetchone()
+    return (row[0], row[1], row[2], row[3]), row[4]
