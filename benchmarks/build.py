@@ -55,13 +55,13 @@ def build(target: Path = TARGET) -> Tools:
     target.mkdir(parents=True, exist_ok=True)
     newest = max(path.stat().st_mtime for path in SOURCE.iterdir())
     flag = target / "with-tls"
-    programs = [target / "load", target / "upstream"]
+    programs = (target / "load", target / "upstream")
     if all(program.exists() and program.stat().st_mtime > newest for program in programs):
-        return Tools(*programs, tls=flag.exists())
+        return Tools(programs[0], programs[1], flag.exists())
     compiler = _compiler()
     for tls in (True, False):
         results = [_compile(compiler, SOURCE / f"{p.name}.c", p, tls=tls) for p in programs]
         if all(result.returncode == 0 for result in results):
             flag.touch() if tls else flag.unlink(missing_ok=True)
-            return Tools(*programs, tls=tls)
+            return Tools(programs[0], programs[1], tls)
     raise BuildError("\n".join(result.stderr for result in results if result.returncode))

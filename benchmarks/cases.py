@@ -1,4 +1,4 @@
-"""What is asked and what is answered: request bodies and heads as the OpenAI SDK sends them, answers as OpenAI sends them.
+"""What is asked and what is answered: requests as the OpenAI SDK sends them, answers as OpenAI sends them.
 
 A case file holds the body and the answer; native/common.h reads it on both sides, so each byte is known to both.
 Each event carries 16 characters in which the upstream writes the time at which it meant to send the event.
@@ -10,18 +10,20 @@ import json
 import random
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 STAMP = "@" * 16
 MODEL = "gpt-4o"
 
-_WORDS = (
+_TEXT = (
     "the of and to in a is that for it as was with be by on not he this are or his from at which but have an had they "
     "you were their one all we can her has there been if more when will would who so no out up into them then request "
     "answer limit balance stream token context window latency measure under between through without settle ledger "
     "function return value error import class while message customer invoice delivery station weather however although "
     "internationalization authentication straightforward 2026 17 3.14 naïve Zürich façade — “quoted” it's don't"
-).split()
+)
+_WORDS = _TEXT.split()
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def _usage(input_tokens: int, output_tokens: int) -> dict[str, object]:
     }
 
 
+@lru_cache(maxsize=4)
 def json_case(name: str = "json-small", prompt_bytes: int = 220) -> Case:
     """A chat completion answered as one JSON document of about 900 bytes."""
     input_tokens, output_tokens = max(40, prompt_bytes // 4), 37
@@ -113,7 +116,12 @@ def json_case(name: str = "json-small", prompt_bytes: int = 220) -> Case:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": text_of(90, seed=5).strip(), "refusal": None, "annotations": []},
+                "message": {
+                    "role": "assistant",
+                    "content": text_of(90, seed=5).strip(),
+                    "refusal": None,
+                    "annotations": [],
+                },
                 "logprobs": None,
                 "finish_reason": "stop",
             }
@@ -126,6 +134,7 @@ def json_case(name: str = "json-small", prompt_bytes: int = 220) -> Case:
     return Case(name, _messages(prompt_bytes), False, (answer,), input_tokens, output_tokens)
 
 
+@lru_cache(maxsize=4)
 def stream_case(name: str, events: int, gap_us: int = 0, packet_events: int = 1, prompt_bytes: int = 220) -> Case:
     """A chat completion streamed in `events` events: role, text deltas, finish, usage, [DONE]. At least five."""
     pick = random.Random(events)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .processes import Cores, Program, Programs, free_port, wait_listening
+from .processes import Cores, Program, Programs, free_port, wait_descendants, wait_listening
 
 CHAT_PATH = "/v1/chat/completions"
 HOST = "127.0.0.1"
@@ -79,31 +79,61 @@ class Target:
         return f"{self.host}:{self.port}"
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """The contender cannot take part here; the message says why."""
 
 
 def make_certificates(directory: Path) -> Certificates:
-    """ECDSA P-256, as providers mostly use. Unavailable without the openssl program."""
+    """ECDSA P-256, as providers mostly use. UnavailableError without the openssl program."""
     program = shutil.which("openssl")
     if not program:
-        raise Unavailable("TLS scenarios need the openssl program")
+        raise UnavailableError("TLS scenarios need the openssl program")
 
     def openssl(*words: str | Path) -> None:
         done = subprocess.run([program, *map(str, words)], capture_output=True, text=True, check=False)
         if done.returncode:
-            raise Unavailable(f"openssl {words[0]} failed: {done.stderr.strip()}")
+            raise UnavailableError(f"openssl {words[0]} failed: {done.stderr.strip()}")
 
     authority, authority_key = directory / "authority.pem", directory / "authority.key"
     certificate, key, request = directory / "server.pem", directory / "server.key", directory / "server.csr"
     names = directory / "names"
     names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth\n")
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *curve, "-keyout", authority_key, "-out", authority, "-days", "7", "-subj", "/CN=bench authority",
-            "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign")  # fmt: skip
+    openssl(
+        "req",
+        "-x509",
+        *curve,
+        "-keyout",
+        authority_key,
+        "-out",
+        authority,
+        "-days",
+        "7",
+        "-subj",
+        "/CN=bench authority",
+        "-addext",
+        "basicConstraints=critical,CA:TRUE",
+        "-addext",
+        "keyUsage=critical,keyCertSign",
+    )
     openssl("req", *curve, "-keyout", key, "-out", request, "-subj", "/CN=localhost")
-    openssl("x509", "-req", "-in", request, "-CA", authority, "-CAkey", authority_key, "-CAcreateserial", "-out",
-            certificate, "-days", "7", "-extfile", names)  # fmt: skip
+    openssl(
+        "x509",
+        "-req",
+        "-in",
+        request,
+        "-CA",
+        authority,
+        "-CAkey",
+        authority_key,
+        "-CAcreateserial",
+        "-out",
+        certificate,
+        "-days",
+        "7",
+        "-extfile",
+        names,
+    )
     return Certificates(authority, certificate, key)
 
 
@@ -158,7 +188,7 @@ def _nginx(setting: Setting) -> Target:
     """A plain reverse proxy: one worker, connections kept on both sides, nothing buffered, logged or decided."""
     program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if not program:
-        raise Unavailable("nginx is not installed")
+        raise UnavailableError("nginx is not installed")
     port = free_port()
     ssl_server = ssl_upstream = ""
     if setting.certificates and setting.client_tls:
@@ -185,20 +215,34 @@ def _nginx(setting: Setting) -> Target:
             ssl_upstream=ssl_upstream,
         )
     )
-    command = [program, "-p", setting.directory, "-c", config, "-e", setting.directory / "nginx-error.log"]
+    command: list[str | Path] = [
+        program,
+        "-p",
+        setting.directory,
+        "-c",
+        config,
+        "-e",
+        setting.directory / "nginx-error.log",
+    ]
     started = setting.programs.start("nginx", command, setting.cores.proxy)
     wait_listening(started, port)
+    wait_descendants(started, 1)  # the master listens before the worker, whose CPU time is wanted, exists
     return Target("nginx", HOST, port, setting.client_tls, started)
 
 
 def _naive(setting: Setting) -> Target:
     """benchmarks/naive.py. Plain TCP only: it is there for scale."""
     if setting.client_tls or setting.upstream_tls:
-        raise Unavailable("the naive proxy is measured over plain TCP only")
+        raise UnavailableError("the naive proxy is measured over plain TCP only")
     if not (importlib.util.find_spec("aiohttp") and importlib.util.find_spec("uvloop")):
-        raise Unavailable("aiohttp and uvloop are not installed")
+        raise UnavailableError("aiohttp and uvloop are not installed")
     port = free_port()
-    command = [sys.executable, Path(__file__).parent / "naive.py", f"{HOST}:{port}", setting.upstream_url]
+    command: list[str | Path] = [
+        sys.executable,
+        Path(__file__).parent / "naive.py",
+        f"{HOST}:{port}",
+        setting.upstream_url,
+    ]
     started = setting.programs.start("naive", command, setting.cores.proxy)
     wait_listening(started, port)
     return Target("naive", HOST, port, False, started)
@@ -217,7 +261,7 @@ def _relay_grown(setting: Setting) -> Target:
 
 
 def external(url: str, key: str) -> Callable[[Setting], Target]:
-    """Any OpenAI-compatible base URL (as the SDK takes it). Only times and errors are measured: no CPU, no byte check."""
+    """Any OpenAI-compatible base URL (as the SDK takes it): times and errors only, no CPU, no byte check."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"not a base URL: {url}")

@@ -1,6 +1,6 @@
 """The proxy that one writes first: aiohttp server in, aiohttp client out, on uvloop. A contender, not a part of relay.
 
-    python benchmarks/naive.py 127.0.0.1:8100 http://127.0.0.1:9000
+python benchmarks/naive.py 127.0.0.1:8100 http://127.0.0.1:9000
 """
 
 from __future__ import annotations

@@ -138,6 +138,16 @@ def with_descendants(pid: int) -> list[int]:
     return found
 
 
+def wait_descendants(program: Program, count: int, timeout_seconds: float = 10.0) -> None:
+    """Until the program has so many processes of its own. ProgramError if that takes longer."""
+    end = time.monotonic() + timeout_seconds
+    while len(with_descendants(program.process.pid)) <= count:
+        program.check()
+        if time.monotonic() > end:
+            raise ProgramError(f"{program.name} did not start its {count} process(es):\n{program.output()}")
+        time.sleep(0.01)
+
+
 def cpu_ns(pids: Sequence[int]) -> int:
     """CPU time, user and system, of these processes with all their threads, by the kernel's per-process clocks."""
     total = 0

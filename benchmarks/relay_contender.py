@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .cases import MODEL
-from .contenders import HOST, Setting, Tally, Target, Unavailable
+from .contenders import HOST, Setting, Tally, Target, UnavailableError
 from .processes import ProgramError, free_port, wait_listening
 
 ROOT = Path(__file__).parent.parent
@@ -73,9 +73,9 @@ class _CommandLine:
 
 
 def start_relay(name: str, setting: Setting) -> Target:
-    """Unavailable if relay is not built; ProgramError if it does not start."""
+    """UnavailableError if relay is not built; ProgramError if it does not start."""
     if not any((ROOT / "relay").glob("_fastpath*.so")) or not (ROOT / "relay" / "cli.py").exists():
-        raise Unavailable("relay is not built here")
+        raise UnavailableError("relay is not built here")
     directory = setting.directory / name
     directory.mkdir()
     port = free_port()
@@ -99,14 +99,29 @@ def start_relay(name: str, setting: Setting) -> Target:
         environment["SSL_CERT_FILE"] = str(setting.certificates.authority)
     cli = _CommandLine(config, environment)
     if name == "relay-grown":
-        raise Unavailable("growing the store is not built yet")
+        raise UnavailableError("growing the store is not built yet")
     account = cli("account", "create", "--email", "bench@example.com", "--plan", "bench")["id"]
     cli("credit", "add", account, "100000000", "--reason", "benchmark")
     keys = [
-        cli("key", "create", account, "--name", f"bench {i}", "--rpm", "1000000000", "--tpm", "1000000000000",
-            "--concurrency", "100000", "--daily-limit", "500000000", "--monthly-limit", "500000000")["secret"]
+        cli(
+            "key",
+            "create",
+            account,
+            "--name",
+            f"bench {i}",
+            "--rpm",
+            "1000000000",
+            "--tpm",
+            "1000000000000",
+            "--concurrency",
+            "100000",
+            "--daily-limit",
+            "500000000",
+            "--monthly-limit",
+            "500000000",
+        )["secret"]
         for i in range(setting.keys)
-    ]  # fmt: skip
+    ]
     program = setting.programs.start(
         name, [sys.executable, "-m", "relay", "serve", "--config", config], setting.cores.proxy, environment
     )
@@ -152,7 +167,8 @@ def _recorded(data: Path) -> tuple[tuple[int, int, int, int], int]:
         raise ProgramError(f"expected one database in {data}, found {len(files)}")
     with closing(sqlite3.connect(f"file:{files[0]}?mode=ro", uri=True, timeout=10)) as connection:
         row = connection.execute(
-            "SELECT count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0), coalesce(sum(cost_nano), 0),"
+            "SELECT count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),"
+            " coalesce(sum(cost_nano), 0),"
             " count(*) FILTER (WHERE status <> 200 OR error_code IS NOT NULL OR usage_source <> 'upstream') FROM calls"
         ).fetchone()
     return (row[0], row[1], row[2], row[3]), row[4]

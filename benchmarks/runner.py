@@ -19,10 +19,9 @@ from typing import Any
 
 from .build import Tools
 from .cases import MODEL, Case, request_head, write_requests
-from .contenders import HOST, Certificates, Setting, Tally, Target, Unavailable, make_certificates
+from .contenders import HOST, Certificates, Setting, Tally, Target, UnavailableError, make_certificates
 from .processes import (
     Cores,
-    Program,
     ProgramError,
     Programs,
     core_busy_seconds,
@@ -120,7 +119,8 @@ class _LoadClient:
         self._timeout = load.warmup_seconds + load.duration_seconds + load.drain_seconds + load.timeout_seconds + 20
         body_bytes = len(case.body(number, model))
         heads = setting.directory / f"{name}-{target.name}.requests"
-        write_requests(heads, [request_head(target.authority_header, target.path, key, body_bytes) for key in target.keys])
+        host = target.authority_header
+        write_requests(heads, [request_head(host, target.path, key, body_bytes) for key in target.keys])
         options: dict[str, object] = {
             "connect": f"{target.host}:{target.port}",
             "case": case_file,
@@ -212,7 +212,7 @@ class Runner:
         certificates: Certificates | None = None
         if scenario.client_tls or scenario.upstream_tls:
             if not self._tools.tls:
-                raise Unavailable("the load client was built without TLS: OpenSSL headers are missing")
+                raise UnavailableError("the load client was built without TLS: OpenSSL headers are missing")
             certificates = make_certificates(directory)
         setting = Setting(
             directory=directory,
@@ -239,7 +239,7 @@ class Runner:
                 try:
                     if name not in targets:
                         targets[name] = start(setting)
-                except Unavailable as reason:
+                except UnavailableError as reason:
                     result.unavailable[name] = str(reason)
                     self._say(f"  {name}: left out: {reason}")
                     continue
@@ -277,12 +277,12 @@ class Runner:
         """For a load given as a share: finds what the slowest contender can take, closed loop, and sets the rate."""
         if not scenario.load.rate_share:
             return scenario
-        probe = replace(scenario, load=Load(warmup_seconds=0.5, duration_seconds=1.5), background=None)
+        probe = replace(scenario, load=Load(warmup_seconds=0.5, duration_seconds=1.5), make_background=None)
         rates = []
         for name, start in contenders.items():
             try:
                 targets[name] = start(setting)
-            except Unavailable as reason:
+            except UnavailableError as reason:
                 result.unavailable[name] = str(reason)
                 continue
             sample = self._measure(probe, targets[name], setting, upstream, files, 0)
@@ -315,12 +315,36 @@ class Runner:
         before = upstream.stats() if target.transparent else {}
         background: _LoadClient | None = None
         if scenario.background:
-            load = replace(scenario.load, connections=2, rate=0.0, timeout_seconds=60.0, warmup_seconds=0.1,
-                           duration_seconds=scenario.load.warmup_seconds + scenario.load.duration_seconds + 0.5)  # fmt: skip
-            background = _LoadClient(self._tools, target, scenario.background, files[1], 1, load, setting,
-                                     name="background", model=self._model)  # fmt: skip
+            seconds = scenario.load.warmup_seconds + scenario.load.duration_seconds + 0.5
+            load = Load(
+                connections=8,
+                rate=scenario.background_rate,
+                timeout_seconds=60,
+                warmup_seconds=0.1,
+                duration_seconds=seconds,
+            )
+            background = _LoadClient(
+                self._tools,
+                target,
+                scenario.background,
+                files[1],
+                1,
+                load,
+                setting,
+                name="background",
+                model=self._model,
+            )
         client = _LoadClient(
-            self._tools, target, scenario.case, files[0], 0, scenario.load, setting, pids=pids, seed=number, model=self._model
+            self._tools,
+            target,
+            scenario.case,
+            files[0],
+            0,
+            scenario.load,
+            setting,
+            pids=pids,
+            seed=number,
+            model=self._model,
         )
         edges: list[_Window] = []
         loaded_memory = 0
@@ -333,8 +357,8 @@ class Runner:
             elif "progress" in document:
                 p = document["progress"]
                 self._progress(
-                    f"  round {number} {target.name:<12} {p['seconds']:5.1f} s {p['calls']:>9} calls {p['events']:>9} events"
-                    f" {p['faults']:>4} faults {p['active']:>5} open"
+                    f"  round {number} {target.name:<12} {p['seconds']:5.1f} s {p['calls']:>9} calls"
+                    f" {p['events']:>9} events {p['faults']:>4} faults {p['active']:>5} open"
                 )
             else:
                 raw = document["result"]
@@ -343,9 +367,11 @@ class Runner:
         raws = [raw]
         if background:
             raws += [d["result"] for d in background.lines() if "result" in d]
+        wrong = _faults(raws)
         if target.program:
             target.program.check()
-        wrong = _faults(raws)
+            if with_descendants(target.program.process.pid) != pids:
+                wrong.append("processes of the contender came or went, so its CPU time is not known")
         if target.transparent:
             wrong += _compare_upstream(before, upstream.stats(), raws)
         cases = [scenario.case, *([scenario.background] if scenario.background else [])]

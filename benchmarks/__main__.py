@@ -1,0 +1,147 @@
+"""python -m benchmarks            lists scenarios and contenders
+python -m benchmarks run …      measures; --help tells the options"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from . import page, report
+from .build import TARGET, BuildError, build
+from .cases import MODEL
+from .contenders import CONTENDERS, UnavailableError, external
+from .processes import ProgramError, choose_cores
+from .runner import Runner, ScenarioResult, Start, machine
+from .scenarios import SCENARIOS, Scenario, find
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures proxies.")
+    commands = parser.add_subparsers(dest="command")
+    run = commands.add_parser("run", help="measure")
+    run.add_argument("--scenario", action="append", metavar="NAME", help="repeatable; `all`; default: the standard set")
+    run.add_argument("--contender", action="append", metavar="NAME", help="repeatable; default: those of the scenario")
+    run.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5); below 3 no verdicts")
+    run.add_argument("--quick", action="store_true", help="one round of one second: to see that it works")
+    run.add_argument("--base-url", metavar="URL", help="measure this instead, any OpenAI-compatible base URL (…/v1)")
+    run.add_argument("--key", default="", help="API key for --base-url")
+    run.add_argument("--model", default=MODEL, help="model to ask for at --base-url")
+    run.add_argument("--calls-per-second", type=float, metavar="N", help="with --base-url: open loop at this rate")
+    run.add_argument("--connections", type=int, metavar="N", help="with --base-url: connections (default 4)")
+    run.add_argument("--output", type=Path, default=TARGET / "results", help="directory for the results")
+    run.add_argument("--write-docs", type=Path, metavar="FILE", help="put the tables into this page")
+    return parser
+
+
+def _list() -> None:
+    print("scenarios (* standard set):")
+    for scenario in SCENARIOS:
+        print(f"  {'*' if 'standard' in scenario.tags else ' '} {scenario.name:<18} {scenario.about}")
+    print("contenders:", ", ".join(CONTENDERS))
+    print("run: python -m benchmarks run [--scenario NAME] [--contender NAME] [--rounds N] [--quick]")
+
+
+def _chosen(names: Sequence[str] | None) -> list[Scenario]:
+    if not names:
+        return [s for s in SCENARIOS if "standard" in s.tags]
+    if "all" in names:
+        return list(SCENARIOS)
+    return [find(name) for name in names]
+
+
+def _quick(scenario: Scenario) -> Scenario:
+    load = scenario.load
+    return replace(
+        scenario,
+        load=replace(load, warmup_seconds=min(load.warmup_seconds, 0.5 + load.ramp_seconds), duration_seconds=1.0),
+    )
+
+
+def _outside(scenario: Scenario, arguments: argparse.Namespace) -> Scenario:
+    """Somebody else's service gets a small load unless more is asked for, and no shares of a rate that is not known."""
+    load = replace(
+        scenario.load, connections=arguments.connections or 4, rate=arguments.calls_per_second or 0.0, rate_share=0.0
+    )
+    return replace(scenario, load=load, bars=(), make_background=None, fresh=False, figures=scenario.figures)
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{text:<100}", end="", file=sys.stderr, flush=True)
+
+
+def _say(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{'':<100}\r", end="", file=sys.stderr)
+    print(text, flush=True)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    scenarios = _chosen(arguments.scenario)
+    rounds = 1 if arguments.quick else arguments.rounds
+    if arguments.quick:
+        scenarios = [_quick(s) for s in scenarios]
+    known = [name for name in arguments.contender or () if name not in CONTENDERS]
+    if known:
+        raise ValueError(f"no contender {known[0]!r}; there are: {', '.join(CONTENDERS)}")
+    tools = build()
+    environment = machine()
+    runner = Runner(tools, choose_cores(), _say, _progress, model=arguments.model)
+    done: list[tuple[Scenario, ScenarioResult]] = []
+    failed = False
+    for scenario in scenarios:
+        _say(f"{scenario.name}: {scenario.about}")
+        contenders: dict[str, Start]
+        if arguments.base_url:
+            scenario = _outside(scenario, arguments)
+            contenders = {"target": external(arguments.base_url, arguments.key)}
+        else:
+            names = [n for n in CONTENDERS if n in (arguments.contender or scenario.contenders)]
+            contenders = {name: CONTENDERS[name] for name in names}
+        try:
+            result = runner.run(scenario, contenders, rounds)
+        except UnavailableError as reason:
+            _say(f"  left out: {reason}")
+            continue
+        except ProgramError as error:
+            _say(f"  FAILED: {error}")
+            failed = True
+            continue
+        done.append((scenario, result))
+        failed = failed or bool(result.all_wrong)
+        _say(report.terminal(scenario, result).lstrip("\n").partition("\n")[2] + "\n")
+    if done:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        report.write_json(arguments.output / "results.json", report.document(environment, done))
+        page.write_page(arguments.output / "report.html", environment, done)
+        _say(f"written: {arguments.output / 'results.json'}, {arguments.output / 'report.html'}")
+    if arguments.write_docs and done and not failed:
+        report.write_docs(arguments.write_docs, environment, done, "make bench")
+        _say(f"written: {arguments.write_docs}")
+    return 1 if failed else 0
+
+
+def main() -> int:
+    """Exit status: 0 measured and right, 1 a result was wrong or a program failed, 2 wrong usage."""
+    parser = _arguments()
+    arguments = parser.parse_args()
+    if arguments.command != "run":
+        _list()
+        return 0
+    # a terminated run ends what it started, as an interrupted one does
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return _run(arguments)
+    except (ValueError, BuildError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

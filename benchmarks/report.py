@@ -1,0 +1,208 @@
+"""Turns results into a terminal table, a JSON document and the table of docs/performance.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .runner import Sample, ScenarioResult
+from .scenarios import Bar, Scenario
+from .stats import ROUNDS_MIN, Summary, pairwise, summarize, verdict
+
+REFERENCE = "nginx"
+
+# figure → heading, divisor, decimals
+SHOWN: dict[str, tuple[str, float, int]] = {
+    "cpu_us_per_call": ("CPU/call us", 1, 1),
+    "cpu_us_per_event": ("CPU/event us", 1, 1),
+    "calls_per_second": ("calls/s", 1, 0),
+    "events_per_second": ("events/s", 1, 0),
+    "memory_bytes_per_stream": ("KiB/stream", 1024, 1),
+    "memory_bytes": ("memory MiB", 1024 * 1024, 1),
+}
+for _name, _heading in (("latency", "total"), ("first_byte", "first byte"), ("gap", "gap"), ("lateness", "late")):
+    for _percentile in ("p50", "p90", "p99", "p99.9"):
+        SHOWN[f"{_name}_{_percentile}_us"] = (f"{_heading} {_percentile} ms", 1000, 3)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A bar with what came of it."""
+
+    bar: Bar
+    summary: Summary | None
+    verdict: str
+
+    def text(self) -> str:
+        if self.summary is None:
+            return f"{self.bar.about}: not measured"
+        form = "{:.2f}" if self.bar.kind == "ratio" else "{:.0f}"
+        numbers = [form.format(x) for x in (self.summary.median, self.summary.low, self.summary.high)]
+        return f"{self.bar.about}: {numbers[0]} ({numbers[1]} to {numbers[2]}): {self.verdict}"
+
+
+def values(samples: Sequence[Sample], figure: str) -> list[float]:
+    """One figure over the rounds, in their order."""
+    return [sample.figures[figure] for sample in samples if figure in sample.figures]
+
+
+def judge(scenario: Scenario, result: ScenarioResult) -> list[Judged]:
+    """Every bar of the scenario. Wrong results leave nothing to judge."""
+    judged = []
+    for bar in scenario.bars:
+        if bar.of not in result.samples or (bar.kind != "absolute" and bar.against not in result.samples):
+            continue
+        ours = values(result.samples[bar.of], bar.figure)
+        if bar.kind == "absolute":
+            compared = ours
+        else:
+            compared = pairwise(ours, values(result.samples[bar.against], bar.figure), bar.kind)
+        summary = summarize(compared)
+        judged.append(Judged(bar, summary, "wrong result" if result.all_wrong else verdict(summary, bar.limit)))
+    return judged
+
+
+def show(figure: str, summary: Summary | None) -> str:
+    """`12.3 (11.9-12.8)`, with `~` where the spread is large."""
+    if summary is None:
+        return ""
+    _, divisor, decimals = SHOWN[figure]
+    median, low, high = (f"{x / divisor:,.{decimals}f}" for x in (summary.median, summary.low, summary.high))
+    return f"{'~' if summary.noisy else ''}{median} ({low}-{high})" if len(summary.values) > 1 else median
+
+
+def _ratio(result: ScenarioResult, name: str, figure: str) -> Summary | None:
+    if REFERENCE not in result.samples or name == REFERENCE:
+        return None
+    return summarize(pairwise(values(result.samples[name], figure), values(result.samples[REFERENCE], figure), "ratio"))
+
+
+def table(scenario: Scenario, result: ScenarioResult) -> list[list[str]]:
+    """Rows of text, heading first: a column per figure, and the ratio to nginx of the first one measured."""
+    figures = [f for f in scenario.figures if any(values(s, f) for s in result.samples.values())]
+    main = figures[0] if figures else ""
+    rows = [["", *(SHOWN[f][0] for f in figures), f"x {REFERENCE}"]]
+    for name, samples in result.samples.items():
+        ratio = _ratio(result, name, main)
+        rows.append(
+            [name, *(show(f, summarize(values(samples, f))) for f in figures), f"{ratio.median:.2f}" if ratio else ""]
+        )
+    return rows
+
+
+def _load_core_full(sample: Sample) -> bool:
+    return sample.figures.get("load_core_share", 0) > 0.97 and sample.figures.get("proxy_cpu_share", 1) < 0.9
+
+
+def remarks(result: ScenarioResult) -> list[str]:
+    """What a reader has to know: disturbance, a full load core, contenders left out, wrong results."""
+    found = []
+    rounds = max((len(samples) for samples in result.samples.values()), default=0)
+    if 0 < rounds < ROUNDS_MIN:
+        found.append(f"{rounds} round(s): no verdict below {ROUNDS_MIN}")
+    for name, samples in result.samples.items():
+        disturbed = [s for s in samples if s.figures.get("foreign_share", 0) > 0.05]
+        if disturbed:
+            worst = max(s.figures["foreign_share"] for s in disturbed)
+            where = f"the proxy's core in {len(disturbed)} round(s)"
+            found.append(f"{name}: other programs used up to {worst:.0%} of {where}")
+        if name != "direct" and any(_load_core_full(s) for s in samples):
+            found.append(f"{name}: the load's core was full before the proxy's, so calls/s is not its limit")
+        saturated = [s for s in samples if any("rate was more" in note for note in s.notes)]
+        if saturated:
+            found.append(f"{name}: the rate was more than it could take in {len(saturated)} round(s)")
+    found += [f"{name}: left out: {reason}" for name, reason in result.unavailable.items()]
+    found += [f"WRONG: {text}" for text in result.all_wrong]
+    return found
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned, numbers to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def terminal(scenario: Scenario, result: ScenarioResult) -> str:
+    lines = [f"\n{scenario.name}: {scenario.about}", print_table(table(scenario, result))]
+    lines += [f"  - {judged.text()}" for judged in judge(scenario, result)]
+    lines += [f"  ! {remark}" for remark in remarks(result)]
+    return "\n".join(lines)
+
+
+def document(machine: dict[str, Any], done: Sequence[tuple[Scenario, ScenarioResult]]) -> dict[str, Any]:
+    """Everything measured, raw, and what was concluded."""
+    scenarios = []
+    for scenario, result in done:
+        scenarios.append(
+            {
+                "name": scenario.name,
+                "about": scenario.about,
+                "load": result.load,
+                "right": not result.all_wrong,
+                "wrong": result.all_wrong,
+                "unavailable": result.unavailable,
+                "bars": [
+                    {**asdict(j.bar), "verdict": j.verdict, "measured": asdict(j.summary) if j.summary else None}
+                    for j in judge(scenario, result)
+                ],
+                "contenders": {name: [asdict(s) for s in samples] for name, samples in result.samples.items()},
+            }
+        )
+    return {"format": 1, "machine": machine, "scenarios": scenarios}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+BEGIN, END = "<!-- begin: written by `make bench` -->", "<!-- end: written by `make bench` -->"
+
+
+def write_docs(
+    path: Path, machine: dict[str, Any], done: Sequence[tuple[Scenario, ScenarioResult]], command: str
+) -> None:
+    """Replaces the part of the page between the marks. ValueError if they are missing or a result is wrong."""
+    page = path.read_text()
+    if page.count(BEGIN) != 1 or page.count(END) != 1:
+        raise ValueError(f"{path}: the marks of the generated part are missing")
+    wrong = [text for _, result in done for text in result.all_wrong]
+    if wrong:
+        raise ValueError(f"{path} is left as it is, because results are wrong: {wrong[0]}")
+    nginx = str(machine.get("nginx", "")).removeprefix("nginx version: ")
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    parts = [
+        BEGIN,
+        "",
+        f"Measured {machine['time']} at commit {machine['commit']} by `{command}`: {machine['cpu']}, "
+        f"{machine['cpus']} CPUs, Linux {machine['kernel']}, Python {machine['python']}, {nginx}, {packages}.",
+        "Median of the rounds, quartiles in parentheses (extremes below five rounds); "
+        "`~`: the quartiles lie more than 25 % apart.",
+        "",
+    ]
+    for scenario, result in done:
+        figures = [f for f in scenario.figures if any(values(s, f) for s in result.samples.values())]
+        parts += [f"**{scenario.name}**: {scenario.about}", ""]
+        headings = [SHOWN[f][0] for f in figures]
+        key = "cpu_us_per_call"
+        parts.append("| | " + " | ".join(headings) + f" | CPU/call x {REFERENCE} |")
+        parts.append("|---" + "|---:" * (len(headings) + 1) + "|")
+        for name, samples in result.samples.items():
+            ratio = _ratio(result, name, key)
+            cells = [show(f, summarize(values(samples, f))) for f in figures]
+            shown = f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})" if ratio else ""
+            parts.append(f"| {name} | " + " | ".join(cells) + f" | {shown} |")
+        parts.append("")
+        parts += [f"- {judged.text()}" for judged in judge(scenario, result)]
+        parts += [f"- Note: {remark}" for remark in remarks(result)]
+        parts.append("")
+    parts.append(END)
+    before, _, rest = page.partition(BEGIN)
+    after = rest.partition(END)[2]
+    path.write_text(before + "\n".join(parts) + after)
