@@ -238,8 +238,11 @@ def parse(text: str, *, file: str = "config.toml", resolve_secrets: bool = True)
     return Config(**values, warnings=(*converter.warnings, *_warnings(tables)), file=file)
 
 
+ADMIN_TOKEN_CHARS_MIN: Final = 16
+
+
 def _contradictions(tables: Tables, *, read_files: bool) -> list[Fault]:
-    """Keys that are each right and together wrong. The message names both."""
+    """What no single key shows: above all keys that are each right and together wrong. The message names both."""
     faults: list[Fault] = []
     server, billing = tables.server, tables.billing
     if bool(server.tls_certificate) != bool(server.tls_key):
@@ -261,8 +264,15 @@ def _contradictions(tables: Tables, *, read_files: bool) -> list[Fault]:
             faults.append(Fault(f"plans.{name}.daily_credits", expected, str(plan.daily_credits)))
     faults += _repeated("channels", "name", [channel.name for channel in tables.channels])
     faults += _repeated("rates", "model", [rate.model for rate in tables.rates])
+    token = tables.admin.token
+    if token and len(token.reveal()) < ADMIN_TOKEN_CHARS_MIN:
+        expected = f"at least {ADMIN_TOKEN_CHARS_MIN} characters, because it opens everything"
+        faults.append(Fault("admin.token", expected, "a shorter secret"))
     for index, channel in enumerate(tables.channels):
         key = f"channels[{index}]"
+        for number, secret in enumerate(channel.api_keys):
+            if not secret and not secret.source:
+                faults.append(Fault(f"{key}.api_keys[{number}]", "a secret; [] where none is needed", "empty text"))
         if channel.ask_usage == "strip" and channel.api != "openai":
             expected = f'"auto" or "off", because {key}.api is "{channel.api}" (its streams report usage unasked)'
             faults.append(Fault(f"{key}.ask_usage", expected, '"strip"'))

@@ -97,6 +97,7 @@ def render_refusal(
 
     dialect         D_*
     code            index or name of an error code
+    request_id      "" where the fault came before there was one
     retry_after_ns  exact wait, 0: unknown
     param           the field at fault, or the scope ("key", "account", "organisation") whose limit it was; anything
                     that does not look like the name of a field is left out
@@ -112,7 +113,7 @@ def render_refusal(
 
     body: dict[str, object]
     if dialect == D_ANTHROPIC:
-        body = {"type": "error", "error": _anthropic_error(name, status, message), "request_id": request_id}
+        body = {"type": "error", "error": _anthropic_error(name, status, message), "request_id": request_id or None}
     elif dialect == D_GEMINI:
         body = {"error": _gemini_error(name, status, message, field, retry_ms)}
     else:
@@ -121,12 +122,10 @@ def render_refusal(
             body = {"error": _openai_error(name, status, message, field) | {"code": "insufficient_quota"}}
 
     identifier = request_id.encode("ascii")
-    headers: Headers = [
-        (b"content-type", b"application/json"),
-        (b"x-request-id", identifier),
-        (b"request-id", identifier),
-        (b"x-relay-request-id", identifier),
-    ]
+    headers: Headers = [(b"content-type", b"application/json")]
+    if identifier:
+        # The first is what OpenAI's SDKs show in their exceptions, the second what Anthropic's show.
+        headers += [(name, identifier) for name in (b"x-request-id", b"request-id", b"x-relay-request-id")]
     if kind.final:
         headers.append((b"x-should-retry", b"false"))
     if retry_ms > 0:
