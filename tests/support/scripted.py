@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from tests.support import http1
 
@@ -96,8 +96,7 @@ class Connection(asyncio.Protocol):
         return found
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         script = self._upstream._take(self)
         self._task = asyncio.get_running_loop().create_task(self._run(script))
 
