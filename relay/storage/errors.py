@@ -1,12 +1,13 @@
 """What the store raises. No message contains a value that came with a request.
 
-    StoreError
-    ├── StoreLocked            another process has the data directory
-    ├── StoreUnusable          the file is damaged, is not ours, or is newer than this program; it was left untouched
-    ├── StoreUnavailable       cannot be written or read just now (disk full, locked by another program, closed)
-    ├── NotFound               no such account, key, lot ...
-    ├── Conflict               exists already; idempotency key used with other parameters; change of an immutable row
-    └── InsufficientCredit     more was to be taken than is there
+StoreError
+├── StoreLocked            another process has the data directory
+├── StoreUnusable          the file is damaged, is not ours, or is newer than this program; it was left untouched
+├── StoreUnavailable       cannot be written or read just now (disk full, locked by another program, closed)
+├── StoreFailed            an input/output error or damage while running: nothing more is written, the process
+must end ├── NotFound               no such account, key, lot ... ├── Conflict               exists already;
+idempotency key used with other parameters; change of an immutable row └── InsufficientCredit     more was to be
+taken than is there
 """
 
 
@@ -28,6 +29,10 @@ class StoreUnusable(StoreError):  # noqa: N818
 
 class StoreUnavailable(StoreError):  # noqa: N818
     """Not possible now: disk full, locked by another program, or the store is closed. A later attempt may succeed."""
+
+
+class StoreFailed(StoreError):  # noqa: N818
+    """An input/output error, a failed fsync, or damage found while running. Final: what is on the disk is unknown."""
 
 
 class NotFound(StoreError):  # noqa: N818

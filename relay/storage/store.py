@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, TypeVar
 
-from relay.records import CallRecord, EventRecord
+import msgspec
+
+from relay.records import (
+    C_ACCOUNT,
+    C_COST_NANO,
+    C_ID,
+    C_KEY,
+    C_ORGANISATION,
+    C_WRITE_OFF_NANO,
+    CallRecord,
+    EventRecord,
+    call_day,
+)
+from relay.storage import backup, calls, directory, events, ledger, verify
+from relay.storage.batch import BatchWriter
+from relay.storage.database import Connection, Worker, open_reader, open_writer
+from relay.storage.errors import Conflict, StoreError
+from relay.storage.groupcommit import GroupCommit
+from relay.storage.lock import DirectoryLock
 from relay.storage.rows import (
     NO_OVERRIDES,
     AccountRow,
@@ -25,10 +45,19 @@ from relay.storage.rows import (
     OrganisationRow,
     RateCardRow,
     RollupRow,
+    Spend,
 )
+from relay.storage.verify import CostFunction
 
+T = TypeVar("T")
 Durability = Literal["process", "power"]
-CostFunction = Callable[[RateCardRow, CallRow], int]
+
+DATABASE_NAME: Final = "relay.db"
+COMMIT_INTERVAL_MS: Final[dict[str, int]] = {"process": 200, "power": 40}
+DAY_MAX: Final = 2**40
+
+# Workers that must outlive their store: see Store.close.
+_ABANDONED: list[Worker] = []
 
 
 class Store:
@@ -57,90 +86,166 @@ class Store:
         commit_interval_ms: default 200, with "power" 40.
         Raises StoreLocked, StoreUnusable, StoreUnavailable.
         """
-        raise NotImplementedError
+        path = Path(data_dir) / DATABASE_NAME
+        workers: list[Worker] = []
+        lock = DirectoryLock(path.parent)
+        try:
+            workers.append(await Worker.start(lambda: open_writer(path)))
+            if durability == "power":
+                await workers[0].run(lambda connection: connection.execute("PRAGMA synchronous = FULL"))
+            workers.append(await Worker.start(lambda: open_reader(path)))
+            workers.append(await Worker.start(lambda: open_reader(path)))
+            writer, batch = await workers[0].run(
+                lambda connection: (
+                    BatchWriter(connection),
+                    connection.execute("SELECT batch FROM store").fetchone()[0],
+                )
+            )
+        except BaseException:
+            for worker in reversed(workers):
+                await worker.close()
+            lock.release()
+            raise
+        store = cls.__new__(cls)
+        store._path = path
+        store._lock = lock
+        store._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
+        store._writing, store._looking_up, store._reading = workers
+        store._writer = writer
+        store._fatal_callbacks = []
+        store._closed = False
+        store._group = GroupCommit(
+            store._writing,
+            writer,
+            batch=batch,
+            power=durability == "power",
+            interval_seconds=(commit_interval_ms or COMMIT_INTERVAL_MS[durability]) / 1000,
+            records_max=commit_records_max,
+            now_ms=store._now_ms,
+            fatal=store._report_fatal,
+        )
+        return store
+
+    _path: Path
+    _lock: DirectoryLock
+    _now_ms: Callable[[], int]
+    _writing: Worker  # the only connection that writes
+    _looking_up: Worker  # find_credential only: never behind a long read
+    _reading: Worker  # everything else that reads
+    _writer: BatchWriter
+    _group: GroupCommit
+    _fatal_callbacks: list[Callable[[BaseException], None]]
+    _closed: bool
+
+    def _report_fatal(self, error: BaseException) -> None:
+        for callback in self._fatal_callbacks:
+            callback(error)
 
     async def close(self) -> None:
         """Commit what is queued and release the directory. Raises StoreUnavailable if something could not be."""
-        raise NotImplementedError
+        if self._closed:
+            return
+        self._closed = True
+        failure: StoreError | None = None
+        try:
+            await self._group.flush()
+            await self._group.checkpoint()
+        except StoreError as error:
+            failure = error
+        await self._group.close()
+        await self._reading.close()
+        await self._looking_up.close()
+        if self._group.failure is None:
+            await self._writing.close()
+        else:
+            # Closing would checkpoint: copy into the database, with a "successful" fsync, what may not be on the disk.
+            _ABANDONED.append(self._writing)
+        self._lock.release()
+        if failure is not None:
+            raise failure
 
     @property
     def writable(self) -> bool:
         """False while the disk is full or the file is locked by another program, until a later attempt succeeds."""
-        raise NotImplementedError
+        return self._group.writable and not self._closed
 
     @property
     def pending(self) -> int:
         """Call records and events that are queued and not yet committed."""
-        raise NotImplementedError
+        return self._group.pending
 
     def on_fatal(self, callback: Callable[[BaseException], None]) -> None:
         """Called once, in the loop, when the store can be trusted no more (failed fsync): the process has to end."""
-        raise NotImplementedError
+        self._fatal_callbacks.append(callback)
 
     def on_committed(self, callback: Callable[[Sequence[CallRecord]], None]) -> None:
         """Called in the event loop with the call records of each group once committed (journal slots may be freed)."""
-        raise NotImplementedError
+        self._group.callbacks.append(callback)
 
     # -- queued, synchronous
 
     def append_calls(self, records: list[CallRecord]) -> None:
         """Queue call records (`records.CALL_RECORD_FIELDS`); the list is the store's from now on. Never waits, O(1)."""
-        raise NotImplementedError
+        self._group.append_calls(records)
 
     def append_events(self, records: list[EventRecord]) -> None:
         """Queue events (`records.EVENT_COLUMNS`). Never waits. Beyond 10,000 queued, further ones are dropped."""
-        raise NotImplementedError
+        self._group.append_events(records)
 
     async def flush(self) -> None:
         """Commit everything queued so far. Raises StoreUnavailable if that is not possible now (it stays queued)."""
-        raise NotImplementedError
+        await self._group.flush()
 
     async def settle_recovered(self, records: Sequence[CallRecord]) -> int:
         """Commit call records of which some may be there already; those change nothing. Returns how many were new."""
-        raise NotImplementedError
+        return await self._group.commit_recovered(records)
 
     # -- directory
 
     async def create_organisation(self, name: str, *, limits: Limits = NO_OVERRIDES) -> OrganisationRow:
         """Raises Conflict if the name is taken."""
-        raise NotImplementedError
+        now = self._now_ms()
+        return await self._change(lambda db: directory.create_organisation(db, name, limits, now))
 
     async def organisation(self, organisation_id: int) -> OrganisationRow:
         """Raises NotFound."""
-        raise NotImplementedError
+        return await self._read(lambda db: directory.organisation(db, organisation_id))
 
     async def find_organisation(self, name: str) -> OrganisationRow | None:
-        raise NotImplementedError
+        return await self._read(lambda db: directory.find_organisation(db, name))
 
     async def organisations(self) -> list[OrganisationRow]:
-        raise NotImplementedError
+        return await self._read(directory.organisations)
 
     async def set_organisation(self, organisation_id: int, **changes: Any) -> OrganisationRow:
         """Change `name` or `limits`. Raises NotFound, Conflict."""
-        raise NotImplementedError
+        now = self._now_ms()
+        return await self._change(lambda db: directory.set_organisation(db, organisation_id, changes, now))
 
     async def create_account(
         self, email: str, *, plan: str, organisation_id: int = 0, limits: Limits = NO_OVERRIDES
     ) -> AccountRow:
         """One account per address, compared in lower case without surrounding blanks. Raises Conflict, NotFound."""
-        raise NotImplementedError
+        now = self._now_ms()
+        return await self._change(lambda db: directory.create_account(db, email, plan, organisation_id, limits, now))
 
     async def account(self, account_id: int) -> AccountRow:
         """Raises NotFound."""
-        raise NotImplementedError
+        return await self._read(lambda db: directory.account(db, account_id))
 
     async def find_account(self, email: str) -> AccountRow | None:
-        raise NotImplementedError
+        return await self._read(lambda db: directory.find_account(db, email))
 
     async def accounts(
         self, *, organisation_id: int | None = None, after_id: int = 0, limit: int = 1000
     ) -> list[AccountRow]:
         """In the order of their ids."""
-        raise NotImplementedError
+        return await self._read(lambda db: directory.accounts(db, organisation_id, after_id, limit))
 
     async def set_account(self, account_id: int, **changes: Any) -> AccountRow:
         """Change `email`, `organisation_id`, `plan`, `status` or `limits`. Raises NotFound, Conflict."""
-        raise NotImplementedError
+        now = self._now_ms()
+        return await self._change(lambda db: directory.set_account(db, account_id, changes, now))
 
     async def create_key(
         self,
@@ -160,22 +265,42 @@ class Store:
         on_disconnect: Literal["cancel", "drain"] | None = None,
     ) -> KeyRow:
         """A key and its first credential. Raises NotFound (account), Conflict (public id)."""
-        raise NotImplementedError
+        now = self._now_ms()
+
+        def job(db: Connection) -> KeyRow:
+            key_id = directory.create_key(
+                db,
+                account_id,
+                name=name,
+                description=description,
+                scopes=scopes,
+                models=models,
+                networks=networks,
+                limits=limits,
+                expires_ms=expires_ms,
+                on_disconnect=on_disconnect,
+                now_ms=now,
+            )
+            directory.insert_credential(db, key_id, public_id, digest, last4, pepper_version, now)
+            return directory.key(db, key_id)
+
+        return await self._change(job)
 
     async def key(self, key_id: int) -> KeyRow:
         """Raises NotFound."""
-        raise NotImplementedError
+        return await self._read(lambda db: directory.key(db, key_id))
 
     async def keys(self, account_id: int, *, after_id: int = 0, limit: int = 1000) -> list[KeyRow]:
         """In the order of their ids."""
-        raise NotImplementedError
+        return await self._read(lambda db: directory.keys(db, account_id, after_id, limit))
 
     async def set_key(self, key_id: int, **changes: Any) -> KeyRow:
         """Change any of name, description, status, scopes, models, networks, limits, expires_ms, on_disconnect.
 
         A revoked key stays revoked: changing its status raises Conflict. Raises NotFound.
         """
-        raise NotImplementedError
+        now = self._now_ms()
+        return await self._change(lambda db: directory.set_key(db, key_id, changes, now))
 
     async def add_credential(
         self,
@@ -191,28 +316,46 @@ class Store:
 
         Raises NotFound, Conflict (public id taken, key revoked).
         """
-        raise NotImplementedError
+        new = CredentialRow(public_id, key_id, digest, last4, pepper_version, self._now_ms(), 0, 0)
+        return await self._change(lambda db: directory.rotate(db, new, old_expires_ms))
 
     async def revoke_credential(self, public_id: str) -> CredentialRow:
         """Raises NotFound."""
-        raise NotImplementedError
+        now = self._now_ms()
+        return await self._change(lambda db: directory.revoke_credential(db, public_id, now))
 
     async def credentials(self, key_id: int) -> list[CredentialRow]:
         """Of one key, oldest first."""
-        raise NotImplementedError
+        return await self._read(lambda db: directory.credentials(db, key_id))
 
     async def find_credential(self, public_id: str | bytes) -> LoadedKey | None:
         """All the proxy needs of a key, in one read; None if there is no such credential.
 
         Revoked, expired and frozen ones are returned too: the caller decides. Raises StoreUnavailable, StoreUnusable.
         """
-        raise NotImplementedError
+        text = public_id.decode("ascii", "replace") if isinstance(public_id, bytes) else public_id
+        now = self._now_ms()
+        self._group.begin_snapshot()
+        try:
+            found = await self._looking_up.run(lambda db: directory.load_key(db, text, now))
+            if found is None:
+                return None
+            loaded, batch = found
+            return with_records(loaded, self._group.records_behind(batch))
+        finally:
+            self._group.end_snapshot()
 
     # -- ledger
 
     async def balance(self, account_id: int) -> int:
         """Committed balance in nano-credits, with everything queued counted. Raises NotFound."""
-        raise NotImplementedError
+        await self._group.flush()
+
+        def job(db: Connection) -> int:
+            ledger.require_account(db, account_id)
+            return ledger.balance_of(db, account_id)
+
+        return await self._read(job)
 
     async def add_credit(
         self,
@@ -229,7 +372,14 @@ class Store:
         The same idempotency key with equal account, amount, kind and reason returns the first entry (`created` False).
         Raises NotFound, Conflict (idempotency key used for something else).
         """
-        raise NotImplementedError
+        now = self._now_ms()
+        await self._group.flush()  # so that the balance it reports is the whole one
+
+        def job(db: Connection) -> CreditResult:
+            self._writer.forget_lots(account_id)
+            return ledger.add_credit(db, account_id, amount_nano, kind, reason, idempotency_key, expires_ms, now)
+
+        return await self._change(job)
 
     async def take_credit(
         self,
@@ -245,13 +395,27 @@ class Store:
 
         Raises NotFound, Conflict, InsufficientCredit. The caller takes it from the live balance first.
         """
-        raise NotImplementedError
+        now = self._now_ms()
+        await self._group.flush()  # what calls used of the lots comes first
+
+        def job(db: Connection) -> CreditResult:
+            self._writer.forget_lots(account_id)
+            return ledger.take_credit(db, account_id, amount_nano, kind, reason, lot_kinds, idempotency_key, now)
+
+        return await self._change(job)
 
     async def refund(
         self, account_id: int, amount_nano: int, *, reason: str, idempotency_key: str | None = None
     ) -> CreditResult:
         """take_credit of kind "refund" from unused purchased credits."""
-        raise NotImplementedError
+        return await self.take_credit(
+            account_id,
+            amount_nano,
+            kind="refund",
+            reason=reason,
+            lot_kinds=("purchased",),
+            idempotency_key=idempotency_key,
+        )
 
     async def expire_lots(
         self, now_ms: int, *, held_nano: Mapping[int, int] | None = None, limit: int = 500
@@ -260,34 +424,61 @@ class Store:
 
         held_nano: per account what open calls hold; that much of its balance is left for a later pass.
         """
-        raise NotImplementedError
+        now = self._now_ms()
+        await self._group.flush()
+
+        def job(db: Connection) -> list[EntryRow]:
+            expired = ledger.expire_lots(db, now_ms, held_nano or {}, limit, now)
+            for entry in expired:
+                self._writer.forget_lots(entry.account_id)
+            return expired
+
+        return await self._change(job)
 
     async def entries(self, account_id: int, *, after_id: int = 0, limit: int = 1000) -> list[EntryRow]:
         """In the order in which they were made."""
-        raise NotImplementedError
+        return await self._read(lambda db: ledger.entries_of(db, account_id, after_id, limit))
 
     async def lots(self, account_id: int, *, open_only: bool = True) -> list[LotRow]:
         """In the order in which they are spent."""
-        raise NotImplementedError
+        return await self._read(lambda db: ledger.lots_of(db, account_id, open_only=open_only))
 
     async def verify(self, cost_of: CostFunction | None = None) -> list[Difference]:
         """Recompute balances, lots, rollups and (with cost_of) the cost of each call still recorded; [] if all agree.
 
         Reads everything: minutes for tens of millions of calls, on a connection and thread of its own.
         """
-        raise NotImplementedError
+        await self._group.flush()
+        return await self._aside(lambda db: verify.verify(db, cost_of))
 
     # -- rate cards, calls, events
 
     async def put_rate_card(self, card_id: str, body: str) -> None:
         """Store a card (canonical JSON) before a call names it; again is no change. Conflict if it differs."""
-        raise NotImplementedError
+        now = self._now_ms()
+
+        def job(db: Connection) -> None:
+            row = db.execute("SELECT body FROM rate_cards WHERE id = ?", (card_id,)).fetchone()
+            if row is None:
+                db.execute("INSERT INTO rate_cards VALUES (?, ?, ?)", (card_id, body, now))
+            elif row != (body,):
+                raise Conflict(f"rate card {card_id} is stored with other rates")
+
+        await self._change(job)
 
     async def rate_card(self, card_id: str) -> RateCardRow | None:
-        raise NotImplementedError
+        def job(db: Connection) -> RateCardRow | None:
+            row = db.execute("SELECT id, body, created_ms FROM rate_cards WHERE id = ?", (card_id,)).fetchone()
+            return None if row is None else RateCardRow(*row)
+
+        return await self._read(job)
 
     async def rate_cards(self) -> list[RateCardRow]:
-        raise NotImplementedError
+        def job(db: Connection) -> list[RateCardRow]:
+            rows = db.execute("SELECT id, body, created_ms FROM rate_cards ORDER BY created_ms, id")
+            return [RateCardRow(*row) for row in rows]
+
+        return await self._read(job)
 
     async def calls(
         self,
@@ -303,31 +494,107 @@ class Store:
         limit: int = 100,
     ) -> list[CallRow]:
         """Newest first; committed ones (flush first to see all). Page on with before_id = the last id of a page."""
-        raise NotImplementedError
+        return await self._read(
+            lambda db: calls.select_calls(
+                db,
+                account_id=account_id,
+                key_id=key_id,
+                since_ms=since_ms,
+                until_ms=until_ms,
+                status=status,
+                error_code=error_code,
+                failed=failed,
+                before_id=before_id,
+                limit=limit,
+            )
+        )
 
     async def call(self, call_id: int) -> CallRow | None:
-        raise NotImplementedError
+        return await self._read(lambda db: calls.select_call(db, call_id))
 
     async def rollups(self, account_id: int, *, since_day: int = 0, until_day: int | None = None) -> list[RollupRow]:
         """Sums per key, model and day; until_day is included."""
-        raise NotImplementedError
+        last_day = DAY_MAX if until_day is None else until_day
+        return await self._read(lambda db: calls.select_rollups(db, account_id, since_day, last_day))
 
     async def events(
         self, *, since_ms: int = 0, kind: str | None = None, account_id: int | None = None, limit: int = 1000
     ) -> list[EventRow]:
         """Newest first."""
-        raise NotImplementedError
+        return await self._read(lambda db: events.select_events(db, since_ms, kind, account_id, limit))
 
     async def delete_calls_before(self, before_ms: int, *, step: int = 2000) -> int:
         """Retention: delete calls and events that began before; in transactions of `step` rows, others in between.
 
         Sums stay (rollups), and `verify` stays true. Returns how many calls were deleted.
         """
-        raise NotImplementedError
+        deleted = 0
+        while count := await self._group.step(lambda db: calls.delete_before(db, before_ms, step)):
+            deleted += count
+        while await self._group.step(lambda db: calls.delete_events_before(db, before_ms, step)) == step:
+            pass
+        return deleted
 
     async def backup(self, path: str | Path) -> int:
         """A consistent copy of the live store in one file, with everything queued so far. Returns its size in bytes.
 
         Raises StoreError if the file exists, StoreUnavailable if it cannot be written.
         """
-        raise NotImplementedError
+        await self._group.flush()
+        return await asyncio.to_thread(backup.backup, self._path, Path(path))
+
+    # -- helpers
+
+    async def _read(self, job: Callable[[Connection], T]) -> T:
+        return await self._reading.run(job)
+
+    async def _change(self, job: Callable[[Connection], T]) -> T:
+        return await self._group.change(job)
+
+    async def _aside(self, job: Callable[[Connection], T]) -> T:
+        """A long read, on a connection and a thread of its own."""
+        worker = await Worker.start(lambda: open_reader(self._path))
+        try:
+            return await worker.run(job)
+        finally:
+            await worker.close()
+
+
+def with_records(loaded: LoadedKey, records: Iterable[CallRecord]) -> LoadedKey:
+    """Count records that were not committed yet when the key was read."""
+    account_id, key_id = loaded.account.id, loaded.key.id
+    organisation_id = 0 if loaded.organisation is None else loaded.organisation.id
+    balance_nano = loaded.balance_nano
+    first_day = directory.first_day_of_month(loaded.account_spend.day)
+    spends = [loaded.account_spend, loaded.key_spend, loaded.organisation_spend]
+    changed = False
+    for record in records:
+        cost_nano = record[C_COST_NANO]
+        if not cost_nano:
+            continue
+        mine = (record[C_ACCOUNT] == account_id, record[C_KEY] == key_id, record[C_ORGANISATION] == organisation_id)
+        if mine[0]:
+            balance_nano -= cost_nano - min(record[C_WRITE_OFF_NANO], cost_nano)
+        day = call_day(record[C_ID])
+        for index, spend in enumerate(spends):
+            if mine[index] and spend is not None and first_day <= day <= spend.day:
+                changed = True
+                spends[index] = Spend(
+                    spend.day,
+                    spend.daily_nano + (cost_nano if day == spend.day else 0),
+                    spend.month,
+                    spend.monthly_nano + cost_nano,
+                )
+        changed = changed or mine[0]
+    if not changed:
+        return loaded
+    account_spend, key_spend, organisation_spend = spends
+    assert account_spend is not None
+    assert key_spend is not None
+    return msgspec.structs.replace(
+        loaded,
+        balance_nano=max(balance_nano, 0),
+        account_spend=account_spend,
+        key_spend=key_spend,
+        organisation_spend=organisation_spend,
+    )

@@ -1,0 +1,325 @@
+"""The writer's common job: commit a group of call records and everything that follows from them, in one transaction.
+
+Per group: the calls; their sums per account, key, model and day (rollups); cost per account and day; what they used of
+lots; write-offs; the last day on which keys were used. All of it or none.
+
+The state kept between groups (which shape has which id, what remains of which lot) mirrors rows that only this thread
+writes. It is dropped whenever a transaction fails, and read again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final
+
+from relay.records import (
+    C_ACCOUNT,
+    C_COST_NANO,
+    C_ID,
+    CALL_COLUMNS,
+    CALL_IDS_PER_DAY,
+    EVENT_COLUMNS,
+    CallRecord,
+    EventRecord,
+)
+from relay.storage.database import transaction
+from relay.storage.ledger import lots_of
+from relay.storage.statements import ManyRows
+
+# What is kept between groups, at most. 10,000 accounts with two lots each take about 6 MB.
+ACCOUNTS_KEPT_MAX: Final = 10_000
+SHAPES_KEPT_MAX: Final = 50_000
+KEYS_KEPT_MAX: Final = 200_000
+
+INSERT_CALLS: Final = ManyRows("INSERT INTO calls VALUES", 17)
+INSERT_EVENTS: Final = ManyRows(
+    "INSERT INTO events (time_ms, kind, code, account_id, key_id, scope, channel, source_ip, count, detail) VALUES",
+    len(EVENT_COLUMNS),
+)
+ADD_ROLLUPS: Final = ManyRows(
+    "INSERT INTO rollups VALUES",
+    14,
+    """ON CONFLICT DO UPDATE SET
+        calls = calls + excluded.calls,
+        failed = failed + excluded.failed,
+        input_tokens = input_tokens + excluded.input_tokens,
+        output_tokens = output_tokens + excluded.output_tokens,
+        cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
+        cache_write_tokens = cache_write_tokens + excluded.cache_write_tokens,
+        images = images + excluded.images,
+        video_seconds = video_seconds + excluded.video_seconds,
+        web_searches = web_searches + excluded.web_searches,
+        cost_nano = cost_nano + excluded.cost_nano""",
+)
+ADD_SPEND: Final = ManyRows(
+    "INSERT INTO spend VALUES", 3, "ON CONFLICT DO UPDATE SET cost_nano = cost_nano + excluded.cost_nano"
+)
+REPLACE_LOT_USE: Final = ManyRows("REPLACE INTO lot_use VALUES", 3)
+
+# Largest lengths of the text columns of a call, as in the schema: where a record breaks one, the text goes, not the
+# money.
+TEXT_LENGTH_MAX: Final = {
+    "path": 128,
+    "model": 256,
+    "upstream_model": 256,
+    "channel": 64,
+    "error_code": 40,
+    "usage_source": 10,
+    "rate_card": 64,
+    "source_ip": 45,
+    "user_agent": 256,
+}
+TEXT_REQUIRED: Final = {"path": "", "usage_source": "none"}
+INTEGER_OPTIONAL: Final = frozenset({"account_id", "organisation_id", "key_id", "first_byte_us"})
+INTEGER_MAX: Final = 2**63 - 1
+
+
+class BatchWriter:
+    """Belongs to the writer's thread; its connection is the writing one."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._shapes: dict[tuple[Any, ...], int] = {}
+        # Per account, in spending order: [lot id, used, remaining]; only lots with something left.
+        self._lots: dict[int, list[list[int]]] = {}
+        self._last_used: dict[int, int] = {}  # key id -> day
+        # Cost that neither a lot nor the record's own write-off covered, since start. Not 0: live balances were wrong.
+        self.shortfall_nano = 0
+        # Rows changed by this connection so far; read by the event loop between groups.
+        self.rows_changed = 0
+
+    def forget(self) -> None:
+        """Drop what is kept between groups."""
+        self._shapes.clear()
+        self._lots.clear()
+        self._last_used.clear()
+
+    def forget_lots(self, account_id: int) -> None:
+        """The account's lots were changed by another job of the writer's thread."""
+        self._lots.pop(account_id, None)
+
+    def commit(
+        self, calls: Sequence[CallRecord], events: Sequence[EventRecord], now_ms: int, *, new_only: bool = False
+    ) -> int:
+        """Commit a group; returns how many calls were new.
+
+        new_only: some calls may be there already (recovery, or an attempt of which the outcome is not known); those
+        change nothing. Without it they are found by the failure that they cause, and the group is done again with
+        new_only. Raises sqlite3.Error; then nothing was changed.
+        """
+        shortfall_nano = self.shortfall_nano
+        try:
+            if not new_only:
+                try:
+                    return transaction(self._connection, lambda _: self._write(calls, events, now_ms))
+                except (sqlite3.IntegrityError, sqlite3.ProgrammingError, TypeError, ValueError, OverflowError):
+                    # An id that is there, or a value that the schema does not take: find out which, slowly.
+                    self.forget()
+                    self.shortfall_nano = shortfall_nano
+            return transaction(self._connection, lambda _: self._write_new(calls, events, now_ms))
+        except BaseException:
+            self.forget()
+            self.shortfall_nano = shortfall_nano
+            raise
+        finally:
+            self.rows_changed = self._connection.total_changes
+            self._bound()
+
+    def _bound(self) -> None:
+        if len(self._lots) > ACCOUNTS_KEPT_MAX:
+            self._lots.clear()
+        if len(self._shapes) > SHAPES_KEPT_MAX:
+            self._shapes.clear()
+        if len(self._last_used) > KEYS_KEPT_MAX:
+            self._last_used.clear()
+
+    def _write_new(self, calls: Sequence[CallRecord], events: Sequence[EventRecord], now_ms: int) -> int:
+        """Leave out calls that are there or come twice, mend values that the schema would not take."""
+        execute = self._connection.execute
+        new: dict[int, CallRecord] = {}
+        for call in calls:
+            call_id = call[C_ID]
+            if call_id not in new and not execute("SELECT 1 FROM calls WHERE id = ?", (call_id,)).fetchone():
+                new[call_id] = mended_call(call)
+        return self._write(list(new.values()), [mended_event(event) for event in events], now_ms)
+
+    def _write(self, calls: Sequence[CallRecord], events: Sequence[EventRecord], now_ms: int) -> int:
+        connection = self._connection
+        shapes = self._shapes
+        last_used = self._last_used
+        rows: list[Any] = []  # values of all calls, one behind the other
+        rollups: dict[tuple[Any, ...], list[Any]] = {}
+        accounts: dict[int, list[int]] = {}  # account -> [to draw from lots, last call id]
+        spend: dict[tuple[int, int], int] = {}
+        write_offs: list[tuple[int, int, int]] = []  # account, amount, call
+        used_keys: list[tuple[int, int]] = []
+
+        for call in calls:
+            shape = (call[4:12], call[19], call[21])
+            shape_id = shapes.get(shape)
+            if shape_id is None:
+                shape_id = shapes[shape] = self._shape_id(call)
+            call_id, account_id, organisation_id, key_id = call[:4]
+            measures = call[12:19]
+            cost_nano = call[C_COST_NANO]
+            rows += (call_id, account_id, organisation_id, key_id, shape_id, *measures, cost_nano, *call[22:26])
+            if account_id is None:
+                continue  # nobody's call: refused before its key was known
+
+            day = call_id // CALL_IDS_PER_DAY
+            fold_key = (account_id, key_id, day, shape[0][1])
+            sums = rollups.get(fold_key)
+            if sums is None:
+                rollups[fold_key] = [
+                    account_id,
+                    key_id or 0,
+                    day,
+                    shape[0][1] or "",
+                    1,
+                    0 if call[11] is None else 1,
+                    *measures,
+                    cost_nano,
+                ]
+            else:
+                sums[4] += 1
+                if call[11] is not None:
+                    sums[5] += 1
+                sums[6] += measures[0]
+                sums[7] += measures[1]
+                # Mostly zero.
+                if any(measures[2:]):
+                    for index in range(2, 7):
+                        sums[6 + index] += measures[index]
+                sums[13] += cost_nano
+            if key_id is not None and last_used.get(key_id, -1) < day:
+                last_used[key_id] = day
+                used_keys.append((day, key_id))
+            if cost_nano:
+                write_off_nano = call[26]
+                if write_off_nano:
+                    write_off_nano = min(write_off_nano, cost_nano)
+                    write_offs.append((account_id, write_off_nano, call_id))
+                draw = accounts.get(account_id)
+                if draw is None:
+                    accounts[account_id] = [cost_nano - write_off_nano, call_id]
+                else:
+                    draw[0] += cost_nano - write_off_nano
+                    draw[1] = call_id
+                spend_key = (account_id, day)
+                spend[spend_key] = spend.get(spend_key, 0) + cost_nano
+
+        if rows:
+            INSERT_CALLS.run_flat(connection, rows)
+        if rollups:
+            ADD_ROLLUPS.run(connection, list(rollups.values()))
+        if spend:
+            ADD_SPEND.run(connection, [(account_id, day, cost) for (account_id, day), cost in spend.items()])
+        if accounts:
+            self._draw(accounts, write_offs)
+        if write_offs:
+            connection.executemany(
+                "INSERT INTO entries (account_id, kind, amount_nano, call_id, reason, time_ms)"
+                " VALUES (?, 'write_off', ?, ?, '', ?)",
+                [(*write_off, now_ms) for write_off in write_offs],
+            )
+        if used_keys:
+            connection.executemany("UPDATE keys SET last_used_day = max(last_used_day, ?) WHERE id = ?", used_keys)
+        if events:
+            INSERT_EVENTS.run(connection, events)
+        connection.execute("UPDATE store SET batch = batch + 1")
+        return len(calls)
+
+    def _draw(self, accounts: dict[int, list[int]], write_offs: list[tuple[int, int, int]]) -> None:
+        """Take what calls cost from lots, in spending order; what they do not cover becomes a write-off."""
+        changed: list[tuple[int, int, int]] = []
+        closed: list[tuple[int]] = []
+        for account_id, (draw_nano, call_id) in accounts.items():
+            lots = self._lots.get(account_id)
+            if lots is None:
+                lots = self._lots[account_id] = [
+                    [lot.id, lot.used_nano, lot.remaining_nano] for lot in lots_of(self._connection, account_id)
+                ]
+            while draw_nano:
+                if not lots:
+                    self.shortfall_nano += draw_nano
+                    write_offs.append((account_id, draw_nano, call_id))
+                    break
+                lot = lots[0]
+                taken_nano = min(draw_nano, lot[2])
+                lot[1] += taken_nano
+                lot[2] -= taken_nano
+                draw_nano -= taken_nano
+                changed.append((lot[0], lot[1], lot[2]))
+                if lot[2] == 0:
+                    closed.append((lot[0],))
+                    del lots[0]
+        if changed:
+            REPLACE_LOT_USE.run(self._connection, changed)
+        if closed:
+            self._connection.executemany("UPDATE lots SET is_open = 0 WHERE id = ?", closed)
+
+    def _shape_id(self, call: CallRecord) -> int:
+        """The id of the row of `shapes` that this call has; made if there is none. All are read the first time."""
+        connection = self._connection
+        if not self._shapes:
+            stored = connection.execute("SELECT * FROM shapes ORDER BY id DESC LIMIT ?", (SHAPES_KEPT_MAX,))
+            for shape_id, *names in stored:
+                self._shapes[(tuple(names[:8]), names[8], names[9])] = shape_id
+            known = self._shapes.get((call[4:12], call[19], call[21]))
+            if known is not None:
+                return known
+        cursor = connection.execute(
+            "INSERT INTO shapes (path, model, upstream_model, channel, attempts, stream, status, error_code,"
+            " usage_source, rate_card) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*call[4:12], call[19], call[21]),
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+
+def mended_call(call: CallRecord) -> CallRecord:
+    """A record that the schema takes: texts that are too long or none are dropped, numbers brought into range.
+
+    Its money is kept. Raises ValueError where that is not possible: no id, or an account or cost that is no number.
+    """
+    if not all(isinstance(call[position], int) for position in (C_ID, C_COST_NANO)) or not isinstance(
+        call[C_ACCOUNT], int | None
+    ):
+        raise ValueError("a call record without id, account or cost")
+    if not 0 <= call[C_ID] <= INTEGER_MAX or not 0 <= call[C_COST_NANO] <= INTEGER_MAX:
+        raise ValueError("a call record with an id or a cost out of range")
+    mended: list[Any] = []
+    for name, value in zip(CALL_COLUMNS, call, strict=False):
+        if name in TEXT_LENGTH_MAX:
+            good = isinstance(value, str) and len(value) <= TEXT_LENGTH_MAX[name] and _is_text(value)
+            mended.append(value if good else TEXT_REQUIRED.get(name))
+        elif isinstance(value, int):
+            mended.append(min(max(int(value), 0), INTEGER_MAX))
+        else:
+            mended.append(None if name in INTEGER_OPTIONAL else 0)
+    write_off_nano = call[26] if isinstance(call[26], int) else 0
+    return (*mended, max(write_off_nano, 0), call[C_ID] // CALL_IDS_PER_DAY)
+
+
+def mended_event(event: EventRecord) -> EventRecord:
+    """An event that the schema takes."""
+    limits = {"kind": 40, "code": 40, "scope": 64, "channel": 64, "source_ip": 45, "detail": 500}
+    mended: list[Any] = []
+    for name, value in zip(EVENT_COLUMNS, event, strict=True):
+        if name in limits:
+            good = isinstance(value, str) and len(value) <= limits[name] and _is_text(value)
+            mended.append(value if good else ("unknown" if name == "kind" else None))
+        else:
+            optional = name in ("account_id", "key_id")
+            mended.append(min(value, INTEGER_MAX) if isinstance(value, int) else None if optional else 0)
+    return tuple(mended)
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be stored as UTF-8 (a lone surrogate cannot)."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,241 @@
+"""Opening the database file, and the threads that work on it.
+
+There is one connection that writes and checkpoints, with its own thread, and nothing else in any process may do either
+while the data directory is locked: SQLite before 3.51.3 can corrupt a WAL database when two connections checkpoint or
+write at once. Readers are opened read-only.
+
+Checkpoints are asked for and never left to SQLite: its automatic ones swallow errors, and a failed fsync that goes
+unseen is lost data (the next fsync reports success).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+from typing import Final, TypeVar
+
+import aiosqlite
+
+from relay.storage.errors import StoreError, StoreFailed, StoreUnavailable, StoreUnusable
+
+T = TypeVar("T")
+Connection = sqlite3.Connection
+
+APPLICATION_ID: Final = 0x52454C59  # "RELY"
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+BUSY_TIMEOUT_SECONDS: Final = 5.0
+# Entries and lots are checked for damage at every start, up to this many entries: about 20 ms.
+CHECKED_ENTRIES_MAX: Final = 100_000
+HEADER_BYTES: Final = 100
+
+_UNAVAILABLE: Final = frozenset({"SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_READONLY"})
+
+
+def schema_version_latest() -> int:
+    """The number of the last migration."""
+    return max(int(path.name[:4]) for path in MIGRATIONS.glob("*.sql"))
+
+
+def translate(error: sqlite3.Error) -> StoreError:
+    """What an error of SQLite means for the store. Messages of SQLite name tables and columns, never values."""
+    name = getattr(error, "sqlite_errorname", "") or "SQLITE_ERROR"
+    # The index file of the WAL could not grow: a full disk says this, too.
+    if name == "SQLITE_IOERR_SHMSIZE" or "_".join(name.split("_")[:2]) in _UNAVAILABLE:
+        return StoreUnavailable(f"the database cannot be used now: {error} ({name})")
+    if name.startswith(("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return StoreFailed(f"the database failed: {error} ({name})")
+    return StoreError(f"the database refused: {error} ({name})")
+
+
+class Worker:
+    """One connection and the thread that alone uses it. Jobs run one after the other, in the order in which they
+    come.
+    """
+
+    def __init__(self, connection: aiosqlite.Connection, raw: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._raw = raw
+
+    @classmethod
+    async def start(cls, connect: Callable[[], sqlite3.Connection]) -> Worker:
+        """Open a connection in a new thread; raises what `connect` raises."""
+        opened: list[sqlite3.Connection] = []
+
+        def connector() -> sqlite3.Connection:
+            opened.append(connect())
+            return opened[0]
+
+        connection = aiosqlite.Connection(connector, iter_chunk_size=64)
+        # A daemon: after a fatal error the connection must not be closed (closing checkpoints), and the process must
+        # end.
+        thread: Thread = connection._thread
+        thread.daemon = True
+        await connection
+        return cls(connection, opened[0])
+
+    async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a job in the thread. Raises StoreError for whatever SQLite raises; a cancelled caller does not stop the
+        job.
+
+        A whole transaction is one job: aiosqlite's own methods would cross threads once per statement. The job is
+        wrapped in a function without arguments because aiosqlite logs (at debug level) the repr of what it is given.
+        """
+        raw = self._raw
+
+        def call() -> T:
+            return job(raw)
+
+        try:
+            return await self._connection._execute(call)  # type: ignore[no-untyped-call, no-any-return]
+        except sqlite3.Error as error:
+            raise translate(error) from error
+        except ValueError as error:
+            if str(error) == "Connection closed":
+                raise StoreUnavailable("the store is closed") from None
+            raise
+
+    async def close(self) -> None:
+        """Let queued jobs finish, close the connection, end the thread."""
+        await self._connection.close()
+
+
+def transaction(connection: sqlite3.Connection, job: Callable[[sqlite3.Connection], T]) -> T:
+    """Run a job in a transaction of its own; whatever it raises undoes everything."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        result = job(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        # A full disk may have ended the transaction already.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return result
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write. The writer must be open (it may have to recover the file first)."""
+    connection = sqlite3.connect(
+        path.absolute().as_uri() + "?mode=ro", uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None
+    )
+    connection.execute("PRAGMA query_only = 1")
+    connection.execute("PRAGMA mmap_size = 0")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("PRAGMA cache_size = -8000")
+    return connection
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """Check the file, create it if there is none, bring its schema up to date, and open the one writing connection.
+
+    Raises StoreUnusable (file untouched), StoreUnavailable.
+    """
+    try:
+        if path.exists() and path.stat().st_size > 0:
+            _check(path)
+        else:
+            _create(path)
+        connection = _connect(path)
+    except sqlite3.Error as error:
+        raise translate(error) from error
+    try:
+        if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+            raise StoreUnavailable("the file system does not support write-ahead logging (a network share?)")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        _migrate(connection)
+        connection.execute("PRAGMA foreign_keys = 1")
+    except sqlite3.Error as error:
+        connection.close()
+        raise translate(error) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, cached_statements=256)
+    connection.execute("PRAGMA mmap_size = 0")  # a page that cannot be read must be an error, not a SIGBUS
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("PRAGMA cache_size = -32000")
+    connection.execute("PRAGMA trusted_schema = 0")
+    # Only what retention deletes must be overwritten (see calls.delete_before); it is switched on there.
+    connection.execute("PRAGMA secure_delete = 0")
+    return connection
+
+
+def _create(path: Path) -> None:
+    """Make the database under another name and rename it: there is never a half-made one."""
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    new.touch(mode=0o600)
+    connection = _connect(new)
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        _migrate(connection)
+    finally:
+        connection.close()
+    new.rename(path)
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Run the migrations that this file has not had. Each is one transaction and sets user_version itself."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    for path in sorted(MIGRATIONS.glob("*.sql")):
+        if int(path.name[:4]) > version:
+            try:
+                connection.executescript(path.read_text(encoding="utf-8"))
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+
+def _check(path: Path) -> None:
+    """Refuse a file that is not ours, newer than this program, or damaged, before anything could write to it.
+
+    The header is looked at first and without SQLite, so that another program's file is not even opened as a database.
+    """
+    wal = path.with_name(path.name + "-wal")
+    has_wal = wal.exists() and wal.stat().st_size > 0
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(HEADER_BYTES)
+    if len(header) < HEADER_BYTES or not header.startswith(b"SQLite format 3\0"):
+        raise StoreUnusable(f"{path}: not a database, or its first page is damaged")
+    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+        raise StoreUnusable(f"{path}: a database of another program, or its first page is damaged")
+    page_bytes = int.from_bytes(header[16:18], "big")
+    page_bytes = 65536 if page_bytes == 1 else page_bytes
+    pages = int.from_bytes(header[28:32], "big")
+    if header[24:28] == header[92:96] and not has_wal and pages * page_bytes > size_bytes:
+        raise StoreUnusable(f"{path}: damaged: {size_bytes} bytes long, should be {pages * page_bytes}")
+
+    # With a WAL the truth may be in there; without one, `immutable` keeps SQLite from making any file.
+    uri = path.absolute().as_uri() + ("?mode=ro" if has_wal else "?immutable=1")
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
+    try:
+        connection.execute("PRAGMA mmap_size = 0")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        latest = schema_version_latest()
+        if version > latest:
+            raise StoreUnusable(f"{path}: written by a newer relay (schema {version}, this one knows {latest})")
+        (entries,) = connection.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()
+        connection.execute("SELECT id FROM accounts LIMIT 1").fetchone()
+        connection.execute("SELECT id FROM calls ORDER BY id DESC LIMIT 1").fetchone()
+        if entries <= CHECKED_ENTRIES_MAX:
+            problems = connection.execute("PRAGMA quick_check(entries)").fetchall()
+            problems += connection.execute("PRAGMA quick_check(lots)").fetchall()
+            problems += connection.execute("PRAGMA quick_check(lot_use)").fetchall()
+            if any(problem != ("ok",) for problem in problems):
+                raise StoreUnusable(f"{path}: damaged: the ledger's tables do not pass SQLite's check")
+    except sqlite3.Error as error:
+        reason = translate(error)
+        if isinstance(reason, StoreUnavailable):
+            raise reason from error
+        raise StoreUnusable(f"{path}: damaged: {error}") from error
+    finally:
+        connection.close()
