@@ -4,6 +4,7 @@ python -m benchmarks run …      measures; --help tells the options"""
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ def _arguments() -> argparse.ArgumentParser:
     run.add_argument("--connections", type=int, metavar="N", help="with --base-url: connections (default 4)")
     run.add_argument("--output", type=Path, default=TARGET / "results", help="directory for the results")
     run.add_argument("--write-docs", type=Path, metavar="FILE", help="put the tables into this page")
+    run.add_argument("--section", default="standard", help="which generated section of that page (default standard)")
     return parser
 
 
@@ -120,7 +122,10 @@ def _run(arguments: argparse.Namespace) -> int:
         page.write_page(arguments.output / "report.html", environment, done)
         _say(f"written: {arguments.output / 'results.json'}, {arguments.output / 'report.html'}")
     if arguments.write_docs and done and not failed:
-        report.write_docs(arguments.write_docs, environment, done, "make bench")
+        command = (
+            "make bench" if arguments.section == "standard" else f"python -m benchmarks {shlex.join(sys.argv[1:])}"
+        )
+        report.write_docs(arguments.write_docs, arguments.section, environment, done, command)
         _say(f"written: {arguments.write_docs}")
     return 1 if failed else 0
 

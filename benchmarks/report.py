@@ -162,23 +162,26 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-BEGIN, END = "<!-- begin: written by `make bench` -->", "<!-- end: written by `make bench` -->"
+def marks(section: str) -> tuple[str, str]:
+    """What stands before and after a generated section of a page."""
+    return f"<!-- begin {section}: written by benchmarks -->", f"<!-- end {section} -->"
 
 
 def write_docs(
-    path: Path, machine: dict[str, Any], done: Sequence[tuple[Scenario, ScenarioResult]], command: str
+    path: Path, section: str, machine: dict[str, Any], done: Sequence[tuple[Scenario, ScenarioResult]], command: str
 ) -> None:
-    """Replaces the part of the page between the marks. ValueError if they are missing or a result is wrong."""
+    """Replaces the section of the page. ValueError if they are missing or a result is wrong."""
     page = path.read_text()
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise ValueError(f"{path}: the marks of the generated part are missing")
+    begin, end = marks(section)
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise ValueError(f"{path}: there is no generated section {section!r}")
     wrong = [text for _, result in done for text in result.all_wrong]
     if wrong:
         raise ValueError(f"{path} is left as it is, because results are wrong: {wrong[0]}")
     nginx = str(machine.get("nginx", "")).removeprefix("nginx version: ")
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     parts = [
-        BEGIN,
+        begin,
         "",
         f"Measured {machine['time']} at commit {machine['commit']} by `{command}`: {machine['cpu']}, "
         f"{machine['cpus']} CPUs, Linux {machine['kernel']}, Python {machine['python']}, {nginx}, {packages}.",
@@ -202,7 +205,7 @@ def write_docs(
         parts += [f"- {judged.text()}" for judged in judge(scenario, result)]
         parts += [f"- Note: {remark}" for remark in remarks(result)]
         parts.append("")
-    parts.append(END)
-    before, _, rest = page.partition(BEGIN)
-    after = rest.partition(END)[2]
+    parts.append(end)
+    before, _, rest = page.partition(begin)
+    after = rest.partition(end)[2]
     path.write_text(before + "\n".join(parts) + after)

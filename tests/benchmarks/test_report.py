@@ -1,0 +1,104 @@
+"""Medians, verdicts and the written reports."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import page, report
+from benchmarks.runner import Sample, ScenarioResult
+from benchmarks.scenarios import SCENARIOS, find
+from benchmarks.stats import pairwise, summarize, verdict
+
+
+def test_summary() -> None:
+    summary = summarize([3.0, 1.0, 2.0])
+    assert summary is not None
+    assert (summary.median, summary.low, summary.high) == (2.0, 1.0, 3.0)
+    assert summary.noisy
+    assert summarize([]) is None
+    five = summarize([1.0, 2.0, 3.0, 4.0, 100.0])
+    assert five is not None
+    assert (five.median, five.low, five.high) == (3.0, 2.0, 4.0)
+
+
+def test_pairs_are_compared_round_by_round() -> None:
+    assert pairwise([2.0, 40.0], [1.0, 20.0], "ratio") == [2.0, 2.0]
+    assert pairwise([2.0, 40.0], [1.0, 20.0], "difference") == [1.0, 20.0]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ([1.0, 1.1, 1.2], "met"),
+        ([1.6, 1.7, 1.8], "missed"),
+        ([1.4, 1.5, 1.6], "inconclusive"),
+        ([1.0, 1.0], "inconclusive"),
+        ([], "inconclusive"),
+    ],
+)
+def test_verdict(numbers: list[float], expected: str) -> None:
+    assert verdict(summarize(numbers), 1.5) == expected
+
+
+def sample(number: int, cpu: float, wrong: list[str] | None = None) -> Sample:
+    histogram = {"count": 10, **dict.fromkeys(page.CURVE, 100.0)}
+    raw = dict.fromkeys(("latency_us", "first_byte_us", "lateness_us", "gap_us"), histogram)
+    figures = {"cpu_us_per_call": cpu, "calls_per_second": 1000.0, "latency_p50_us": 90.0, "foreign_share": 0.2}
+    return Sample(number, figures, wrong or [], [], raw)
+
+
+def result(wrong: list[str] | None = None) -> ScenarioResult:
+    found = ScenarioResult("json-small", "small", {})
+    found.samples["nginx"] = [sample(i, 20.0 + i) for i in range(3)]
+    found.samples["relay"] = [sample(i, 22.0 + i, wrong) for i in range(3)]
+    return found
+
+
+MACHINE = {
+    "time": "t",
+    "commit": "c",
+    "cpu": "x",
+    "cpus": 2,
+    "kernel": "k",
+    "python": "p",
+    "nginx": "n",
+    "packages": {},
+}
+
+
+def test_bars_are_judged_and_a_wrong_result_is_not() -> None:
+    scenario = find("json-small")
+    assert [j.verdict for j in report.judge(scenario, result())] == ["met"]
+    assert [j.verdict for j in report.judge(scenario, result(["bytes differ"]))] == ["wrong result"]
+
+
+def test_terminal_and_page(tmp_path: Path) -> None:
+    scenario = find("json-small")
+    text = report.terminal(scenario, result())
+    assert "relay" in text
+    assert "1.10" in text  # 23 / 21, the median of the rounds' ratios
+    assert "other programs used up to 20%" in text
+    page.write_page(tmp_path / "r.html", MACHINE, [(scenario, result(["bytes <differ>"]))])
+    html = (tmp_path / "r.html").read_text()
+    assert html.count("<svg") == 2
+    assert "bytes &lt;differ&gt;" in html
+
+
+def test_docs_keep_what_is_not_generated(tmp_path: Path) -> None:
+    file = tmp_path / "performance.md"
+    begin, end = report.marks("full")
+    file.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    report.write_docs(file, "full", MACHINE, [(find("json-small"), result())], "make bench")
+    text = file.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert "| relay | 23.0 (22.0-24.0) |" in text
+    with pytest.raises(ValueError, match="results are wrong"):
+        report.write_docs(file, "full", MACHINE, [(find("json-small"), result(["x"]))], "make bench")
+
+
+def test_every_figure_shown_has_a_heading() -> None:
+    for scenario in SCENARIOS:
+        assert all(figure in report.SHOWN for figure in scenario.figures)
+        assert all(bar.figure in report.SHOWN for bar in scenario.bars)
