@@ -264,6 +264,10 @@ def _contradictions(tables: Tables, *, read_files: bool) -> list[Fault]:
             faults.append(Fault(f"plans.{name}.daily_credits", expected, str(plan.daily_credits)))
     faults += _repeated("channels", "name", [channel.name for channel in tables.channels])
     faults += _repeated("rates", "model", [rate.model for rate in tables.rates])
+    control_socket = os.path.abspath(os.path.join(server.data_dir, "relay.sock"))
+    if server.listen.unix_path and os.path.abspath(server.listen.unix_path) == control_socket:
+        expected = "another path than relay.sock in server.data_dir, which is the control socket"
+        faults.append(Fault("server.listen", expected, "the same path"))
     token = tables.admin.token
     if token and len(token.reveal()) < ADMIN_TOKEN_CHARS_MIN:
         expected = f"at least {ADMIN_TOKEN_CHARS_MIN} characters, because it opens everything"
@@ -276,6 +280,9 @@ def _contradictions(tables: Tables, *, read_files: bool) -> list[Fault]:
         if channel.ask_usage == "strip" and channel.api != "openai":
             expected = f'"auto" or "off", because {key}.api is "{channel.api}" (its streams report usage unasked)'
             faults.append(Fault(f"{key}.ask_usage", expected, '"strip"'))
+        if _is_own_address(server.listen, channel.base_url):
+            expected = f"an upstream, not this relay's own address (server.listen is {server.listen})"
+            faults.append(Fault(f"{key}.base_url", expected, "the same address"))
         path = urlsplit(channel.base_url).path
         for ending in _API_PATHS[channel.api]:
             if path.endswith(ending):
@@ -337,8 +344,24 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
+def _is_own_address(listen: Listen, base_url: str) -> bool:
+    """Whether calls to this URL would come back to this relay, and from it to itself again."""
+    url = urlsplit(base_url)
+    host = url.hostname or ""
+    if listen.unix_path or (url.port or (443 if url.scheme == "https" else 80)) != listen.port:
+        return False
+    return host == listen.host or (_is_loopback(host) and (_is_loopback(listen.host) or _is_any(listen.host)))
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _is_any(host: str) -> bool:
+    try:
+        return ip_address(host).is_unspecified
+    except ValueError:
+        return False

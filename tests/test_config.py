@@ -368,6 +368,13 @@ def test_not_model_names(name):
             "without /chat/completions",
             "ends in",
         ),
+        ("[server]\nlisten = 'unix:./data/relay.sock'", "server.listen", "server.data_dir", "the same path"),
+        (
+            CHANNEL.replace("https://api.example.com", "http://localhost:8787"),
+            "channels[0].base_url",
+            "server.listen is 127.0.0.1:8787",
+            "the same address",
+        ),
         # secrets
         (CHANNEL.replace("RELAY_TEST_KEY", "RELAY_TEST_NONE"), "channels[0].api_keys[0]", "RELAY_TEST_NONE", "not set"),
         (CHANNEL.replace("env:RELAY_TEST_KEY", "env:a b"), "channels[0].api_keys[0]", "name of an environment", "text"),
