@@ -254,7 +254,6 @@ class Admission:
     limited_scope: Scope | None
     cost_nano: int
     written_off_nano: int
-    day: int
 
     def py_admit(
         self,

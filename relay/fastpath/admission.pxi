@@ -39,7 +39,6 @@ cdef class Admission:
     # how it ended
     cdef readonly int64_t cost_nano
     cdef readonly int64_t written_off_nano
-    cdef readonly int64_t day                    # UTC day on which the cost counts
 
     def __cinit__(self):
         self._clear()
@@ -52,7 +51,7 @@ cdef class Admission:
         self.images = self.video_seconds = self.web_searches = 0
         self.took_requests = self.took_tokens = 0
         self.retry_after_ns = 0
-        self.cost_nano = self.written_off_nano = self.day = 0
+        self.cost_nano = self.written_off_nano = 0
 
     cdef int reset(self) except -1:
         """Makes the object ready for another call. RuntimeError while a call is open."""
@@ -344,13 +343,13 @@ cdef class Admission:
         balance.open_streams -= self.stream
         self.cost_nano = cost
         self.written_off_nano = cost - taken
-        self.day = wall_ns // DAY_NS
         used = (usage.input_tokens + usage.output_tokens + usage.cache_read_tokens + usage.cache_write_tokens
                 + usage.cache_write_1h_tokens)
         for i in range(len(self.scopes)):
             scope = <Scope>self.scopes[i]
             scope.in_flight -= 1
-            scope.roll(wall_ns)
+            if wall_ns // DAY_NS > scope.day:
+                scope.roll(wall_ns)
             scope.spend(cost)
             if self.took_tokens >> i & 1:
                 if used > self.tokens_reserved:

@@ -224,7 +224,7 @@ cdef class Scope:
         return self.monthly_cap_nano - self.spent_month_nano - self.reserved_nano
 
     cdef inline void spend(self, int64_t cost_nano) noexcept:
-        """Counts a settled call; the caller has rolled the day. Sticks at NANO_MAX instead of overflowing."""
+        """Counts a settled call, on the day of its end; the caller has rolled the day. Sticks at NANO_MAX."""
         self.spent_day_nano = min(self.spent_day_nano + cost_nano, NANO_MAX)
         self.spent_month_nano = min(self.spent_month_nano + cost_nano, NANO_MAX)
 

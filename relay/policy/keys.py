@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import re
 import secrets
 import zlib
+from collections.abc import Iterable
 
 PREFIX = "sk-"
 PUBLIC_ID_CHARACTERS = 12
@@ -61,3 +63,18 @@ def _checksum(body: bytes) -> str:
         number, digit = divmod(number, 62)
         characters.append(_BASE62[digit])
     return "".join(reversed(characters))
+
+
+def pack_networks(networks: Iterable[str]) -> bytes:
+    """An address allowlist as the hot path reads it: 18 bytes per network (4 or 6, prefix length, address).
+
+    CIDR or single addresses, v4 and v6; v4-mapped v6 networks become v4. ValueError for anything else.
+    """
+    packed = bytearray()
+    for text in networks:
+        network = ipaddress.ip_network(text)
+        version, bits, address = network.version, network.prefixlen, network.network_address
+        if isinstance(address, ipaddress.IPv6Address) and bits >= 96 and address.ipv4_mapped is not None:
+            version, bits, address = 4, bits - 96, address.ipv4_mapped
+        packed += bytes((version, bits)) + address.packed.ljust(16, b"\0")
+    return bytes(packed)
