@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from relay.simulator.plan import Plan
+
 
 @dataclass(slots=True)
 class Answer:
@@ -14,6 +16,7 @@ class Answer:
     headers: list[tuple[str, str]] = field(default_factory=list)
     # For the book.
     model: str = ""
+    plan: Plan | None = None  # of streams: it knows how much was said
     usage: dict[str, Any] | None = None
     input_tokens: int = 0
     cached_tokens: int = 0

@@ -63,6 +63,7 @@ def messages(request: JSON, d: Directives, number: int) -> Answer:
         200,
         "application/json",
         model=model,
+        plan=plan,
         usage=damaged(usage, d.usage),
         input_tokens=plan.input_tokens,
         cached_tokens=d.cached,
@@ -223,7 +224,7 @@ def _blocks_in_pieces(plan: Plan, tools: int) -> Iterator[tuple[JSON, Iterator[t
         return ((kind, field, piece) for piece in pieces)
 
     def thinking() -> Iterator[tuple[str, str, str]]:
-        yield from as_deltas("thinking_delta", "thinking", plan.reasoning_pieces)
+        yield from as_deltas("thinking_delta", "thinking", plan.thoughts)
         yield "signature_delta", "signature", _SIGNATURE
 
     for block in _leading_blocks(plan):

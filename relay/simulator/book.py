@@ -33,6 +33,7 @@ class Entry:
     cached_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    output_tokens_sent: int = 0  # of them, those in what was sent (one event more where the end came inside a write)
     events_sent: int = 0
     body_bytes_sent: int = 0  # as the client sees them before decompression, without chunk framing
     wire_bytes_sent: int = 0  # head and framing included
@@ -64,6 +65,7 @@ class Entry:
             "cached_tokens": self.cached_tokens,
             "output_tokens": self.output_tokens,
             "reasoning_tokens": self.reasoning_tokens,
+            "output_tokens_sent": self.output_tokens_sent,
             "events_sent": self.events_sent,
             "body_bytes_sent": self.body_bytes_sent,
             "wire_bytes_sent": self.wire_bytes_sent,

@@ -77,6 +77,8 @@ def error_body(
     known_status, openai_type, openai_code, anthropic_type, gemini_status, text = _KINDS[kind]
     message = message or text
     if dialect == "anthropic":
+        if kind == "balance" and status == 400:
+            anthropic_type = "invalid_request_error"  # as Anthropic says it when the credits are used up
         error: JSON = {"type": "error", "error": {"type": anthropic_type, "message": message}}
         if request_id:
             error["request_id"] = request_id
@@ -125,6 +127,20 @@ def error_answer(
             headers=headers,
         )
     return Answer(status, "application/json; charset=utf-8", dumps(body, pretty=True), headers=headers)
+
+
+def own_account_message(dialect: str, kind: str) -> str:
+    """What the provider says about the state of its customer's account; empty: the usual text."""
+    if kind == "balance" and dialect == "anthropic":
+        return (
+            "Your credit balance is too low to access the Anthropic API. "
+            "Please go to Plans & Billing to upgrade or purchase credits."
+        )
+    if kind == "key" and dialect == "openai":
+        return openai_key_message("sim-operator-key")
+    if kind == "key" and dialect == "gemini":
+        return "API key not valid. Please pass a valid API key."
+    return ""
 
 
 def openai_key_message(key: str) -> str:

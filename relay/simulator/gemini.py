@@ -65,6 +65,7 @@ def generate(request: JSON, d: Directives, number: int, model: str, stream: bool
         200,
         _JSON_TYPE,
         model=model,
+        plan=plan,
         usage=damaged(usage, d.usage),
         input_tokens=plan.input_tokens,
         cached_tokens=d.cached,
@@ -173,7 +174,7 @@ def _chunks(plan: Plan, usage: JSON, pretty: bool) -> Iterator[bytes]:
         middle = b"" if shown is None else b',"usageMetadata":' + dumps(shown)
         return dumps(body)[:-1] + middle + b"," + tail_text
 
-    for thought in plan.reasoning_pieces:
+    for thought in plan.thoughts:
         sent += 1
         counted = min(counted + d.tokens, plan.reasoning_tokens)
         yield chunk([{"text": thought, "thought": True}], 0)

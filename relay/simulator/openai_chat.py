@@ -74,7 +74,8 @@ def tool_argument_pieces(plan: Plan) -> Iterator[str]:
 
 
 def tool_arguments(plan: Plan) -> str:
-    return "".join(tool_argument_pieces(plan))
+    """What the pieces add up to."""
+    return '{"city":' + orjson.dumps(plan.whole).decode() + "}"
 
 
 def chat_usage(plan: Plan) -> JSON:
@@ -149,6 +150,7 @@ def _answer(plan: Plan, usage: JSON) -> Answer:
         200,
         "application/json",
         model=plan.model,
+        plan=plan,
         usage=damaged(usage, plan.d.usage),
         input_tokens=plan.input_tokens,
         cached_tokens=plan.d.cached,
@@ -296,7 +298,7 @@ def _chat_deltas(plan: Plan, tools: int, delta: Any) -> Iterator[bytes]:
         return
     for index in choices:
         yield delta(index, b'{"role":"assistant","content":"","refusal":null}')
-    for thought in plan.reasoning_pieces:
+    for thought in plan.thoughts:
         text = orjson.dumps(thought)
         for index in choices:
             yield delta(index, b'{"content":null,"reasoning_content":' + text + b"}")

@@ -34,6 +34,7 @@ def responses(request: JSON, d: Directives, number: int, store: dict[str, bytes]
         200,
         "application/json",
         model=model,
+        plan=plan,
         usage=damaged(usage, d.usage),
         input_tokens=plan.input_tokens,
         cached_tokens=d.cached,
@@ -233,7 +234,7 @@ def _item_events(plan: Plan, index: int, item: JSON) -> Iterator[tuple[str, JSON
 def _reasoning_events(plan: Plan, at: JSON, whole: JSON) -> Iterator[tuple[str, JSON]]:
     at = {**at, "summary_index": 0}
     yield "response.reasoning_summary_part.added", {**at, "part": {"type": "summary_text", "text": ""}}
-    for thought in plan.reasoning_pieces:
+    for thought in plan.thoughts:
         yield "response.reasoning_summary_text.delta", {**at, "delta": thought}
     yield "response.reasoning_summary_text.done", {**at, "text": whole["text"]}
     yield "response.reasoning_summary_part.done", {**at, "part": whole}

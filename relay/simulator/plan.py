@@ -36,11 +36,24 @@ class Plan:
     output_tokens: int  # of all choices, reasoning included
     reasoning_tokens: int
     created: int
+    said: int = 0  # output tokens that streams have taken from here so far
 
     @property
     def pieces(self) -> Iterator[str]:
-        piece = self.text.piece
-        return (piece(index) for index in range(self.events))
+        """The text, for a stream: each piece taken counts as said."""
+        piece, tokens = self.text.piece, max(1, self.d.tokens) * self.choices
+        for index in range(self.events):
+            self.said += tokens
+            yield piece(index)
+
+    @property
+    def thoughts(self) -> Iterator[str]:
+        """The reasoning, for a stream: each piece taken counts as said."""
+        room = self.reasoning_tokens
+        for thought in self.reasoning_pieces:
+            self.said += min(room, max(1, self.d.tokens)) * self.choices
+            room -= max(1, self.d.tokens)
+            yield thought
 
     @property
     def whole(self) -> str:

@@ -117,12 +117,23 @@ class Sender:
         self.entry = entry
         self.book = book
         self.d = d
-        self._written = False
+        self._answer: Answer | None = None
+
+    def count_said(self, finished: bool = False) -> None:
+        """Notes how many output tokens have been sent."""
+        answer, entry = self._answer, self.entry
+        if answer is None or not entry.body_bytes_sent or entry.outcome == "finished":
+            return
+        if finished or answer.events is None or answer.plan is None:
+            entry.output_tokens_sent = answer.output_tokens
+        else:
+            entry.output_tokens_sent = min(answer.plan.said, answer.output_tokens)
 
     async def send(self, answer: Answer, head_lines: bytes) -> web.StreamResponse:
         """`head_lines`: the provider's, without framing. Raises ConnectionResetError when the client is gone."""
         d, entry = self.d, self.entry
         entry.status = answer.status
+        self._answer = answer
         if d.first_ms > 0:
             await asyncio.sleep(d.first_ms / 1000)
         if d.garbage:
@@ -152,6 +163,7 @@ class Sender:
                 await self._send(head, pieces, framing, answer.events is not None)
         except _Ended:
             return SentResponse(answer.status, keep_alive=False)
+        self.count_said(finished=True)
         self.book.end(entry, "finished")
         return SentResponse(answer.status, keep_alive)
 
@@ -272,7 +284,6 @@ class Sender:
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has left")
         transport.write(wire)
-        self._written = True
         self.book.sent(self.entry, body, len(wire))
 
     async def _end_connection(self, outcome: str) -> None:
@@ -280,6 +291,7 @@ class Sender:
         transport = self.request.transport
         if transport is None:
             raise ConnectionResetError("the client has left")
+        self.count_said()
         self.book.end(self.entry, outcome)  # before the loss of the connection is noticed as if the client had left
         if self.d.cut_how == "rst":
             # An RST overtakes what is still queued here: let the kernel have everything first.

@@ -14,7 +14,7 @@ from relay.simulator import anthropic_messages, catalogue, gemini, openai_chat, 
 from relay.simulator.answer import Answer, Refused
 from relay.simulator.book import Book, Entry
 from relay.simulator.directives import DirectiveError, Directives, directives_of
-from relay.simulator.errors import error_answer, kind_of, openai_key_message
+from relay.simulator.errors import error_answer, kind_of, openai_key_message, own_account_message
 from relay.simulator.headers import provider_headers
 from relay.simulator.sending import Sender
 
@@ -187,7 +187,8 @@ async def _answer(request: web.Request, settings: Settings, entry: Entry, body: 
         if route.name != "probe":
             _check_key(request, dialect, settings.keys)
         if d.status:
-            raise Refused(d.status, d.error or kind_of(d.status), "")
+            kind = d.error or kind_of(d.status)
+            raise Refused(d.status, kind, own_account_message(dialect, kind))
         answer = _make(request, settings, entry, route, d, body)
     except Refused as refused:
         answer = error_answer(dialect, refused, request_id, d.retry_after, array)
@@ -199,7 +200,11 @@ async def _answer(request: web.Request, settings: Settings, entry: Entry, body: 
     entry.output_tokens = answer.output_tokens
     entry.reasoning_tokens = answer.reasoning_tokens
     lines = provider_headers(dialect, answer.content_type, request_id)
-    return await Sender(request, entry, settings.book, d).send(answer, lines)
+    sender = Sender(request, entry, settings.book, d)
+    try:
+        return await sender.send(answer, lines)
+    finally:
+        sender.count_said()
 
 
 def _check_key(request: web.Request, dialect: str, accepted: KeyCheck) -> None:
@@ -229,7 +234,7 @@ def _check_key(request: web.Request, dialect: str, accepted: KeyCheck) -> None:
             raise Refused(400, "invalid", "anthropic-version: header is required")
         return
     if not bearer:
-        raise Refused(401, "key", "You didn't provide an API key.", code="")
+        raise Refused(401, "key", "You didn't provide an API key.")
     if not accepted(bearer):
         raise Refused(401, "key", openai_key_message(bearer))
 

@@ -45,6 +45,7 @@ async def test_book_and_wire_agree(simulator):
     assert entry.wire_bytes_sent == len(answer.raw)
     assert entry.events_sent == len(answer.chunks) == 23  # role, text, finish, [DONE]
     assert entry.body == body("events=20")
+    assert entry.output_tokens == entry.output_tokens_sent == 20
     assert (entry.outcome, entry.status, entry.model, entry.stream) == ("finished", 200, "gpt-4o", True)
     assert entry.header("authorization") == "Bearer sim-key"
 
@@ -168,7 +169,9 @@ async def test_a_client_that_leaves_is_noticed(simulator):
         await client.until_contains(b"data: ")
         client.reset()
     await simulator.book.wait(lambda book: book.last.outcome == "aborted")
-    assert 0 < simulator.book.last.events_sent < 1000
+    entry = simulator.book.last
+    assert 0 < entry.events_sent < 1000
+    assert entry.events_sent - 1 <= entry.output_tokens_sent <= entry.events_sent < entry.output_tokens == 1000
     # Also one that does not read, and one that leaves before its request is complete.
     async with await connect(simulator) as client:
         client.pause_reading()
@@ -227,6 +230,44 @@ async def test_until_close(simulator):
         answer = await client.response()
         assert answer.complete
         assert answer.header("transfer-encoding") is None
+
+
+PATHS = {
+    "/v1/chat/completions": {"model": "m", "stream": True, "messages": [{"role": "user", "content": "DIRECTIVES"}]},
+    "/v1/completions": {"model": "m", "stream": True, "prompt": "DIRECTIVES"},
+    "/v1/responses": {"model": "m", "stream": True, "input": "DIRECTIVES"},
+    "/v1/messages": {
+        "model": "m",
+        "stream": True,
+        "max_tokens": 99,
+        "messages": [{"role": "user", "content": "DIRECTIVES"}],
+    },
+    "/v1beta/models/m:streamGenerateContent?alt=sse": {"contents": [{"parts": [{"text": "DIRECTIVES"}]}]},
+    "/v1beta/models/m:streamGenerateContent": {"contents": [{"parts": [{"text": "DIRECTIVES"}]}]},
+}
+ANY_KEY = {"Authorization": "Bearer sim-1", "x-api-key": "sim-1", "x-goog-api-key": "sim-1"}
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_every_format_counts_what_it_says(simulator, path):
+    headers = ANY_KEY | ({"anthropic-version": "2023-06-01"} if path == "/v1/messages" else {})
+
+    def asked(directives: str) -> bytes:
+        return http1.request_bytes(
+            "POST", path, headers, json.dumps(PATHS[path]).replace("DIRECTIVES", directives).encode()
+        )
+
+    async with await connect(simulator) as client:
+        for more in ("", "tools=1", "search=1", "utf8=1 size=33"):
+            await client.send(asked(f"#sim seed=1 events=6 tokens=3 reasoning=4 {more}#"))
+            whole = await client.response()
+            assert (whole.status, whole.complete, whole.body) == (200, True, bytes(simulator.book.last.sent))
+            assert simulator.book.last.output_tokens == simulator.book.last.output_tokens_sent == 18 + 4
+        await client.send(asked("#sim seed=1 events=6 tokens=3 reasoning=4 error_at=2#"))
+        assert b'"error"' in (await client.response()).body
+        await client.send(asked("#sim seed=1 events=6 tokens=3 reasoning=4 cut=1200#"))
+        assert len((await client.response()).body) == 1200
+        assert 0 <= simulator.book.last.output_tokens_sent < 22
 
 
 async def test_garbage(simulator):
