@@ -1,6 +1,7 @@
 """Specification of the compiled hot path. What is not listed here is not to be used from Python."""
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 ERROR_CODES: tuple[str, ...]
@@ -37,37 +38,14 @@ class Calibration:
 # request scanner and usage tap
 
 class RequestScanner:
-    """Reads one request body in any pieces; fed from the compiled side only."""
+    """Reads one request body in any pieces."""
 
-    error: int
-    error_param: bytes | None
-    model: bytes | None
     def __init__(self, format: int, table: TokenTable) -> None: ...
 
 class UsageTap:
-    """Reads one answer body in any pieces; fed from the compiled side only."""
+    """Reads one answer body in any pieces."""
 
-    usage_seen: bool
-    terminal_seen: bool
     def __init__(self, format: int, body_kind: int, table: TokenTable) -> None: ...
-
-def scan_request(format: int, body: bytes, table: TokenTable, cuts: tuple[int, ...] = ()) -> dict[str, Any]:
-    """All that a RequestScanner finds in `body`, fed in pieces cut at the ascending offsets `cuts`.
-
-    Keys: error (a name of ERROR_CODES), error_param, model, model_span, stream, output_limit, choices, include_usage,
-    stream_options_span, object_start, object_empty, background, web_search, stored_context, prompt_tokens, and text
-    (the counted text alone, in 1/TOKEN_UNIT token).
-    """
-
-def tap(
-    format: int, kind: int, chunks: list[bytes], table: TokenTable, by_event: bool = False
-) -> dict[str, Any]:
-    """All that a UsageTap finds in an answer that comes in `chunks`. Kinds: 0 JSON, 1 SSE, 2 JSON array of answers.
-
-    Keys: the fields of Usage, usage_seen, output_seen, terminal_seen, finish_seen, error_seen, events, sequence_number,
-    text (own count, 1/TOKEN_UNIT token), counted_tokens, boundaries (at_boundary behind each chunk) and, `by_event`,
-    pieces: (bytes, an event ended, it was the usage event that `include_usage` brings).
-    """
 
 # --- limits and money (oracles: tests/support/money_oracle.py) ---
 
@@ -320,3 +298,200 @@ class Admission:
 
 def limits_of(key: ApiKey, now_ns: int) -> tuple[int, int, int, int, int, int]:
     """The tightest limits: requests limit, remaining, reset_ns, tokens limit, remaining, reset_ns (limit 0: none)."""
+
+# HTTP
+
+TICKS_PER_SECOND: int
+
+class FieldTable:
+    """What is done with a header field, by name: lower-case bytes, at most 44; ValueError otherwise."""
+
+    def allow(self, name: bytes, dialect: int) -> None:
+        """A request's field of this name goes on to upstreams of this dialect."""
+    def drop(self, name: bytes) -> None:
+        """An answer's field of this name does not reach a client."""
+    def drop_prefix(self, prefix: bytes) -> None: ...
+
+def decode_chunked(pieces: list[bytes]) -> tuple[bytes, str, bytes]:
+    """A chunked body in pieces -> (data, "open" | "end" | "bad", bytes behind the end)."""
+
+def parse_response_head(head: bytes, table: FieldTable) -> tuple[int, str, int, bool, bool, bytes | None, bytes] | None:
+    """(status, framing, length, close, event stream, content encoding, fields that pass); None: garbage.
+
+    Framing: "length", "chunked", "close", "none". RFC 9112, strictly.
+    """
+
+def parse_request_head(block: bytes, dialect: int, table: FieldTable) -> dict[str, Any]:
+    """Field lines with the empty line -> what the front door makes of them; "odd": it must not serve the message."""
+
+# routes
+
+class Endpoint:
+    """One route: its name in records, whose dialect, where it goes upstream (Gemini: b":generateContent")."""
+
+    name: str
+    dialect: int
+    format: int
+    def __init__(
+        self,
+        name: str,
+        dialect: int,
+        format: int,
+        scope_bit: int,
+        upstream_path: bytes,
+        *,
+        needs_model: bool = True,
+        model_in_path: bool = False,
+        stream_by_path: bool = False,
+        free: bool = False,
+        inference: bool = True,
+    ) -> None: ...
+
+class Channel:
+    """One configured way to an upstream, and its pool of kept connections. `target` is the connect hook's own."""
+
+    name: str
+    dialect: int
+    priority: int
+    weight: int
+    ask_usage: bool
+    in_flight: int
+    connects: int
+    failures: int
+    idle_connections: int
+    connect_timeout_ns: int
+    retired: bool
+    target: Any
+    def __init__(
+        self,
+        name: str,
+        dialect: int,
+        host: bytes,
+        base_path: bytes,
+        key_lines: list[bytes],
+        target: Any,
+        *,
+        priority: int = 0,
+        weight: int = 1,
+        ask_usage: bool = False,
+        connect_timeout_ns: int = ...,
+        first_byte_timeout_ns: int = ...,
+        stream_idle_timeout_ns: int = ...,
+    ) -> None: ...
+    def close_idle(self, older_than_ns: int = 0) -> None:
+        """Closes connections unused since then (monotonic); 0 closes all."""
+
+class UpstreamConnection(asyncio.Protocol):
+    def __init__(self, channel: Channel) -> None: ...
+
+class Route:
+    """A model on a channel. `upstream_model_json`: its name there as JSON, None where it is the same on both sides."""
+
+    channel: Channel
+    upstream_model: str
+    def __init__(
+        self, channel: Channel, upstream_model: str, table: TokenTable, upstream_model_json: bytes | None = None
+    ) -> None: ...
+
+class Model:
+    """A public model name: its price (None: unpriced, refused) and the ways to it."""
+
+    name: str
+    rate: Rate | None
+    def __init__(self, name: str, rate: Rate | None) -> None: ...
+    def add_route(self, route: Route) -> None: ...
+    def routes_of(self, dialect: int) -> list[Route]: ...
+
+# calls
+
+class Credential:
+    """A secret that opens a key: public id, HMAC-SHA256 of the whole secret, expiry (wall clock, 0 never)."""
+
+    public_id: bytes
+    key: ApiKey
+    dead: bool
+    expires_ns: int
+    def __init__(self, public_id: bytes, digest: bytes, key: ApiKey, expires_ns: int = 0) -> None: ...
+
+class Call:
+    """One call. Python sees it only while a connection is opened for it."""
+
+    id: int
+    attempts: int
+    def connected(self, connection: UpstreamConnection) -> None: ...
+    def connect_failed(self, timed_out: bool) -> None: ...
+
+class FrontDoor(asyncio.Protocol):
+    """Serves plain API calls itself and hands every other connection to `Engine.hooks.handover`."""
+
+    def __init__(self, engine: Engine) -> None: ...
+
+class Bridge:
+    """The client's side of a call that came through aiohttp's parser."""
+
+    ended: bool
+    def __init__(
+        self, engine: Engine, transport: asyncio.Transport, http10: bool, on_end: Callable[[bool], None]
+    ) -> None: ...
+    def open(
+        self,
+        endpoint_name: str,
+        query: bytes | None,
+        path_model: bytes | None,
+        fields: bytes,
+        more_secrets: list[bytes],
+    ) -> None: ...
+    def read(self, data: bytes) -> bool:
+        """More of the body; False once the call has ended."""
+    def body_end(self) -> None: ...
+    def gone(self) -> None: ...
+    def refuse(self, code: int) -> None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+class Engine:
+    """What all calls share: tables that decide, what is open, the sweep of deadlines, records that wait for the writer.
+
+    hooks           relay.proxy.hooks.Hooks
+    pepper          key of the credentials' HMAC
+    default_tables  TokenTable by dialect, for prompts whose model is not known yet
+    reasons         HTTP reason phrases by status
+    """
+
+    hooks: Any
+    field_table: FieldTable
+    models: dict[bytes, Model]
+    free_rate: Rate
+    policy: Policy
+    records: list[tuple[Any, ...]]
+    draining: bool
+    store_writable: bool
+    attempts_max: int
+    body_bytes_max: int
+    connections_max: int
+    header_ticks: int
+    body_idle_ticks: int
+    write_stall_ticks: int
+    keep_alive_ticks: int
+    keep_source_ip: bool
+    keep_user_agent: bool
+    open_calls: int
+    open_connections: int
+    calls_total: int
+    refused_total: int
+    faults_total: int
+    unknown_refusals: dict[int, int]
+    def __init__(
+        self, hooks: Any, pepper: bytes, default_tables: list[TokenTable], reasons: dict[int, bytes], seed: int
+    ) -> None: ...
+    def add_endpoint(self, endpoint: Endpoint, paths: list[bytes]) -> None: ...
+    def put_credential(self, public_id: bytes, credential: Credential | None) -> None: ...
+    def load_failed(self, public_id: bytes) -> None: ...
+    def forget_credential(self, public_id: bytes) -> None: ...
+    def credential(self, public_id: bytes) -> Credential | None: ...
+    def opens(self, credential: Credential, secret: bytes) -> bool: ...
+    def stop_calls(self, key: ApiKey, code: int) -> int:
+        """Ends every call in flight of a key, each with its settlement; how many."""
+    def stop_all(self, code: int) -> None: ...
+    def sweep(self) -> None: ...
+    def close_clients(self, idle_only: bool) -> None: ...

@@ -1,0 +1,432 @@
+"""The composition root: builds every part, starts and stops them in order."""
+
+import asyncio
+import contextlib
+import gc
+import http
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from aiohttp import http_parser, web
+
+from relay import __version__, _fastpath
+from relay import config as configuration
+from relay._fastpath import Engine, FrontDoor, Rate
+from relay.config import Config
+from relay.config_values import ConfigError
+from relay.control import admin, health
+from relay.control.customer import Caller, CustomerApi
+from relay.control.failures import CommandError
+from relay.control.live import LiveBalance, ScopeView
+from relay.control.operations import Operations
+from relay.control.pepper import Pepper, load_pepper
+from relay.policy import pricing
+from relay.proxy import catalogue
+from relay.proxy.addresses import Addresses
+from relay.proxy.connect import Connector, tls_context
+from relay.proxy.hooks import Hooks
+from relay.proxy.keyring import Keyring
+from relay.proxy.server import ApiServer, refusal
+from relay.storage import Store
+from relay.wire import headers as wire_headers
+from relay.wire import models as wire_models
+from relay.wire.endpoints import Endpoint
+
+log = logging.getLogger("relay")
+
+SWEEP_SECONDS = 1 / _fastpath.TICKS_PER_SECOND
+FLUSH_SECONDS = 0.1
+IDLE_UPSTREAM_SECONDS = 50.0  # providers and their load balancers close idle connections after about a minute
+BACKLOG = 4096
+REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus} | {499: b"Client Closed Request"}
+
+
+class Relay:
+    """One running relay. Also the `Live` side of the control plane."""
+
+    def __init__(self, config: Config, store: Store, pepper: Pepper) -> None:
+        self.config = config
+        self._store = store
+        self._began = time.monotonic()
+        self._connector = Connector()
+        self._tls = tls_context()
+        self.hooks = Hooks(Addresses(config.server.trusted_proxies), self._connector)
+        self.engine = Engine(self.hooks, pepper.value, catalogue.default_tables(), REASONS, secrets.randbits(63))
+        self.engine.free_rate = Rate(model=b"", card="")
+        catalogue.install_endpoints(self.engine)
+        self.keyring = Keyring(store, self.engine, lambda: self.config)
+        self.hooks.load_key = self.keyring.load_key
+        self._channels: list[_fastpath.Channel] = []
+        self.api = ApiServer(
+            self.engine,
+            self._local,
+            header_seconds=config.timeouts.header_seconds,
+            body_idle_seconds=config.timeouts.body_idle_seconds,
+        )
+        self.hooks.handover = self.api.take_over
+        self.operations = Operations(store, self, config, pepper)
+        self._socket = admin.SocketServer(self.operations, Path(config.server.data_dir))
+        self._servers: list[asyncio.Server] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self.stopping = asyncio.Event()
+        self.stop_now = asyncio.Event()
+        self.failure: str | None = None
+
+    # -- life
+
+    async def start(self, sockets: list[socket.socket] | None = None) -> None:
+        """Opens the listeners. Raises OSError where one cannot be had."""
+        await self._apply(self.config)
+        self._store.on_fatal(self._store_failed)
+        health.add_routes(
+            self.api.app,
+            not_ready=self._not_ready,
+            metrics=None,
+            operator_token=self._operator_token,
+        )
+        admin.add_routes(self.api.app, self.operations, operator_token=self._operator_token)
+        CustomerApi(self._store, self, lambda: self.config, self._authenticate).add_routes(self.api.app)
+        await self.api.start()
+        await self._socket.start()
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._sweep()), loop.create_task(self._flush())]
+        server = self.config.server
+        tls = _server_tls(server.tls_certificate, server.tls_key) if server.tls_certificate else None
+        listen = server.listen
+
+        def front_door() -> FrontDoor:
+            return FrontDoor(self.engine)
+
+        if sockets:
+            for given in sockets:
+                self._servers.append(await loop.create_server(front_door, sock=given, ssl=tls, backlog=BACKLOG))
+        elif listen.unix_path:
+            self._servers.append(await loop.create_unix_server(front_door, listen.unix_path, ssl=tls, backlog=BACKLOG))
+        else:
+            self._servers.append(
+                await loop.create_server(front_door, listen.host, listen.port, ssl=tls, backlog=BACKLOG)
+            )
+        gc.collect()
+        gc.freeze()  # what start-up made lives for ever: collections need not walk it again
+
+    @property
+    def port(self) -> int:
+        """The TCP port that was bound (for `listen` with port 0)."""
+        return int(self._servers[0].sockets[0].getsockname()[1])
+
+    async def stop(self) -> None:
+        """Drains: idle connections close at once, calls in flight finish up to `drain_seconds`, then are ended."""
+        self.engine.draining = True
+        for server in self._servers:
+            server.close()
+        self.engine.close_clients(True)
+        deadline = time.monotonic() + self.config.server.drain_seconds
+        while self.engine.open_calls and time.monotonic() < deadline and not self.stop_now.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stop_now.wait(), 0.05)
+        self.engine.stop_all(_fastpath.ERROR_CODES.index("drain_deadline"))
+        await self.api.stop(1.0)
+        self.engine.close_clients(False)
+        await self._connector.close()
+        for channel in self._channels:
+            channel.retired = True
+            channel.close_idle()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._socket.stop()
+        self._hand_over_records()
+
+    async def _sweep(self) -> None:
+        ticks = 0
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self.engine.store_writable = self._store.writable
+            self.engine.sweep()
+            ticks += 1
+            if ticks % _fastpath.TICKS_PER_SECOND == 0:
+                self.api.sweep()
+                idle_before = time.monotonic_ns() - round(IDLE_UPSTREAM_SECONDS * 1e9)
+                for channel in self._channels:
+                    channel.close_idle(idle_before)
+
+    async def _flush(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            self._hand_over_records()
+
+    def _hand_over_records(self) -> None:
+        records = self.engine.records
+        if records:
+            self.engine.records = []
+            self._store.append_calls(records)
+
+    def _store_failed(self, error: BaseException) -> None:
+        self.failure = f"the store failed ({type(error).__name__}): what is on disk is consistent, start again"
+        self.stop_now.set()
+        self.stopping.set()
+
+    def _not_ready(self) -> str | None:
+        if self.engine.draining:
+            return "draining"
+        return None if self._store.writable else "store"
+
+    def _operator_token(self) -> str:
+        return self.config.admin.token.reveal()
+
+    # -- configuration
+
+    async def _apply(self, config: Config) -> None:
+        """Puts a checked configuration into force. Calls in flight keep what they were admitted under."""
+        rates = pricing.build_rates(config)
+        for card, body in pricing.rate_cards(config).items():
+            await self._store.put_rate_card(card, body)
+        channels = [catalogue.build_channel(config, channel, self._tls) for channel in config.channels]
+        for channel in self._channels:
+            channel.retired = True
+            channel.close_idle()
+        self._channels = channels
+        engine, server, timeouts, billing = self.engine, config.server, config.timeouts, config.billing
+        engine.models = catalogue.build_models(config, channels, rates)
+        engine.policy = _fastpath.Policy(
+            hold_output_tokens=billing.hold_output_tokens,
+            hold_slice_tokens=billing.hold_slice_tokens,
+            prompt_margin_permille=billing.prompt_margin_permille,
+        )
+        engine.body_bytes_max = server.body_bytes_max
+        engine.connections_max = server.connections_max
+
+        def ticks(seconds: float) -> int:
+            return max(1, round(seconds * _fastpath.TICKS_PER_SECOND))
+
+        engine.header_ticks = ticks(timeouts.header_seconds)
+        engine.body_idle_ticks = ticks(timeouts.body_idle_seconds)
+        engine.write_stall_ticks = ticks(timeouts.write_stall_seconds)
+        engine.keep_source_ip = config.retention.source_ip
+        engine.keep_user_agent = config.retention.user_agent
+        self.api.header_seconds = timeouts.header_seconds
+        self.api.body_idle_seconds = timeouts.body_idle_seconds
+        self.hooks.no_balance_status_openai = billing.no_balance_status_openai
+        self.hooks.use_addresses(Addresses(server.trusted_proxies))
+        self.config = config
+        self.operations.config = config
+        self.keyring.reconfigure()
+
+    # -- Live
+
+    async def key_changed(self, key_id: int) -> None:
+        await self.keyring.key_changed(key_id)
+
+    async def account_changed(self, account_id: int) -> None:
+        await self.keyring.account_changed(account_id)
+
+    async def credit_added(self, account_id: int, nano: int) -> None:
+        self.keyring.credit_added(account_id, nano)
+
+    async def credit_taken(self, account_id: int, nano: int) -> bool:
+        return self.keyring.credit_taken(account_id, nano)
+
+    async def balance(self, account_id: int) -> LiveBalance | None:
+        balance = self.keyring.balance(account_id)
+        return LiveBalance(balance.available_nano, balance.held_nano) if balance is not None else None
+
+    async def limits(self, key_id: int) -> list[ScopeView]:
+        key = await self.keyring.key(key_id)
+        if key is None:
+            return []
+        views = []
+        for scope in key.scopes:
+            state = scope.state(time.monotonic_ns(), time.time_ns())
+            tokens = {name.decode(): limit for name, limit in (scope.tokens_per_call_models or {}).items()}
+            if state["tokens_per_call"]:
+                tokens["*"] = state["tokens_per_call"]
+            views.append(
+                ScopeView(
+                    scope=scope.kind,
+                    requests_limit=state["requests_limit"],
+                    requests_remaining=state["requests_remaining"],
+                    requests_reset_ns=state["requests_reset_ns"],
+                    tokens_limit=state["tokens_limit"],
+                    tokens_remaining=state["tokens_remaining"],
+                    tokens_reset_ns=state["tokens_reset_ns"],
+                    concurrency_limit=state["concurrency_limit"],
+                    in_flight=state["in_flight"],
+                    daily_limit_nano=state["daily_cap_nano"],
+                    daily_spent_nano=state["spent_day_nano"],
+                    monthly_limit_nano=state["monthly_cap_nano"],
+                    monthly_spent_nano=state["spent_month_nano"],
+                    tokens_per_call=tokens,
+                )
+            )
+        return views
+
+    def status(self) -> dict[str, Any]:
+        engine = self.engine
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_seconds": round(time.monotonic() - self._began, 3),
+            "draining": engine.draining,
+            "open_calls": engine.open_calls,
+            "connections": engine.open_connections + self.api.connections,
+            "calls_total": engine.calls_total,
+            "keys_loaded": self.keyring.loaded_keys,
+            "faults": engine.faults_total,
+            "channels": [
+                {
+                    "name": channel.name,
+                    "api": configuration_name(channel.dialect),
+                    "priority": channel.priority,
+                    "in_flight": channel.in_flight,
+                    "idle_connections": channel.idle_connections,
+                    "failures": channel.failures,
+                }
+                for channel in self._channels
+            ],
+        }
+
+    async def reload(self) -> dict[str, Any]:
+        """Applies the file anew. Raises ConfigError; the old one then stays in force."""
+        fresh = configuration.load(self.config.file or None)
+        await self._apply(fresh)
+        return {"reloaded": True, "warnings": list(fresh.warnings)}
+
+    async def drain(self) -> dict[str, Any]:
+        self.stopping.set()
+        return {"draining": True, "open_calls": self.engine.open_calls}
+
+    # -- answered here
+
+    async def _authenticate(self, request: web.Request) -> Caller:
+        secrets_given = {
+            value.removeprefix("Bearer ").strip()
+            for name in ("authorization", "x-api-key", "x-goog-api-key")
+            for value in request.headers.getall(name, [])
+        }
+        keys, _ = wire_headers.split_query(request.rel_url.raw_query_string.encode())
+        secrets_given |= {key.decode("latin-1") for key in keys}
+        found = {key for secret in secrets_given if (key := await self.keyring.find(secret.encode())) is not None}
+        if len(found) != 1:
+            raise CommandError("unauthorized", "send one valid API key as `Authorization: Bearer sk-...`")
+        key = found.pop()
+        code = key.check(wall_ns=time.time_ns(), address=self._address(request))
+        if code:
+            raise CommandError("refused", _fastpath.ERROR_CODES[code])
+        models = None if key.models is None else frozenset(name.decode() for name in key.models)
+        return Caller(account_id=key.account_id, key_id=key.key_id, models=models)
+
+    def _address(self, request: web.Request) -> bytes | None:
+        transport = request.transport
+        text, packed, trusted = self.hooks.peer(transport.get_extra_info("peername") if transport else None)
+        forwarded = request.headers.get("X-Forwarded-For")
+        return self.hooks.forwarded_address(text, forwarded.encode())[1] if trusted and forwarded else packed
+
+    async def _local(self, request: web.Request, endpoint: Endpoint, model: str | None) -> web.StreamResponse:
+        """Paths that the relay answers itself: the models that this key may use."""
+        dialect = wire_models.models_dialect(endpoint.dialect, "anthropic-version" in request.headers)
+        try:
+            caller = await self._authenticate(request)
+        except CommandError as error:
+            return refusal(dialect, "invalid_key" if error.code == "unauthorized" else error.message)
+        if not endpoint.served:
+            return refusal(dialect, "unsupported_feature")
+        names = [
+            entry.name
+            for entry in self.engine.models.values()
+            if (caller.models is None or entry.name in caller.models) and (endpoint.dialect != 2 or entry.routes_of(2))
+        ]
+        if model is not None:
+            if model not in names:
+                return refusal(dialect, "model_not_found")
+            return web.Response(body=wire_models.render_one(dialect, model), content_type="application/json")
+        try:
+            body = wire_models.render_list(dialect, names, request.query)
+        except ValueError:
+            return refusal(dialect, "invalid_value")
+        return web.Response(body=body, content_type="application/json")
+
+
+def configuration_name(dialect: int) -> str:
+    return ("openai", "anthropic", "gemini")[dialect]
+
+
+def _server_tls(certificate: str, key: str) -> Any:
+    import ssl
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def check_environment() -> None:
+    """Refuses to start where a promise could not be kept."""
+    if not __debug__:
+        raise SystemExit("relay: do not run with -O: invariants are checked in production")
+    if http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
+        raise SystemExit("relay: aiohttp's C parser is not loaded; install aiohttp from a wheel or with a C compiler")
+
+
+def run_serve(config: Config) -> int:
+    """`relay serve`: until SIGTERM, SIGINT or `relay drain`. Exit status."""
+    check_environment()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return uvloop.run(_serve(config))
+
+
+async def _serve(config: Config) -> int:
+    for warning in config.warnings:
+        log.warning("%s", warning)
+    server = config.server
+    store = await Store.open(server.data_dir, durability=server.durability)
+    try:
+        pepper = load_pepper(server.data_dir, create=not await store.accounts(limit=1))
+        relay = Relay(config, store, pepper)
+        loop = asyncio.get_running_loop()
+
+        def ask_to_stop() -> None:
+            (relay.stop_now if relay.stopping.is_set() else relay.stopping).set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ask_to_stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(_reload(relay)))
+        await relay.start()
+        log.info("listening on %s", server.listen)
+        await relay.stopping.wait()
+        log.info("stopping: %d calls in flight", relay.engine.open_calls)
+        await relay.stop()
+        if relay.failure is not None:
+            log.critical("%s", relay.failure)
+            return 1
+    finally:
+        await store.close()
+    return 0
+
+
+async def _reload(relay: Relay) -> None:
+    try:
+        await relay.reload()
+    except ConfigError as error:
+        for line in error.lines:
+            log.error("%s", line)
+        log.error("the configuration in force stays")
+    else:
+        log.info("configuration reloaded")
+
+
+def run_demo(arguments: Namespace) -> int:
+    """`relay demo`: a relay with a simulated upstream, an account with credits, and a key. Exit status."""
+    from relay import demo
+
+    check_environment()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    return uvloop.run(demo.run(arguments))

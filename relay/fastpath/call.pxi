@@ -1,0 +1,1087 @@
+# One call, from a complete request head to its one ending.
+#
+# Phases, in order: identify (who calls) -> read (the body is scanned as it arrives) -> admit (limits and hold, all or
+# nothing, without a wait between) -> route (channel, upstream model) -> forward -> relay (bytes out, a copy into the tap)
+# -> settle -> record. `end` is the only way out; it runs once, whatever happened.
+#
+# Nothing here waits: a phase that needs something that is not there yet (a key that is not in memory, a connection)
+# leaves the call where it is and is called again. Deadlines are checked by the engine's sweep, four times a second.
+
+from cpython.unicode cimport PyUnicode_DecodeASCII
+
+cdef extern from "time.h" nogil:
+    ctypedef long time_t
+    struct timespec:
+        time_t tv_sec
+        long tv_nsec
+    int CLOCK_MONOTONIC
+    int CLOCK_REALTIME
+    int clock_gettime(int clock, timespec* t)
+
+cdef inline int64_t monotonic_ns() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <int64_t>t.tv_sec * 1_000_000_000 + t.tv_nsec
+
+cdef inline int64_t wall_clock_ns() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_REALTIME, &t)
+    return <int64_t>t.tv_sec * 1_000_000_000 + t.tv_nsec
+
+
+cdef enum:
+    C_NEW = 0
+    C_IDENTIFY        # the key is being loaded
+    C_READ            # the body is arriving
+    C_CONNECT         # waiting for an upstream connection
+    C_HEAD            # the request is on its way, no answer yet
+    C_ERROR_BODY      # an upstream's error answer is held back until it is known what it is about
+    C_RELAY           # the answer passes
+    C_DONE
+
+cdef enum:
+    WAIT = 10_000         # not an error code: the phase goes on when the engine calls again
+
+cdef Py_ssize_t ERROR_BODY_BYTES_MAX = 65536    # an error answer above this is passed on without being looked at
+cdef Py_ssize_t ONE_WRITE_BYTES_MAX = 65536     # head and body leave as one object up to here, as two above
+cdef int EVENT_BYTES_HELD_MAX = 65536           # of an event that might have to be taken out (ask_usage)
+
+
+cdef class Model:
+    """A public model name of the catalogue: its price and the ways to it."""
+    cdef readonly str name
+    cdef readonly bytes key                # the name as it stands in a request
+    cdef readonly Rate rate                # None: unpriced, refused
+    cdef list routes                       # one list of Route per dialect
+
+    def __init__(self, str name, Rate rate):
+        self.name = name
+        self.key = name.encode()
+        self.rate = rate
+        self.routes = [[], [], []]
+
+    def add_route(self, Route route):
+        (<list>self.routes[route.channel.dialect]).append(route)
+
+    def routes_of(self, int dialect):
+        return list(self.routes[dialect])
+
+
+cdef class Route:
+    """A model on a channel: its name there, and how its text is counted."""
+    cdef readonly Channel channel
+    cdef readonly str upstream_model
+    cdef bytes upstream_model_json     # None where the name is the same on both sides
+    cdef readonly TokenTable table
+
+    def __init__(self, Channel channel, str upstream_model, TokenTable table, bytes upstream_model_json=None):
+        self.channel = channel
+        self.upstream_model = upstream_model
+        self.table = table
+        self.upstream_model_json = upstream_model_json
+
+
+cdef class Credential:
+    """A secret that opens a key. Several may belong to one key while it is rotated."""
+    cdef readonly bytes public_id
+    cdef bytes digest                   # HMAC-SHA256 of the whole secret
+    cdef readonly ApiKey key
+    cdef public bint dead
+    cdef public int64_t expires_ns      # wall clock; 0 never
+
+    def __init__(self, bytes public_id, bytes digest, ApiKey key, int64_t expires_ns=0):
+        if len(digest) != 32:
+            raise ValueError("a digest has 32 bytes")
+        self.public_id = public_id
+        self.digest = digest
+        self.key = key
+        self.expires_ns = expires_ns
+
+
+cdef bint equal_bytes(bytes a, bytes b) noexcept:
+    """Comparison in a time that depends on the length alone."""
+    cdef Py_ssize_t i, n = PyBytes_GET_SIZE(a)
+    cdef uint8_t difference = 0
+    cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(a)
+    cdef const uint8_t* q = <const uint8_t*>PyBytes_AS_STRING(b)
+    if n != PyBytes_GET_SIZE(b):
+        return False
+    for i in range(n):
+        difference |= p[i] ^ q[i]
+    return difference == 0
+
+
+cdef class ClientSide:
+    """Where a call's answer goes: the front door's connection, or one that aiohttp's parser serves."""
+    cdef object transport
+    cdef Engine engine
+    cdef Call call
+    cdef bint http10              # an HTTP/1.0 client: no chunked framing towards it
+    cdef bint write_paused
+    cdef int64_t paused_tick
+    cdef bytes last_secret        # the secret that last opened a key here, so that it is not digested again
+    cdef Credential last_credential
+    cdef bytes last_agent_bytes
+    cdef str last_agent
+    cdef str peer                 # the socket's address, text
+    cdef bytes peer_packed
+    cdef bint peer_trusted        # a proxy of the operator: X-Forwarded-For is believed
+
+    cdef void answered(self, bint reusable):
+        """The call has ended. `reusable`: the connection may carry another one."""
+
+    cdef void set_peer(self):
+        peername = self.transport.get_extra_info("peername")
+        self.peer, self.peer_packed, self.peer_trusted = self.engine.hooks.peer(peername)
+
+
+cdef class Call:
+    cdef Engine engine
+    cdef ClientSide client
+    cdef UpstreamConnection connection
+    cdef int state
+    cdef bint connecting
+    cdef readonly int64_t id
+    # request
+    cdef Endpoint endpoint
+    cdef list secrets                 # candidates for the key, as bytes
+    cdef bytes public_id_wanted       # the key that is being loaded
+    cdef bytes passed_fields          # request fields that go on, ready to send
+    cdef bytes agent
+    cdef bytes forwarded_for
+    cdef str source_ip
+    cdef bytes source_packed
+    cdef bytes query                  # of the upstream path, from the allowlist, with its "?"
+    cdef bytes path_model             # Gemini: the model stands in the path
+    cdef int64_t max_cost_nano
+    cdef list body
+    cdef int64_t body_bytes
+    cdef bint body_complete, head_bad
+    cdef RequestScanner scanner
+    cdef bint stream
+    # policy
+    cdef ApiKey key
+    cdef Model model
+    cdef Route route
+    cdef Admission admission
+    cdef int64_t prompt_tokens
+    # answer
+    cdef UsageTap tap
+    cdef object decoder               # decompresses a copy for the tap
+    cdef ResponseHead head
+    cdef bytes head_bytes             # of an answer's head that is not complete yet
+    cdef list error_parts
+    cdef Py_ssize_t error_bytes
+    cdef Chunked chunked
+    cdef int64_t remaining            # of a Content-Length body
+    cdef bint reframe                 # the client gets our own chunks: events are taken out, or the upstream had no framing
+    cdef bint plain                   # the client gets no framing at all (HTTP/1.0)
+    cdef bint strip                   # ask_usage: the usage event that the client did not ask for is taken out
+    cdef bint metered                 # a stream with a rolling hold
+    cdef bint head_sent, body_sent, cut
+    cdef Buffer held                  # of the event under way, while it may still have to be taken out
+    cdef bint event_passes
+    cdef int status
+    cdef readonly int attempts
+    cdef list tried
+    # times (monotonic nanoseconds) and ticks of the sweep
+    cdef int64_t began_ns, sent_ns, first_byte_ns, phase_ns
+    cdef int64_t active_tick
+    cdef int64_t wall_ns
+    cdef int64_t cost_nano, written_off_nano
+
+    def __cinit__(self):
+        self.max_cost_nano = -1
+
+    # ---- identify ----
+
+    cdef int identify(self) except -1:
+        """Whose call it is: 0, an error code, or WAIT while the key is loaded."""
+        cdef Credential found = None, credential
+        cdef bytes secret
+        cdef ClientSide client = self.client
+        if not self.secrets:
+            return E_MISSING_KEY
+        for secret in self.secrets:
+            if client.last_secret is not None and equal_bytes(client.last_secret, secret) and not client.last_credential.dead:
+                credential = client.last_credential
+            else:
+                credential = self.engine.verify(secret, self)
+                if credential is None:
+                    if self.public_id_wanted is not None:
+                        return WAIT
+                    continue
+            if found is not None and found.key is not credential.key:
+                return E_AMBIGUOUS_KEY
+            found = credential
+            client.last_secret = secret
+            client.last_credential = credential
+        if found is None:
+            return E_INVALID_KEY
+        if found.expires_ns and self.wall_ns >= found.expires_ns:
+            return E_KEY_EXPIRED
+        self.key = found.key
+        return 0
+
+    cdef int begin(self) except -1:
+        """The head is known. 0, or WAIT; a refusal has then ended the call."""
+        cdef int code
+        if client_address_needed(self):
+            self.source_ip, self.source_packed = self.engine.hooks.forwarded_address(
+                self.client.peer, self.forwarded_for)
+        else:
+            self.source_ip = self.client.peer
+            self.source_packed = self.client.peer_packed
+        code = self.identify()
+        if code == WAIT:
+            self.state = C_IDENTIFY
+            self.engine.want_key(self.public_id_wanted, self)
+            return WAIT
+        if code:
+            self.refuse(code, None)
+            return 0
+        self.state = C_READ
+        return 0
+
+    cdef void key_arrived(self):
+        """The key that was being loaded is known now, or known not to exist."""
+        if self.state != C_IDENTIFY:
+            return
+        self.public_id_wanted = None
+        try:
+            self.state = C_NEW
+            if self.begin() == 0 and self.state == C_READ and self.body_complete:
+                self.admit_and_forward()
+        except Exception as error:
+            self.broken(error)
+
+    # ---- read ----
+
+    cdef int read(self, bytes data) except -1:
+        """More of the body. Its scan happens here, piece by piece, so that a large body never holds up other calls."""
+        cdef int code
+        self.body.append(data)
+        self.body_bytes += PyBytes_GET_SIZE(data)
+        if self.body_bytes > self.engine.body_bytes_max:
+            self.refuse(E_BODY_TOO_LARGE, None)
+            return 0
+        code = self.scanner.feed(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        if code and self.state == C_READ:
+            self.refuse(code, self.scanner.error_param)
+        return 0
+
+    cdef int body_end(self) except -1:
+        self.body_complete = True
+        if self.state == C_READ:
+            self.admit_and_forward()
+        return 0
+
+    # ---- admit ----
+
+    cdef int admit_and_forward(self) except -1:
+        cdef int code = self.scanner.finish()
+        if code == 0:
+            code = self.admit()
+            if code:
+                self.refuse(code, None)
+            else:
+                self.forward()
+        else:
+            self.refuse(code, self.scanner.error_param)
+        return 0
+
+    cdef int admit(self) except -1:
+        """Model, limits, hold: everything or nothing, and no wait in between."""
+        cdef Engine engine = self.engine
+        cdef RequestScanner scanner = self.scanner
+        cdef Endpoint endpoint = self.endpoint
+        cdef bytes name = self.path_model if endpoint.model_in_path else scanner.model
+        cdef int64_t bound
+        cdef Rate rate
+        self.stream = endpoint.stream_by_path or scanner.stream == 1
+        if engine.draining:
+            return E_DRAINING
+        if not engine.store_writable:
+            return E_STORE_UNAVAILABLE
+        if scanner.background == 1:
+            return E_UNSUPPORTED_FEATURE
+        if name is None:
+            return E_MISSING_MODEL
+        self.model = <Model>engine.models.get(name)
+        code = self.check_access(name)
+        if code:
+            return code
+        if self.model is None or not self.model.routes[endpoint.dialect]:
+            return E_MODEL_NOT_FOUND
+        rate = engine.free_rate if endpoint.free else self.model.rate
+        if rate is None:
+            return E_MODEL_UNPRICED
+        self.prompt_tokens = scanner.prompt_tokens()
+        self.admission = Admission()
+        if scanner.web_search:
+            self.admission.web_searches = engine.policy.hold_web_searches
+        return self.admission.admit(self.key, rate, self.prompt_tokens, self.output_bound(), scanner.choices,
+                                    self.stream, self.max_cost_nano, engine.policy, self.began_ns, self.wall_ns)
+
+    cdef int check_access(self, bytes model_name) except -1:
+        """What the key may do, before what it may spend: status, address, endpoint, model."""
+        cdef ApiKey key = self.key
+        cdef bytes address = self.source_packed
+        cdef int code = key.check_status(self.wall_ns)
+        if code == 0:
+            code = key.check_address(<const uint8_t*>PyBytes_AS_STRING(address), <int>PyBytes_GET_SIZE(address)) \
+                if address is not None else key.check_address(NULL, 0)
+        if code == 0:
+            code = key.check_scope(<uint32_t>self.endpoint.scope_bit)
+        if code == 0 and self.model is not None:
+            code = key.check_model(model_name)
+        return code
+
+    cdef int64_t output_bound(self):
+        """Output tokens that the answer cannot exceed, -1 where the caller set no limit; 0 where there is no output."""
+        if self.endpoint.free or self.endpoint.format in (F_EMBEDDINGS, F_GEMINI_EMBED, F_MODERATIONS, F_RERANK):
+            return 0
+        return self.scanner.output_limit
+
+    # ---- route and forward ----
+
+    cdef int forward(self) except -1:
+        """Sends the request on, over a kept connection or a new one."""
+        cdef Route route = self.engine.choose(<list>self.model.routes[self.endpoint.dialect], self.tried)
+        cdef UpstreamConnection connection
+        if route is None:
+            self.refuse(E_UPSTREAM_UNAVAILABLE if self.attempts == 0 else self.status_of_failure(), None)
+            return 0
+        self.route = route
+        self.attempts += 1
+        route.channel.in_flight += 1
+        connection = route.channel.take_idle()
+        self.phase_ns = monotonic_ns()
+        if connection is None:
+            self.state = C_CONNECT
+            self.connecting = True
+            self.engine.hooks.connect(route.channel, self)
+        else:
+            self.send(connection)
+        return 0
+
+    cdef int last_failure
+    cdef int status_of_failure(self):
+        return self.last_failure or E_UPSTREAM_FAILED
+
+    def connected(self, UpstreamConnection connection):
+        """From the connect hook: a new connection is open."""
+        self.connecting = False
+        if self.state != C_CONNECT:
+            connection.give_back(monotonic_ns())     # the call ended meanwhile; the connection is good for another
+            return
+        try:
+            self.send(connection)
+        except Exception as error:
+            self.broken(error)
+
+    def connect_failed(self, bint timed_out):
+        """From the connect hook: no connection could be made."""
+        self.connecting = False
+        if self.state == C_CONNECT:
+            try:
+                self.attempt_failed(E_UPSTREAM_TIMEOUT if timed_out else E_UPSTREAM_UNAVAILABLE)
+            except Exception as error:
+                self.broken(error)
+
+    cdef int send(self, UpstreamConnection connection) except -1:
+        cdef Buffer b = self.engine.buffer
+        cdef Channel channel = self.route.channel
+        cdef list body = self.upstream_body()
+        cdef int64_t size = 0
+        cdef bytes part
+        for part in body:
+            size += PyBytes_GET_SIZE(part)
+        self.connection = connection
+        connection.call = self
+        b.size = 0
+        b.add(b"POST ", 5)
+        b.add_bytes(channel.base_path)
+        if self.endpoint.model_in_path:
+            b.add_text(b"/v1beta/models/")
+            b.add_bytes(self.route.upstream_model.encode())
+        b.add_bytes(self.endpoint.upstream_path)
+        if self.query is not None:
+            b.add_bytes(self.query)
+        b.add_text(b" HTTP/1.1\r\n")
+        b.add_bytes(channel.host_line)
+        b.add_bytes(<bytes>channel.key_lines[channel.next_key])
+        channel.next_key += 1
+        if channel.next_key >= len(channel.key_lines):
+            channel.next_key = 0
+        b.add_bytes(self.passed_fields)
+        b.add_text(b"Accept-Encoding: identity\r\nContent-Length: ")
+        b.add_int(size)
+        b.add_text(b"\r\n\r\n")
+        self.state = C_HEAD
+        self.sent_ns = self.phase_ns = monotonic_ns()
+        if b.size + size <= ONE_WRITE_BYTES_MAX:
+            for part in body:
+                b.add_bytes(part)
+            connection.transport.write(b.take())
+        else:
+            connection.transport.writelines([b.take(), *body])
+        return 0
+
+    cdef list upstream_body(self):
+        """The body as it goes on: byte for byte, but for a renamed model and a usage report asked for by us."""
+        cdef list edits = []
+        cdef RequestScanner scanner = self.scanner
+        if self.route.upstream_model_json is not None and not self.endpoint.model_in_path:
+            edits.append((scanner.model_start, scanner.model_end, self.route.upstream_model_json))
+        self.strip = False
+        if self.route.channel.ask_usage and self.endpoint.format in (F_CHAT, F_COMPLETIONS) and self.stream \
+                and scanner.include_usage != 1:
+            self.strip = True
+            edits.append(self.engine.hooks.usage_request(
+                self.body, scanner.stream_options_start, scanner.stream_options_end, scanner.object_start, scanner.object_empty))
+        if not edits:
+            return self.body
+        return splice(self.body, edits)
+
+    cdef int attempt_failed(self, int code) except -1:
+        """This attempt is over and the client has seen nothing: the next channel, or the refusal."""
+        self.drop_connection()
+        self.route.channel.failures += 1
+        self.route.channel.in_flight -= 1
+        self.last_failure = code
+        if self.tried is None:
+            self.tried = []
+        self.tried.append(self.route.channel)
+        self.head_bytes = None
+        self.error_parts = None
+        if self.endpoint.inference and self.attempts < self.engine.attempts_max:
+            self.forward()
+        else:
+            self.refuse(code, None)
+        return 0
+
+    cdef void drop_connection(self):
+        cdef UpstreamConnection connection = self.connection
+        if connection is not None:
+            self.connection = None
+            connection.call = None
+            connection.close()
+
+    # ---- the answer ----
+
+    cdef int upstream_data(self, bytes data) except -1:
+        """Bytes from the upstream."""
+        cdef Py_ssize_t end
+        try:
+            self.active_tick = self.engine.tick
+            if self.state == C_RELAY:
+                self.relay(data, 0, None)
+            elif self.state == C_HEAD:
+                self.read_head(data)
+            elif self.state == C_ERROR_BODY:
+                self.read_error(data, 0)
+            else:
+                self.drop_connection()
+        except Exception as error:
+            self.broken(error)
+        return 0
+
+    cdef int read_head(self, bytes data) except -1:
+        cdef Py_ssize_t searched = 0, end
+        cdef ResponseHead head
+        cdef const uint8_t* p
+        if self.head_bytes is not None:
+            searched = PyBytes_GET_SIZE(self.head_bytes)
+            data = self.head_bytes + data
+            self.head_bytes = None
+        p = <const uint8_t*>PyBytes_AS_STRING(data)
+        while True:
+            end = find_head_end(p, PyBytes_GET_SIZE(data), searched)
+            if end < 0:
+                if PyBytes_GET_SIZE(data) > RESPONSE_HEAD_BYTES_MAX or (
+                        PyBytes_GET_SIZE(data) >= 7 and memcmp(p, b"HTTP/1.", 7) != 0):
+                    return self.attempt_failed(E_UPSTREAM_GARBAGE)
+                self.head_bytes = data
+                return 0
+            if end > RESPONSE_HEAD_BYTES_MAX:
+                return self.attempt_failed(E_UPSTREAM_GARBAGE)
+            head = ResponseHead()
+            if head.parse(p, end, self.engine.fields) < 0 or head.status == 101:
+                return self.attempt_failed(E_UPSTREAM_GARBAGE)
+            if head.status >= 200:
+                break
+            data = data[end:]      # 100, 103: not the answer yet
+            p = <const uint8_t*>PyBytes_AS_STRING(data)
+            searched = 0
+        self.head = head
+        self.status = head.status
+        self.first_byte_ns = monotonic_ns()
+        self.remaining = head.length
+        chunked_init(&self.chunked)
+        if head.status >= 300:
+            if head.status < 400:
+                return self.attempt_failed(E_UPSTREAM_GARBAGE)     # a redirect is never followed
+            self.state = C_ERROR_BODY
+            self.error_parts = []
+            self.error_bytes = 0
+            return self.read_error(data, end)
+        return self.begin_answer(data, end)
+
+    cdef int read_error(self, bytes data, Py_ssize_t offset) except -1:
+        """Holds an error answer back until it is whole: what is about the operator's own account must not pass."""
+        cdef Py_ssize_t i = offset, n = PyBytes_GET_SIZE(data), start, size
+        cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(data)
+        cdef bint whole = False
+        if offset:
+            data = data[offset:]
+            p = <const uint8_t*>PyBytes_AS_STRING(data)
+            n -= offset
+            i = 0
+        self.error_parts.append(data)
+        self.error_bytes += n
+        if self.head.framing == B_NONE:
+            whole = True
+        elif self.head.framing == B_LENGTH:
+            whole = self.error_bytes >= self.head.length
+        elif self.head.framing == B_CHUNKED:
+            while i < n and self.chunked.state < K_END:
+                i += chunked_next(&self.chunked, p + i, n - i, &start, &size)
+            if self.chunked.state == K_BAD:
+                return self.attempt_failed(E_UPSTREAM_GARBAGE)
+            whole = self.chunked.state == K_END
+        if whole or self.error_bytes > ERROR_BODY_BYTES_MAX:
+            return self.judge_error()
+        return 0
+
+    cdef int judge_error(self) except -1:
+        cdef bytes data = b"".join(self.error_parts)
+        cdef int verdict
+        body = data
+        if self.head.framing == B_CHUNKED:
+            body = decode_chunked([data])[0]
+        verdict = self.engine.hooks.judge_error(self.endpoint.dialect, self.status, self.head.encoding, body, self.route.channel)
+        if verdict == 1:
+            return self.attempt_failed(E_UPSTREAM_ACCOUNT)
+        if verdict == 2 and self.endpoint.inference and self.attempts < self.engine.attempts_max and \
+                self.engine.choose(<list>self.model.routes[self.endpoint.dialect], (self.tried or []) + [self.route.channel]) is not None:
+            return self.attempt_failed(E_UPSTREAM_FAILED)
+        self.error_parts = None
+        chunked_init(&self.chunked)
+        return self.begin_answer(data, 0)
+
+    cdef int begin_answer(self, bytes data, Py_ssize_t offset) except -1:
+        """The head is good: from here on the client sees this upstream's answer."""
+        cdef ResponseHead head = self.head
+        cdef int kind
+        self.state = C_RELAY
+        if head.status < 300:
+            if head.event_stream:
+                kind = 1
+            elif self.endpoint.stream_by_path:
+                kind = 2
+            else:
+                kind = 0
+            self.tap = UsageTap(self.endpoint.format, kind, self.route.table)
+            self.metered = self.stream and not self.endpoint.free and kind != 0
+            if head.compressed:
+                self.decoder = self.engine.hooks.decoder(head.encoding)
+            self.strip = self.strip and head.event_stream and not head.compressed
+        else:
+            self.strip = False
+        self.plain = self.client.http10 and head.framing == B_CHUNKED
+        self.reframe = not self.plain and (self.strip or (head.framing == B_CLOSE and not self.client.http10))
+        if self.strip:
+            self.held = Buffer()
+        return self.relay(data, offset, self.response_head())
+
+    cdef bytes response_head(self):
+        cdef ResponseHead head = self.head
+        cdef Buffer b = self.engine.buffer
+        cdef char[20] text
+        b.size = 0
+        b.add_text(b"HTTP/1.1 ")
+        b.add_int(head.status)
+        b.add(b" ", 1)
+        b.add_bytes(head.reason)
+        b.add(b"\r\n", 2)
+        b.add(head.passed.data, head.passed.size)
+        if self.reframe or (head.framing == B_CHUNKED and not self.plain):
+            b.add_text(b"Transfer-Encoding: chunked\r\n")
+        elif head.framing == B_LENGTH:
+            b.add_text(b"Content-Length: ")
+            b.add_int(head.length)
+            b.add(b"\r\n", 2)
+        if self.plain or (head.framing == B_CLOSE and not self.reframe):
+            b.add_text(b"Connection: close\r\n")
+        b.add_text(b"x-relay-request-id: ")
+        self.engine.id_text(self.id, text)
+        b.add(text, 18)
+        b.add(b"\r\n", 2)
+        self.add_own_fields(b)
+        b.add(b"\r\n", 2)
+        self.head_sent = True
+        return b.take()
+
+    cdef int add_own_fields(self, Buffer b) except -1:
+        """server-timing and the key's limits in the dialect's names."""
+        cdef int64_t now = monotonic_ns()
+        b.add_text(b"server-timing: relay;dur=")
+        if self.sent_ns:
+            b.add_millis(self.sent_ns - self.began_ns)
+            if self.first_byte_ns:
+                b.add_text(b", upstream;dur=")
+                b.add_millis(self.first_byte_ns - self.sent_ns)
+        else:
+            b.add_millis(now - self.began_ns)
+        b.add(b"\r\n", 2)
+        if self.key is not None:
+            self.engine.add_limits(b, self.key, self.endpoint.dialect, now, self.wall_ns)
+        return 0
+
+    # ---- relay ----
+
+    cdef int relay(self, bytes data, Py_ssize_t offset, bytes head) except -1:
+        """A read from the upstream on its way to the client, in one write."""
+        cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(data)
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(data), i = offset, start, size, taken, last = offset, eaten
+        cdef bint ended = False, bad = False
+        cdef Buffer out = self.engine.buffer
+        cdef int framing = self.head.framing
+        out.size = 0
+        if framing == B_CHUNKED:
+            while i < n and not self.cut:
+                if self.chunked.state == K_SIZE and self.chunked.digits == 0:
+                    last = i          # where the framing of the next chunk begins
+                eaten = chunked_next(&self.chunked, p + i, n - i, &start, &size)
+                if size:
+                    taken = self.payload(p + i + start, size, out)
+                    if self.cut:
+                        i += start + taken
+                        self.cut_bytes = size - taken
+                        break
+                i += eaten
+                if self.chunked.state >= K_END:
+                    bad = self.chunked.state == K_BAD
+                    ended = not bad
+                    break
+            if ended and i < n:
+                self.head.close = True      # bytes behind the answer: this connection is not used again
+        elif framing == B_LENGTH:
+            size = n - i
+            if size > self.remaining:
+                size = <Py_ssize_t>self.remaining
+                self.head.close = True
+            taken = self.payload(p + i, size, out)
+            i += taken
+            self.remaining -= taken
+            ended = self.remaining == 0 and not self.cut
+        elif framing == B_CLOSE:
+            i += self.payload(p + i, n - i, out)
+        else:
+            ended = True
+            if i < n:
+                self.head.close = True
+        if ended and framing == B_CHUNKED and self.ended_early():
+            # the framing is complete but the stream is not: its last chunk is kept back, so that the client sees a cut
+            ended = False
+            bad = True
+            i = last
+        if bad and not (ended or self.cut) and framing == B_CHUNKED and self.chunked.state == K_BAD:
+            i = last if last > offset else i
+        self.write_out(data, offset, i, head, out, ended)
+        if self.cut:
+            return self.fail(self.cut_code)
+        if bad:
+            return self.fail(E_UPSTREAM_TRUNCATED if self.chunked.state == K_END else E_UPSTREAM_GARBAGE)
+        if ended:
+            return self.finish()
+        return 0
+
+    cdef int cut_code
+
+    cdef bint ended_early(self):
+        """A stream whose framing ended before its dialect's last event."""
+        if self.tap is None or self.tap_kind() != 1 or not self.stream or self.decoder is not None or self.head.compressed:
+            return False
+        if self.endpoint.format not in (F_CHAT, F_COMPLETIONS, F_RESPONSES, F_MESSAGES, F_GENERATE):
+            return False
+        return not (self.tap.terminal_seen or self.tap.error_seen)
+
+    cdef int tap_kind(self):
+        return 1 if self.head.event_stream else 0
+
+    cdef Py_ssize_t payload(self, const uint8_t* p, Py_ssize_t n, Buffer out) except -1:
+        """Body bytes: a copy into the tap, and into `out` where we frame ourselves. Returns how many may pass (all, unless cut)."""
+        cdef Py_ssize_t i = 0, k
+        if self.tap is None:
+            i = n
+        elif self.head.compressed:
+            if self.decoder is not None:
+                self.feed_decoded(p, n)
+            i = n
+        elif self.metered and self.head.event_stream:
+            while i < n:
+                k = self.tap.feed_event(p + i, n - i)
+                if self.strip:
+                    self.hold_event(p + i, k, out)
+                i += k
+                if self.tap.counted_tokens() > self.admission.output_allowance and self.tap.event_ended and not self.grow():
+                    break
+        else:
+            self.tap.feed(p, n)
+            i = n
+            if self.metered and self.tap.counted_tokens() > self.admission.output_allowance:
+                self.grow()
+        if i:
+            self.body_sent = True
+        if (self.reframe or self.plain) and not self.strip and i:
+            self.frame(out, p, i)
+        return i
+
+    cdef bint grow(self) except -1:
+        """Another slice of output on the hold. Where it cannot be had the answer ends here."""
+        cdef int code = self.admission.grow(self.tap.counted_tokens(), self.engine.wall_ns())
+        if code:
+            self.cut = True
+            self.cut_code = code
+        return code == 0
+
+    cdef int feed_decoded(self, const uint8_t* p, Py_ssize_t n) except -1:
+        cdef bytes piece
+        try:
+            for piece in self.decoder(PyBytes_FromStringAndSize(<const char*>p, n)):
+                self.tap.feed(<const uint8_t*>PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece))
+        except Exception:
+            self.decoder = None      # a copy that cannot be read has no usage; the bytes pass all the same
+        return 0
+
+    cdef int hold_event(self, const uint8_t* p, Py_ssize_t n, Buffer out) except -1:
+        """ask_usage: an event passes when it is whole and not the usage report, or when it is too large to be one."""
+        if self.event_passes:
+            self.frame(out, p, n)
+        else:
+            self.held.add(p, n)
+            if self.tap.event_ended:
+                if not self.tap.event_usage_only:
+                    self.frame(out, <const uint8_t*>self.held.data, self.held.size)
+                self.held.size = 0
+            elif self.held.size > EVENT_BYTES_HELD_MAX:
+                self.frame(out, <const uint8_t*>self.held.data, self.held.size)
+                self.held.size = 0
+                self.event_passes = True
+        if self.tap.event_ended:
+            self.event_passes = False
+        return 0
+
+    cdef int frame(self, Buffer out, const uint8_t* p, Py_ssize_t n) except -1:
+        if n == 0:
+            return 0
+        if self.reframe:
+            out.add_hex(n)
+            out.add(b"\r\n", 2)
+            out.add(p, n)
+            out.add(b"\r\n", 2)
+        else:
+            out.add(p, n)
+        return 0
+
+    cdef int write_out(self, bytes data, Py_ssize_t offset, Py_ssize_t end, bytes head, Buffer out, bint ended) except -1:
+        cdef object transport = self.client.transport
+        cdef Py_ssize_t size = end - offset
+        if transport is None:
+            return 0
+        if self.reframe or self.plain:
+            if ended:
+                if self.strip and self.held.size:
+                    self.frame(out, <const uint8_t*>self.held.data, self.held.size)
+                    self.held.size = 0
+                if self.reframe:
+                    out.add(b"0\r\n\r\n", 5)
+            if head is not None:
+                transport.write(head + out.take() if out.size else head)
+            elif out.size:
+                transport.write(out.take())
+            return 0
+        if head is None:
+            if offset == 0 and end == PyBytes_GET_SIZE(data):
+                transport.write(data)
+            elif size > 0:
+                transport.write(data[offset:end])
+        elif size <= ONE_WRITE_BYTES_MAX:
+            out.size = 0
+            out.add_bytes(head)
+            out.add(PyBytes_AS_STRING(data) + offset, size)
+            transport.write(out.take())
+        else:
+            transport.writelines([head, memoryview(data)[offset:end]])
+        return 0
+
+    # ---- endings ----
+
+    cdef int upstream_ended(self) except -1:
+        """The upstream closed its side."""
+        try:
+            if self.state == C_HEAD:
+                self.attempt_failed(E_UPSTREAM_FAILED)
+            elif self.state == C_ERROR_BODY:
+                if self.head.framing == B_CLOSE:
+                    self.judge_error()
+                    if self.state == C_RELAY:
+                        self.closed_body()
+                else:
+                    self.attempt_failed(E_UPSTREAM_FAILED)
+            elif self.state == C_RELAY:
+                self.closed_body()
+        except Exception as error:
+            self.broken(error)
+        return 0
+
+    cdef int closed_body(self) except -1:
+        """The connection ended in the middle of an answer, or as the end of one that has no other."""
+        if self.head.framing == B_CLOSE and not self.ended_early():
+            self.write_out(b"", 0, 0, None, self.cleared_buffer(), True)
+            return self.finish()
+        return self.fail(E_UPSTREAM_TRUNCATED)
+
+    cdef Buffer cleared_buffer(self):
+        self.engine.buffer.size = 0
+        return self.engine.buffer
+
+    cdef int finish(self) except -1:
+        """The answer is complete and delivered."""
+        cdef UpstreamConnection connection = self.connection
+        cdef bint reusable = not (self.plain or (self.head.framing == B_CLOSE and not self.reframe))
+        self.connection = None
+        self.route.channel.in_flight -= 1
+        if self.head.close or self.head.framing == B_CLOSE:
+            connection.call = None
+            connection.close()
+        else:
+            connection.give_back(monotonic_ns())
+        self.end(E_NONE if self.status < 400 else E_UPSTREAM_ERROR, self.status, True)
+        self.client.answered(reusable)
+        return 0
+
+    cdef int fail(self, int code) except -1:
+        """The answer has begun and cannot be finished: the dialect's error event where one can stand, then the close."""
+        cdef bytes event
+        cdef object transport = self.client.transport
+        self.drop_connection()
+        self.route.channel.in_flight -= 1
+        if code != E_CLIENT_GONE and transport is not None and self.head_sent:
+            if self.strip and self.held.size:
+                out = self.cleared_buffer()
+                self.frame(out, <const uint8_t*>self.held.data, self.held.size)
+                self.held.size = 0
+                transport.write(out.take())
+            if self.stream and self.tap is not None and not self.head.compressed and self.tap.at_boundary:
+                event = self.engine.hooks.render_stream_error(
+                    self.endpoint.format, 1 if self.head.event_stream else 2, code, self.tap.sequence_number)
+                if event:
+                    self.inject(event)
+        self.end(code, self.status, False)
+        self.client.answered(False)
+        return 0
+
+    cdef int inject(self, bytes event) except -1:
+        """Writes bytes of our own into the body, wherever the framing that was passed on stands."""
+        cdef Buffer out = self.cleared_buffer()
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(event), room
+        cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(event)
+        cdef int64_t size
+        if self.reframe or self.plain or self.head.framing == B_CLOSE:
+            self.frame(out, p, n)
+        elif self.head.framing == B_LENGTH:
+            return 0       # it would have to stand in the place of the provider's own bytes
+        else:
+            if self.cut_bytes > 0:
+                # cut inside a chunk's data: its tail was not passed on
+                self.chunked.state = K_DATA
+            if self.chunked.state == K_DATA_CR:
+                out.add(b"\r\n", 2)
+            elif self.chunked.state == K_DATA_LF:
+                out.add(b"\n", 1)
+            if self.chunked.state in (K_DATA_CR, K_DATA_LF) or (self.chunked.state == K_SIZE and self.chunked.digits == 0) \
+                    or self.chunked.state in (K_END, K_BAD):
+                out.add_hex(n)
+                out.add(b"\r\n", 2)
+                out.add(p, n)
+                out.add(b"\r\n", 2)
+            else:
+                # inside a chunk, or in the middle of a size that is already half sent
+                if self.chunked.state == K_SIZE:
+                    out.add_text(b"0000\r\n")
+                    size = self.chunked.remaining << 16
+                elif self.chunked.state == K_SIZE_LF:
+                    out.add(b"\n", 1)
+                    size = self.chunked.remaining
+                elif self.chunked.state == K_DATA:
+                    size = self.chunked.remaining + self.cut_bytes
+                else:
+                    return 0
+                if size <= 0:
+                    return 0
+                room = n if n < size else <Py_ssize_t>size
+                out.add(p, room)
+                if room < n:
+                    out.add(b"\r\n", 2)
+                    out.add_hex(n - room)
+                    out.add(b"\r\n", 2)
+                    out.add(p + room, n - room)
+                    out.add(b"\r\n", 2)
+        self.client.transport.write(out.take())
+        return 0
+
+    cdef int64_t cut_bytes      # of the chunk under way, kept back by a cut-off
+
+    cdef void client_gone(self):
+        """The client closed its connection."""
+        cdef int state = self.state
+        try:
+            if state == C_RELAY:
+                self.fail(E_CLIENT_GONE)
+            elif state != C_DONE:
+                if state in (C_CONNECT, C_HEAD, C_ERROR_BODY):
+                    self.route.channel.in_flight -= 1
+                self.drop_connection()
+                self.end(E_CLIENT_GONE, 499, False)
+                self.client.answered(False)
+        except Exception as error:
+            self.broken(error)
+
+    cdef void stop(self, int code):
+        """Ends a call in flight from outside: key revoked, account frozen, drain deadline."""
+        try:
+            if self.state == C_RELAY:
+                self.fail(code)
+            elif self.state != C_DONE:
+                if self.state in (C_CONNECT, C_HEAD, C_ERROR_BODY):
+                    self.route.channel.in_flight -= 1
+                self.drop_connection()
+                self.refuse(code, None)
+        except Exception as error:
+            self.broken(error)
+
+    cdef int refuse(self, int code, object param) except -1:
+        """Ends the call with an error of our own. Nothing of an upstream's answer has been seen by the client."""
+        cdef int64_t retry_after_ns = 0
+        cdef char[20] text
+        cdef bint reusable = self.body_complete
+        if self.state == C_DONE:
+            return 0
+        if self.admission is not None:
+            retry_after_ns = self.admission.retry_after_ns
+        self.engine.id_text(self.id, text)
+        status, fields, body = self.engine.hooks.render_refusal(
+            self.endpoint.dialect, code, PyUnicode_DecodeASCII(text, 18, NULL), retry_after_ns,
+            param.decode() if isinstance(param, bytes) else param)
+        self.status = status
+        self.end(code, status, False)
+        b = self.cleared_buffer()
+        b.add_text(b"HTTP/1.1 ")
+        b.add_int(status)
+        b.add(b" ", 1)
+        b.add_bytes(<bytes>self.engine.reasons.get(status, b"Error"))
+        b.add(b"\r\n", 2)
+        for name, value in fields:
+            b.add_bytes(name)
+            b.add(b": ", 2)
+            b.add_bytes(value)
+            b.add(b"\r\n", 2)
+        self.add_own_fields(b)
+        b.add_text(b"Content-Length: ")
+        b.add_int(PyBytes_GET_SIZE(<bytes>body))
+        if not reusable:
+            b.add_text(b"\r\nConnection: close")
+        b.add_text(b"\r\n\r\n")
+        b.add_bytes(body)
+        if self.client.transport is not None:
+            self.client.transport.write(b.take())
+        self.client.answered(reusable)
+        return 0
+
+    cdef void broken(self, object error):
+        """A fault of our own. The call still ends once: what was delivered is charged, the client sees the cut."""
+        self.engine.fault(error)
+        if self.state == C_DONE:
+            return
+        try:
+            if self.connection is not None or self.connecting or self.state in (C_CONNECT, C_HEAD, C_ERROR_BODY, C_RELAY):
+                if self.route is not None:
+                    self.route.channel.in_flight -= 1
+            self.drop_connection()
+            head_sent = self.head_sent
+            if head_sent:
+                self.end(E_INTERNAL, self.status, False)
+                self.client.answered(False)
+            else:
+                self.refuse(E_INTERNAL, None)
+        except Exception as again:
+            self.engine.fault(again)
+            if self.client is not None and self.client.transport is not None:
+                self.client.transport.abort()
+
+    # ---- settle and record ----
+
+    cdef int end(self, int code, int status, bint complete) except -1:
+        """The one ending: the hold is settled or released, the record written. Everything else only leads here."""
+        cdef Usage usage
+        cdef int64_t now
+        cdef str source = "none"
+        cdef UsageTap tap = self.tap
+        cdef Admission admission = self.admission
+        if self.state == C_DONE:
+            return 0
+        self.state = C_DONE
+        now = monotonic_ns()
+        memset(&usage, 0, sizeof(Usage))
+        self.engine.calls.discard(self)
+        if admission is not None and admission.state == A_OPEN:
+            if tap is not None and self.body_sent and status < 400:
+                tap.finish()
+                usage = tap.usage
+                source = "upstream"
+                if not tap.usage_seen:
+                    memset(&usage, 0, sizeof(Usage))
+                    usage.images = tap.usage.images
+                    usage.web_searches = tap.usage.web_searches
+                    usage.input_tokens = self.prompt_tokens
+                    usage.output_tokens = tap.counted_tokens()
+                    source = "estimated"
+                elif not complete and not tap.terminal_seen:
+                    if usage.output_tokens < tap.counted_tokens():
+                        usage.output_tokens = tap.counted_tokens()
+                        source = "estimated"
+                self.cost_nano = admission.settle(&usage, now, self.wall_ns)
+                self.written_off_nano = admission.written_off_nano
+            else:
+                admission.release(now, self.attempts > 0)
+        if code == E_CLIENT_GONE and tap is not None and tap.terminal_seen:
+            code = E_NONE       # a client that closes behind the last event has finished
+        elif code == E_CLIENT_GONE:
+            status = 499
+        if self.key is not None:
+            self.engine.record(self, code, status, &usage, source, now)
+        else:
+            self.engine.refused_unknown(code)
+        self.body = None
+        self.error_parts = None
+        return 0
+
+
+cdef bint client_address_needed(Call call):
+    return call.client.peer_trusted and call.forwarded_for is not None
+
+
+cdef list splice(list parts, list edits):
+    """`parts` joined with [(start, end, replacement)] applied; offsets count from the start of the whole."""
+    whole = b"".join(parts)
+    out = []
+    at = 0
+    for start, end, replacement in sorted(edits):
+        out.append(whole[at:start])
+        out.append(replacement)
+        at = end
+    out.append(whole[at:])
+    return out

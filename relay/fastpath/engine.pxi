@@ -1,0 +1,489 @@
+# The engine: what all calls of the process share. Tables that decide (keys, models, routes), lists of what is open,
+# the sweep of deadlines, and the records that wait for the writer.
+
+from hashlib import sha256 as _sha256   # noqa: F401  (asserts at import that the digest exists)
+from hmac import digest as hmac_digest
+
+TICKS_PER_SECOND = 4
+
+
+cdef class Engine:
+    cdef public object hooks
+    cdef FieldTable fields
+    cdef dict routes                  # exact request path -> Endpoint
+    cdef dict gemini_methods          # b"generateContent" -> Endpoint
+    cdef dict endpoints               # name -> Endpoint
+    cdef public dict models           # public name as bytes -> Model; replaced as a whole on reload
+    cdef public Rate free_rate        # of endpoints that are never charged
+    cdef public Policy policy
+    cdef list default_tables          # TokenTable by dialect: what a prompt is counted with before its model is known
+    cdef dict credentials             # public id -> Credential
+    cdef dict unknown                 # public ids that are no key; bounded, emptied when full
+    cdef dict waiting                 # public id -> calls that wait for it to be loaded
+    cdef readonly set calls, clients, closing
+    cdef public list records
+    cdef Buffer buffer
+    cdef RequestHead request_head
+    cdef bytes pepper
+    cdef readonly dict reasons
+    cdef public bint draining, store_writable
+    cdef public int attempts_max
+    cdef public int64_t body_bytes_max
+    cdef public Py_ssize_t connections_max
+    cdef public int64_t header_ticks, body_idle_ticks, write_stall_ticks, keep_alive_ticks, discard_ticks
+    cdef public bint keep_source_ip, keep_user_agent
+    cdef readonly int64_t tick
+    cdef int64_t wall_offset_ns       # wall clock minus monotonic, renewed at every sweep
+    cdef int64_t id_ms, id_count
+    cdef uint64_t random_state
+    cdef readonly int64_t calls_total, refused_total, faults_total
+    cdef readonly dict unknown_refusals   # error code -> count, of calls that no key could be found for
+
+    def __init__(self, object hooks, bytes pepper, list default_tables, dict reasons, uint64_t seed):
+        self.hooks = hooks
+        self.pepper = pepper
+        self.default_tables = default_tables
+        self.reasons = reasons
+        self.fields = _standard_fields()
+        self.routes = {}
+        self.gemini_methods = {}
+        self.endpoints = {}
+        self.models = {}
+        self.credentials = {}
+        self.unknown = {}
+        self.waiting = {}
+        self.calls = set()
+        self.clients = set()
+        self.closing = set()
+        self.records = []
+        self.unknown_refusals = {}
+        self.buffer = Buffer()
+        self.request_head = RequestHead()
+        self.attempts_max = 3
+        self.body_bytes_max = 33_554_432
+        self.connections_max = 20_000
+        self.header_ticks = 40
+        self.body_idle_ticks = 120
+        self.write_stall_ticks = 240
+        self.keep_alive_ticks = 300
+        self.discard_ticks = 8
+        self.keep_source_ip = self.keep_user_agent = True
+        self.store_writable = True
+        self.random_state = seed | 1
+        self.wall_offset_ns = wall_clock_ns() - monotonic_ns()
+
+    @property
+    def field_table(self):
+        return self.fields
+
+    # ---- set-up ----
+
+    def add_endpoint(self, Endpoint endpoint, list paths):
+        """`paths`: exact request paths (bytes) served as it; for Gemini's the method name stands in upstream_path."""
+        self.endpoints[endpoint.name] = endpoint
+        for path in paths:
+            self.routes[path] = endpoint
+        if endpoint.model_in_path:
+            self.gemini_methods[endpoint.upstream_path[1:]] = endpoint
+
+    # ---- targets ----
+
+    cdef bint resolve(self, Call call, const uint8_t* p, Py_ssize_t n) except -1:
+        """Which endpoint a request target names. False: not for the front door."""
+        cdef Py_ssize_t i, path_size = n, colon = -1
+        cdef const uint8_t* mark
+        for i in range(n):
+            if not IS_TARGET[p[i]]:
+                return False
+            if p[i] == 63 and path_size == n:
+                path_size = i
+        call.endpoint = <Endpoint>self.routes.get(PyBytes_FromStringAndSize(<const char*>p, path_size))
+        if call.endpoint is None:
+            if path_size < 18 or memcmp(p, b"/v1beta/models/", 15) != 0:
+                return False
+            for i in range(15, path_size):
+                if p[i] == 47 or p[i] == 126 or p[i] == 64:
+                    return False
+                if p[i] == 58:
+                    colon = i
+            if colon <= 15:
+                return False
+            call.endpoint = <Endpoint>self.gemini_methods.get(
+                PyBytes_FromStringAndSize(<const char*>p + colon + 1, path_size - colon - 1))
+            if call.endpoint is None:
+                return False
+            call.path_model = PyBytes_FromStringAndSize(<const char*>p + 15, colon - 15)
+        if path_size < n:
+            return self.resolve_query(call, p + path_size + 1, n - path_size - 1)
+        return True
+
+    cdef bint resolve_query(self, Call call, const uint8_t* p, Py_ssize_t n) except -1:
+        """A query of known parameters: `alt=sse` and `beta=true` go on, `key=` is a credential. Anything else is aiohttp's."""
+        cdef bytes text = PyBytes_FromStringAndSize(<const char*>p, n), part
+        cdef list passed = []
+        if b"?" in text:
+            return False
+        for part in text.split(b"&"):
+            if part == b"alt=sse" or part == b"beta=true" or part == b"alt=json":
+                passed.append(part)
+            elif part.startswith(b"key=") and len(part) > 4 and b"=" not in part[4:]:
+                if call.secrets is None:
+                    call.secrets = []
+                call.secrets.append(part[4:])
+            elif part:
+                return False
+        if passed:
+            call.query = b"?" + b"&".join(passed)
+        return True
+
+    # ---- calls ----
+
+    cdef int open_call(self, Call call, ClientSide client, RequestHead head) except -1:
+        cdef bytes secret
+        call.engine = self
+        call.client = client
+        call.began_ns = monotonic_ns()
+        call.wall_ns = call.began_ns + self.wall_offset_ns
+        call.active_tick = self.tick
+        call.id = self.new_id(call.wall_ns)
+        if call.secrets is not None:
+            for secret in call.secrets:
+                if secret not in head.secrets:
+                    head.secrets.append(secret)
+        call.secrets = head.secrets
+        call.passed_fields = head.passed.take()
+        call.agent = head.agent
+        call.forwarded_for = head.forwarded_for
+        call.max_cost_nano = head.max_cost_nano
+        call.body = []
+        call.scanner = RequestScanner(call.endpoint.format, <TokenTable>self.default_tables[call.endpoint.dialect])
+        self.calls.add(call)
+        self.calls_total += 1
+        return 0
+
+    cdef int64_t new_id(self, int64_t wall_ns):
+        """Time-ordered: milliseconds in the upper bits, a counter in the lower 20. Never goes back with the clock."""
+        cdef int64_t ms = wall_ns // 1_000_000
+        if ms <= self.id_ms:
+            self.id_count += 1
+            if self.id_count >= 1 << 20:
+                self.id_ms += 1
+                self.id_count = 0
+        else:
+            self.id_ms = ms
+            self.id_count = 0
+        return (self.id_ms << 20) | self.id_count
+
+    cdef void id_text(self, int64_t id, char* out) noexcept:
+        """`call_` and 13 digits of Crockford's base 32: 18 bytes."""
+        cdef int i
+        memcpy(out, b"call_", 5)
+        for i in range(13):
+            out[17 - i] = CROCKFORD[id & 31]
+            id >>= 5
+
+    cdef int64_t wall_ns(self):
+        return monotonic_ns() + self.wall_offset_ns
+
+    cdef Route choose(self, list routes, object tried):
+        """The channel of a call: the lowest priority number that has one left, by weight within it."""
+        cdef Route route, best = None
+        cdef int64_t total = 0, pick
+        cdef int priority = 1_000_000
+        if tried is None and len(routes) == 1:
+            return <Route>routes[0]
+        for route in routes:
+            if tried is not None and route.channel in tried:
+                continue
+            if route.channel.priority < priority:
+                priority = route.channel.priority
+                total = 0
+            if route.channel.priority == priority:
+                total += route.channel.weight
+        if total == 0:
+            return None
+        pick = <int64_t>(self.random() % <uint64_t>total)
+        for route in routes:
+            if route.channel.priority != priority or (tried is not None and route.channel in tried):
+                continue
+            best = route
+            pick -= route.channel.weight
+            if pick < 0:
+                break
+        return best
+
+    cdef uint64_t random(self) noexcept:
+        # xorshift64: spreads load, guards nothing
+        self.random_state ^= self.random_state << 13
+        self.random_state ^= self.random_state >> 7
+        self.random_state ^= self.random_state << 17
+        return self.random_state
+
+    # ---- keys ----
+
+    cdef Credential verify(self, bytes secret, Call call):
+        """The credential that a secret opens. None: no key (or the call waits: `public_id_wanted` is set)."""
+        cdef Credential credential
+        cdef bytes public_id
+        cdef const char* p = PyBytes_AS_STRING(secret)
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(secret)
+        if n < 40 or n > 128 or memcmp(p, b"sk-", 3) != 0 or p[15] != 45:
+            return None
+        public_id = secret[3:15]
+        credential = <Credential>self.credentials.get(public_id)
+        if credential is None:
+            if public_id not in self.unknown:
+                call.public_id_wanted = public_id
+            return None
+        if credential.dead or not equal_bytes(<bytes>hmac_digest(self.pepper, secret, "sha256"), credential.digest):
+            return None
+        return credential
+
+    def opens(self, Credential credential, bytes secret):
+        """Whether a secret is this credential's, and it is in force."""
+        return not credential.dead and equal_bytes(<bytes>hmac_digest(self.pepper, secret, "sha256"), credential.digest) and (
+            credential.expires_ns == 0 or wall_clock_ns() < credential.expires_ns)
+
+    cdef int want_key(self, bytes public_id, Call call) except -1:
+        if public_id in self.waiting:
+            self.waiting[public_id].append(call)
+        else:
+            self.waiting[public_id] = [call]
+            self.hooks.load_key(public_id)
+        return 0
+
+    def put_credential(self, bytes public_id, Credential credential):
+        """The answer to `load_key`: a credential, or None where there is no such key. Waiting calls go on."""
+        cdef Call call
+        if credential is None:
+            if len(self.unknown) >= 10_000:
+                self.unknown.clear()
+            self.unknown[public_id] = True
+        else:
+            self.unknown.pop(public_id, None)
+            self.credentials[public_id] = credential
+        for call in self.waiting.pop(public_id, ()):
+            call.key_arrived()
+
+    def load_failed(self, bytes public_id):
+        """The store could not be read: waiting calls are refused, the next one asks again."""
+        cdef Call call
+        for call in self.waiting.pop(public_id, ()):
+            if call.state == C_IDENTIFY:
+                call.stop(E_STORE_UNAVAILABLE)
+
+    def forget_credential(self, bytes public_id):
+        """The store changed: read it again at the next use. What is cached stays valid for calls in flight."""
+        self.unknown.pop(public_id, None)
+        credential = self.credentials.pop(public_id, None)
+        if credential is not None:
+            credential.dead = True
+
+    def credential(self, bytes public_id):
+        return self.credentials.get(public_id)
+
+    def cached_credentials(self):
+        return list(self.credentials.values())
+
+    def stop_calls(self, ApiKey key, int code):
+        """Ends every call in flight of a key, each with its settlement."""
+        cdef Call call
+        count = 0
+        for call in list(self.calls):
+            if call.key is key:
+                call.stop(code)
+                count += 1
+        return count
+
+    def stop_all(self, int code):
+        cdef Call call
+        for call in list(self.calls):
+            call.stop(code)
+
+    # ---- endings ----
+
+    cdef int record(self, Call call, int code, int status, Usage* u, str source, int64_t now) except -1:
+        cdef ApiKey key = call.key
+        cdef Route route = call.route
+        cdef ClientSide client = call.client
+        cdef str agent = None, address = None
+        if self.keep_user_agent and call.agent is not None:
+            if client.last_agent_bytes is not None and client.last_agent_bytes == call.agent:
+                agent = client.last_agent
+            else:
+                agent = self.hooks.clean_agent(call.agent)
+                client.last_agent_bytes = call.agent
+                client.last_agent = agent
+        if self.keep_source_ip:
+            address = call.source_ip
+        self.records.append((
+            call.id, key.account_id, key.organisation_id if key.organisation_id else None, key.key_id, call.endpoint.name,
+            call.model.name if call.model is not None else None,
+            route.upstream_model if route is not None else None,
+            route.channel.name if route is not None else None,
+            call.attempts, 1 if call.stream else 0, status, ERROR_CODES[code] if code else None,
+            u.input_tokens, u.output_tokens, u.cache_read_tokens, u.cache_write_tokens + u.cache_write_1h_tokens,
+            u.images, u.video_seconds, u.web_searches, source, call.cost_nano,
+            call.model.rate.card if call.model is not None and call.model.rate is not None else None,
+            (now - call.began_ns) // 1000,
+            (call.first_byte_ns - call.began_ns) // 1000 if call.first_byte_ns else None,
+            address, agent, call.written_off_nano, (call.wall_ns // 1_000_000_000) // 86400,
+        ))
+        return 0
+
+    cdef int refused_unknown(self, int code) except -1:
+        self.refused_total += 1
+        self.unknown_refusals[code] = self.unknown_refusals.get(code, 0) + 1
+        return 0
+
+    cdef void fault(self, object error):
+        """A fault of our own: counted and told by its type and place, never by its text (it may quote content)."""
+        self.faults_total += 1
+        try:
+            self.hooks.fault(error)
+        except Exception:
+            pass
+
+    # ---- limits on every answer ----
+
+    cdef int add_limits(self, Buffer b, ApiKey key, int dialect, int64_t now_ns, int64_t wall_ns) except -1:
+        """The tightest limits of the caller, in the dialect's names (source: each provider's rate-limit documentation)."""
+        cdef LimitView view
+        view_limits(key.scopes, now_ns, &view)
+        if view.requests_limit:
+            self.add_bucket(b, dialect, b"requests", view.requests_limit, view.requests_remaining, view.requests_reset_ns, wall_ns)
+        if view.tokens_limit:
+            self.add_bucket(b, dialect, b"tokens", view.tokens_limit, view.tokens_remaining, view.tokens_reset_ns, wall_ns)
+        return 0
+
+    cdef int add_bucket(self, Buffer b, int dialect, const char* kind, int64_t limit, int64_t remaining, int64_t reset_ns,
+                        int64_t wall_ns) except -1:
+        cdef int64_t ms, seconds
+        if dialect == D_ANTHROPIC:
+            b.add_text(b"anthropic-ratelimit-")
+            b.add_text(kind)
+            b.add_text(b"-limit: ")
+            b.add_int(limit)
+            b.add_text(b"\r\nanthropic-ratelimit-")
+            b.add_text(kind)
+            b.add_text(b"-remaining: ")
+            b.add_int(remaining)
+            b.add_text(b"\r\nanthropic-ratelimit-")
+            b.add_text(kind)
+            b.add_text(b"-reset: ")
+            b.add_moment((wall_ns + reset_ns + 999_999_999) // 1_000_000_000)
+        else:
+            b.add_text(b"x-ratelimit-limit-")
+            b.add_text(kind)
+            b.add(b": ", 2)
+            b.add_int(limit)
+            b.add_text(b"\r\nx-ratelimit-remaining-")
+            b.add_text(kind)
+            b.add(b": ", 2)
+            b.add_int(remaining)
+            b.add_text(b"\r\nx-ratelimit-reset-")
+            b.add_text(kind)
+            b.add(b": ", 2)
+            # a duration as OpenAI writes it: 120ms, 1.5s, 6m0s
+            ms = (reset_ns + 999_999) // 1_000_000
+            seconds = ms // 1000
+            if 0 < ms < 1000:
+                b.add_int(ms)
+                b.add(b"ms", 2)
+            else:
+                if seconds >= 3600:
+                    b.add_int(seconds // 3600)
+                    b.add(b"h", 1)
+                if seconds >= 60:
+                    b.add_int(seconds // 60 % 60)
+                    b.add(b"m", 1)
+                b.add_int(seconds % 60)
+                if ms % 1000:
+                    b.add(b".", 1)
+                    b.add_fraction(<int>(ms % 1000))
+                b.add(b"s", 1)
+        b.add(b"\r\n", 2)
+        return 0
+
+    # ---- the sweep ----
+
+    cdef bint refuses_connections(self):
+        return self.draining or <Py_ssize_t>len(self.clients) >= self.connections_max
+
+    def sweep(self):
+        """Deadlines of everything that is open. Called four times a second."""
+        cdef FrontDoor door
+        cdef Call call
+        cdef int64_t now = monotonic_ns()
+        self.tick += 1
+        self.wall_offset_ns = wall_clock_ns() - now
+        for client in list(self.clients):
+            if isinstance(client, FrontDoor):
+                door = <FrontDoor>client
+                try:
+                    door.sweep()
+                except Exception as error:
+                    self.fault(error)
+        for call in list(self.calls):
+            try:
+                self.sweep_call(call, now)
+            except Exception as error:
+                call.broken(error)
+        if self.closing:
+            for client in list(self.closing):
+                door = <FrontDoor>client
+                if door.transport is None:
+                    self.closing.discard(door)
+                elif self.tick - door.since_tick > self.write_stall_ticks:
+                    door.transport.abort()
+
+    cdef int sweep_call(self, Call call, int64_t now) except -1:
+        cdef Channel channel
+        if call.state in (C_HEAD, C_ERROR_BODY):
+            channel = call.route.channel
+            if now - call.phase_ns > channel.first_byte_timeout_ns:
+                call.attempt_failed(E_UPSTREAM_TIMEOUT)
+        elif call.state == C_RELAY:
+            channel = call.route.channel
+            if call.connection is not None and call.connection.want_read_paused:
+                if call.client.write_paused and self.tick - call.client.paused_tick > self.write_stall_ticks:
+                    transport = call.client.transport
+                    call.stop(E_CLIENT_STALLED)
+                    if transport is not None:
+                        transport.abort()
+            elif (self.tick - call.active_tick) * (1_000_000_000 // 4) > channel.stream_idle_timeout_ns:
+                call.fail(E_UPSTREAM_STALLED)
+        return 0
+
+    def close_clients(self, bint idle_only):
+        """Drain: closes connections without a call (or all)."""
+        cdef FrontDoor door
+        for client in list(self.clients):
+            if isinstance(client, FrontDoor):
+                door = <FrontDoor>client
+                if door.call is None or not idle_only:
+                    if door.transport is not None:
+                        door.transport.close()
+
+    @property
+    def open_calls(self):
+        return len(self.calls)
+
+    @property
+    def open_connections(self):
+        return len(self.clients)
+
+
+cdef const char* CROCKFORD = b"0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def parse_request_head(bytes block, int dialect, FieldTable table):
+    """For tests: what the front door makes of field lines with the empty line behind them."""
+    cdef RequestHead head = RequestHead()
+    cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(block)
+    head.parse(p, p + len(block), table, dialect)
+    return {
+        "odd": bool(head.odd), "hosts": head.hosts, "length": head.length, "close": bool(head.close), "secrets": head.secrets,
+        "passed": head.passed.take(), "max_cost_nano": head.max_cost_nano, "bad_max_cost": bool(head.bad_max_cost),
+        "encoded": bool(head.encoded), "agent": head.agent, "forwarded_for": head.forwarded_for,
+    }

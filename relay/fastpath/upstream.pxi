@@ -1,0 +1,290 @@
+# The far side: channels, their pools of kept connections, and the connection itself.
+#
+# A connection carries one call at a time and is used again only when an answer ended cleanly: framing complete, nothing
+# behind it, no `Connection: close`. Bytes that arrive while no call is waiting close it.
+
+cdef class Endpoint:
+    """One route of the API: what it is called, whose dialect it speaks, where it goes upstream."""
+    cdef readonly str name             # the route's template, e.g. "/v1/chat/completions": what a call record carries
+    cdef readonly int dialect, format
+    cdef readonly uint64_t scope_bit
+    cdef readonly bytes upstream_path  # below the channel's base path; for Gemini the method, e.g. b":generateContent"
+    cdef readonly bint needs_model     # the model stands in the body
+    cdef readonly bint model_in_path
+    cdef readonly bint stream_by_path  # Gemini: the path says that the answer is a stream
+    cdef readonly bint free            # counting endpoints: limited and recorded, never charged
+    cdef readonly bint inference       # may be tried on another channel
+
+    def __init__(self, str name, int dialect, int format, uint64_t scope_bit, bytes upstream_path, *, bint needs_model=True,
+                 bint model_in_path=False, bint stream_by_path=False, bint free=False, bint inference=True):
+        self.name = name
+        self.dialect = dialect
+        self.format = format
+        self.scope_bit = scope_bit
+        self.upstream_path = upstream_path
+        self.needs_model = needs_model
+        self.model_in_path = model_in_path
+        self.stream_by_path = stream_by_path
+        self.free = free
+        self.inference = inference
+
+
+cdef class Channel:
+    """One configured way to an upstream, with its pool of idle connections."""
+    cdef readonly str name
+    cdef readonly int dialect
+    cdef readonly int priority, weight
+    cdef bytes base_path               # of base_url, without a trailing slash
+    cdef bytes host_line               # b"Host: ...\r\n"
+    cdef list key_lines                # one authentication line per upstream key
+    cdef Py_ssize_t next_key
+    cdef readonly bint ask_usage
+    cdef readonly int64_t connect_timeout_ns, first_byte_timeout_ns, stream_idle_timeout_ns
+    cdef list idle                     # UpstreamConnection, the most recently used last
+    cdef readonly int in_flight
+    cdef readonly int64_t connects, failures
+    cdef public bint retired           # not part of the configuration in force: connections close after their call
+    cdef public object target          # what the connect hook needs: host, port, TLS context
+
+    def __init__(self, str name, int dialect, bytes host, bytes base_path, list key_lines, object target, *, int priority=0,
+                 int weight=1, bint ask_usage=False, int64_t connect_timeout_ns=5_000_000_000,
+                 int64_t first_byte_timeout_ns=120_000_000_000, int64_t stream_idle_timeout_ns=300_000_000_000):
+        if not key_lines:
+            raise ValueError("a channel needs at least one authentication line (an empty one for none)")
+        self.name = name
+        self.dialect = dialect
+        self.priority = priority
+        self.weight = weight
+        self.base_path = base_path
+        self.host_line = b"Host: " + host + b"\r\n"
+        self.key_lines = key_lines
+        self.target = target
+        self.ask_usage = ask_usage
+        self.connect_timeout_ns = connect_timeout_ns
+        self.first_byte_timeout_ns = first_byte_timeout_ns
+        self.stream_idle_timeout_ns = stream_idle_timeout_ns
+        self.idle = []
+
+    @property
+    def idle_connections(self):
+        return len(self.idle)
+
+    cdef UpstreamConnection take_idle(self):
+        """The most recently used idle connection, or None. LIFO: the rest cools down and can be closed."""
+        cdef UpstreamConnection connection
+        while self.idle:
+            connection = <UpstreamConnection>self.idle.pop()
+            if not connection.closed and not connection.transport.is_closing():
+                return connection
+        return None
+
+    def close_idle(self, int64_t older_than_ns=0):
+        """Closes idle connections unused since `older_than_ns` (monotonic); 0 closes all."""
+        cdef UpstreamConnection connection
+        keep = []
+        for connection in self.idle:
+            if older_than_ns and connection.idle_since_ns > older_than_ns:
+                keep.append(connection)
+            else:
+                connection.close()
+        self.idle = keep
+
+
+cdef class UpstreamConnection:
+    """asyncio protocol of one connection to an upstream."""
+    cdef object transport
+    cdef Channel channel
+    cdef Call call
+    cdef bint closed, used
+    cdef bint want_read_paused
+    cdef int64_t idle_since_ns
+
+    def __init__(self, Channel channel):
+        self.channel = channel
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.channel.connects += 1
+
+    def data_received(self, bytes data):
+        if self.call is not None:
+            self.call.upstream_data(data)
+        else:
+            self.close()     # nobody asked: an answer to no request must never meet the next one
+
+    def eof_received(self):
+        if self.call is not None:
+            self.call.upstream_ended()
+        return False
+
+    def connection_lost(self, exc):
+        self.closed = True
+        if self.call is not None:
+            self.call.upstream_ended()
+        self.transport = None
+
+    def pause_writing(self):
+        pass     # a request is in memory already; its client is not read while it leaves
+
+    def resume_writing(self):
+        pass
+
+    cdef void close(self):
+        if not self.closed:
+            self.closed = True
+            if self.transport is not None:
+                self.transport.abort()
+
+    cdef void give_back(self, int64_t now_ns):
+        """The call is over and the connection clean: keep it."""
+        self.call = None
+        self.used = True
+        if self.want_read_paused:
+            self.want_read_paused = False
+            self.transport.resume_reading()
+        if self.closed or self.channel.retired or len(self.channel.idle) >= IDLE_CONNECTIONS_MAX:
+            self.close()
+        else:
+            self.idle_since_ns = now_ns
+            self.channel.idle.append(self)
+
+    cdef void pause(self):
+        if not self.want_read_paused and not self.closed and self.transport is not None:
+            self.want_read_paused = True
+            self.transport.pause_reading()
+
+    cdef void resume(self):
+        if self.want_read_paused and not self.closed and self.transport is not None:
+            self.want_read_paused = False
+            self.transport.resume_reading()
+
+
+cdef Py_ssize_t IDLE_CONNECTIONS_MAX = 1024     # per channel
+
+
+cdef enum:
+    B_LENGTH = 0      # Content-Length
+    B_CHUNKED
+    B_CLOSE           # ends with the connection
+    B_NONE            # no body: 204, 304
+
+cdef class ResponseHead:
+    """An upstream's status line and fields, parsed strictly; `fields` is what may pass to the client, as it was written."""
+    cdef int status, framing, minor
+    cdef int64_t length
+    cdef bint close, event_stream, compressed
+    cdef bytes encoding, reason, content_type
+    cdef Buffer passed
+
+    def __cinit__(self):
+        self.passed = Buffer()
+
+    cdef int parse(self, const uint8_t* p, Py_ssize_t n, FieldTable table) except -2:
+        """0, or -1 where anything breaks RFC 9112: the answer is garbage then."""
+        cdef const uint8_t* end = p + n
+        cdef const uint8_t* q
+        cdef Field f
+        cdef Py_ssize_t size
+        cdef int count = 0
+        cdef bint has_length = False, has_coding = False
+        self.status = 0
+        self.length = 0
+        self.close = self.event_stream = self.compressed = False
+        self.encoding = None
+        self.content_type = None
+        self.passed.size = 0
+        if n < 17 or memcmp(p, b"HTTP/1.", 7) != 0 or p[8] != 32 or p[12] != 32:
+            # RFC 9112 4: the blank behind the code is required even where the reason is empty
+            return -1
+        if p[7] != 48 and p[7] != 49:
+            return -1
+        self.minor = p[7] - 48
+        for i in range(9, 12):
+            if p[i] < 48 or p[i] > 57:
+                return -1
+            self.status = self.status * 10 + p[i] - 48
+        if self.status < 100 or self.status > 599:
+            return -1
+        q = p + 13
+        while q < end and IS_VALUE[q[0]]:
+            q += 1
+        if q + 1 >= end or q[0] != 13 or q[1] != 10:
+            return -1
+        self.reason = PyBytes_FromStringAndSize(<const char*>p + 13, q - p - 13)
+        q += 2
+        if self.minor == 0:
+            self.close = True
+        while True:
+            size = parse_field(q, end, table, &f)
+            if size < 0:
+                return -1
+            if size == 0:
+                break
+            q += size
+            count += 1
+            if count > 2 * FIELDS_MAX:
+                return -1
+            if f.kind == H_OTHER:
+                if not table.drops(f.name, f.name_size):
+                    self.passed.add(f.name, f.line_size)
+            elif f.kind == H_CONTENT_LENGTH:
+                if has_length:
+                    return -1
+                has_length = True
+                self.length = parse_length(&f)
+                if self.length < 0:
+                    return -1
+            elif f.kind == H_TRANSFER_ENCODING:
+                if has_coding or not value_is(&f, b"chunked"):
+                    return -1
+                has_coding = True
+            elif f.kind == H_CONNECTION:
+                if value_is(&f, b"close"):
+                    self.close = True
+                elif not value_is(&f, b"keep-alive"):
+                    self.close = True     # anything unusual: not used again
+            elif f.kind == H_CONTENT_ENCODING:
+                self.passed.add(f.name, f.line_size)
+                if not value_is(&f, b"identity"):
+                    self.compressed = True
+                    self.encoding = PyBytes_FromStringAndSize(<const char*>f.value, f.value_size).lower()
+            elif f.kind == H_CONTENT_TYPE:
+                self.passed.add(f.name, f.line_size)
+                self.event_stream = f.value_size >= 17 and self._starts(&f, b"text/event-stream")
+            elif f.kind == H_UPGRADE or f.kind == H_DROP:
+                pass
+            else:
+                # names that mean something only in a request (x-api-key, host …) have no business in an answer
+                if f.kind == H_RETRY_AFTER:
+                    self.passed.add(f.name, f.line_size)
+        if q + 2 != end:
+            return -1
+        if has_length and has_coding:
+            return -1     # RFC 9112 6.3: a sign of smuggling
+        if self.status < 200 or self.status == 204 or self.status == 304:
+            self.framing = B_NONE
+        elif has_coding:
+            if self.minor == 0:
+                return -1
+            self.framing = B_CHUNKED
+        elif has_length:
+            self.framing = B_LENGTH
+        else:
+            self.framing = B_CLOSE
+            self.close = True
+        return 0
+
+    cdef bint _starts(self, const Field* f, const char* word) noexcept:
+        cdef Py_ssize_t i
+        for i in range(<Py_ssize_t>strlen(word)):
+            if LOWER[f.value[i]] != <uint8_t>word[i]:
+                return False
+        return True
+
+
+def parse_response_head(bytes head, FieldTable table):
+    """For tests: (status, framing, length, close, event_stream, encoding, passed fields) or None where it is garbage."""
+    h = ResponseHead()
+    if h.parse(<const uint8_t*>PyBytes_AS_STRING(head), len(head), table) < 0:
+        return None
+    return h.status, ("length", "chunked", "close", "none")[h.framing], h.length, h.close, h.event_stream, h.encoding, h.passed.take()

@@ -1,0 +1,94 @@
+"""From the configuration to what calls are decided with: endpoints, channels, models and the routes between them."""
+
+import ssl
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+
+from relay import config as configuration
+from relay._fastpath import Channel, Engine, Model, Rate, Route
+from relay._fastpath import Endpoint as CompiledEndpoint
+from relay.policy import tokenizers
+from relay.proxy.connect import Target
+from relay.wire import endpoints, headers, usage
+
+FREE_FORMATS = frozenset({endpoints.F_COUNT_TOKENS, endpoints.F_GEMINI_COUNT})
+
+
+def install_endpoints(engine: Engine) -> None:
+    """The route table and the field rules, from wire/ into the engine."""
+    for endpoint in endpoints.ENDPOINTS:
+        if not endpoint.served or not endpoint.needs_model:
+            continue
+        in_path = "{model}" in endpoint.path
+        engine.add_endpoint(
+            CompiledEndpoint(
+                endpoint.path,
+                endpoint.dialect,
+                endpoint.format,
+                endpoints.scope_bit(endpoint),
+                (":" + endpoint.path.rpartition(":")[2] if in_path else endpoint.upstream_path).encode(),
+                needs_model=endpoint.needs_model,
+                model_in_path=in_path,
+                stream_by_path=endpoint.streams_by_path,
+                free=not endpoint.priced,
+                inference=endpoint.inference,
+            ),
+            [] if in_path else [path.encode() for path in (endpoint.path, *endpoint.aliases)],
+        )
+    table = engine.field_table
+    for dialect, allowed in enumerate(headers.REQUEST_ALLOWED):
+        for name in sorted(allowed):
+            table.allow(name, dialect)
+    for name in sorted(headers.RESPONSE_DROPPED):
+        table.drop(name)
+    for prefix in headers.RESPONSE_DROPPED_PREFIXES:
+        table.drop_prefix(prefix)
+
+
+def build_channel(config: configuration.Config, channel: configuration.Channel, tls: ssl.SSLContext) -> Channel:
+    """A channel with an empty pool."""
+    url = urlsplit(channel.base_url)
+    secure = url.scheme == "https"
+    host = url.hostname or ""
+    port = url.port or (443 if secure else 80)
+    dialect = endpoints.DIALECT_NAMES.index(channel.api)
+    header, prefix = headers.UPSTREAM_KEY[dialect]
+    own, default = channel.timeouts, config.timeouts
+
+    def nanoseconds(value: float | None, otherwise: float) -> int:
+        return round((otherwise if value is None else value) * 1e9)
+
+    return Channel(
+        channel.name,
+        dialect,
+        url.netloc.rpartition("@")[2].encode("ascii"),
+        url.path.rstrip("/").encode("ascii"),
+        [header + b": " + prefix + key.reveal().encode("ascii") + b"\r\n" for key in channel.api_keys] or [b""],
+        Target(host, port, tls if secure else None),
+        priority=channel.priority,
+        weight=channel.weight,
+        ask_usage=usage.asks_usage(channel.ask_usage, channel.api, channel.base_url),
+        connect_timeout_ns=nanoseconds(own.connect_seconds, default.connect_seconds),
+        first_byte_timeout_ns=nanoseconds(own.first_byte_seconds, default.first_byte_seconds),
+        stream_idle_timeout_ns=nanoseconds(own.stream_idle_seconds, default.stream_idle_seconds),
+    )
+
+
+def build_models(config: configuration.Config, channels: list[Channel], rates: dict[str, Rate]) -> dict[bytes, Model]:
+    """Every public name that a channel serves. A model without a rate is known, and refused as unpriced."""
+    models: dict[bytes, Model] = {}
+    for configured, channel in zip(config.channels, channels, strict=True):
+        for public, upstream in configured.models.items():
+            model = models.get(public.encode())
+            if model is None:
+                model = models[public.encode()] = Model(public, rates.get(public))
+            renamed = orjson.dumps(upstream) if upstream != public else None
+            model.add_route(Route(channel, upstream, tokenizers.table_for(upstream), renamed))
+    return models
+
+
+def default_tables() -> list[Any]:
+    """By dialect: what a prompt is counted with before its model is known."""
+    return [tokenizers.table_for(name) for name in ("gpt-4o", "claude-sonnet", "gemini-2.5-pro")]

@@ -1,0 +1,63 @@
+"""Connections to upstreams: name resolution, TCP, TLS. Only new connections come here; kept ones are the pool's."""
+
+import asyncio
+import logging
+import ssl
+from typing import NamedTuple
+
+from relay._fastpath import Call, Channel, UpstreamConnection
+
+log = logging.getLogger("relay.upstream")
+
+
+class Target(NamedTuple):
+    """Where a channel's connections go. `tls` None: plain TCP."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+
+
+def tls_context() -> ssl.SSLContext:
+    """One for all channels, so that sessions are reused. HTTP/1.1 is the only protocol offered."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class Connector:
+    """Opens connections, and remembers the attempts under way so that shutting down can end them."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def connect(self, channel: Channel, call: Call) -> None:
+        """Opens a connection and gives it to the call; a failure is told to the call as well."""
+        task = asyncio.get_running_loop().create_task(self._connect(channel, call))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, channel: Channel, call: Call) -> None:
+        target: Target = channel.target
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(channel.connect_timeout_ns / 1e9):
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(channel),
+                    target.host,
+                    target.port,
+                    ssl=target.tls,
+                    server_hostname=target.host if target.tls else None,
+                )
+        except TimeoutError:
+            call.connect_failed(True)
+        except OSError as error:  # includes ssl.SSLError and name resolution
+            log.warning("channel %s: no connection (%s)", channel.name, type(error).__name__)
+            call.connect_failed(False)
+        else:
+            call.connected(connection)
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,0 +1,96 @@
+"""What the compiled engine asks of Python, always off the common path.
+
+Nothing here may raise into the engine with content in its text; the engine itself never logs.
+"""
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from relay._fastpath import Call, Channel
+from relay.proxy import decoders
+from relay.proxy.addresses import Addresses
+from relay.proxy.connect import Connector
+from relay.wire import errors as wire_errors
+from relay.wire import upstream_errors
+
+log = logging.getLogger("relay.proxy")
+
+AGENT_CHARS_MAX = 96
+
+
+class Hooks:
+    """See `_fastpath.pyi`, Engine.hooks."""
+
+    def __init__(self, addresses: Addresses, connector: Connector) -> None:
+        self._addresses = addresses
+        self._connector = connector
+        self.no_balance_status_openai = 402
+        self.load_key: Callable[[bytes], None] = lambda public_id: None
+        self.handover: Callable[[asyncio.Transport, bytes], None] = lambda transport, data: transport.abort()
+        self.on_event: Callable[[str, str | None, str | None], None] = lambda kind, code, channel: None
+
+    def use_addresses(self, addresses: Addresses) -> None:
+        self._addresses = addresses
+
+    def peer(self, peername: object) -> tuple[str | None, bytes | None, bool]:
+        return self._addresses.peer(peername)
+
+    def forwarded_address(self, peer: str | None, header: bytes) -> tuple[str | None, bytes | None]:
+        return self._addresses.forwarded(peer, header)
+
+    def connect(self, channel: Channel, call: Call) -> None:
+        self._connector.connect(channel, call)
+
+    def decoder(self, encoding: bytes) -> decoders.Decoder | None:
+        return decoders.decoder(encoding)
+
+    def render_refusal(
+        self, dialect: int, code: int, request_id: str, retry_after_ns: int, param: str | None
+    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        return wire_errors.render_refusal(
+            dialect, code, request_id, retry_after_ns, param, no_balance_status_openai=self.no_balance_status_openai
+        )
+
+    def render_stream_error(self, format: int, body_kind: int, code: int, sequence_number: int) -> bytes:
+        return wire_errors.render_stream_error(format, body_kind, code, sequence_number)
+
+    def judge_error(self, dialect: int, status: int, encoding: bytes | None, body: bytes, channel: Channel) -> int:
+        """What an upstream's error answer is about: see `wire.upstream_errors`."""
+        verdict = upstream_errors.judge(dialect, status, body if encoding is None else b"")
+        if verdict == upstream_errors.ACCOUNT:
+            log.error(
+                "channel %s: the upstream refused this relay's own key or account (HTTP %d)", channel.name, status
+            )
+            self.on_event("upstream_account", str(status), channel.name)
+        return verdict
+
+    def usage_request(
+        self, parts: list[bytes], start: int, end: int, object_start: int, object_empty: bool
+    ) -> tuple[int, int, bytes]:
+        """The edit (start, end, replacement) that makes a chat stream report its usage."""
+        if start < 0:
+            text = b'"stream_options":{"include_usage":true}' + (b"" if object_empty else b",")
+            return object_start, object_start, text
+        options: Any = orjson.loads(b"".join(parts)[start:end])
+        if not isinstance(options, dict):
+            options = {}
+        options["include_usage"] = True
+        return start, end, orjson.dumps(options)
+
+    def clean_agent(self, agent: bytes) -> str:
+        """A User-Agent as a record may carry it: printable ASCII, capped."""
+        text = agent[: 2 * AGENT_CHARS_MAX].decode("ascii", "replace")
+        return "".join(c if " " <= c <= "~" else "?" for c in text)[:AGENT_CHARS_MAX]
+
+    def fault(self, error: BaseException) -> None:
+        """A fault of our own. Its text may quote content, so only its type and places in the code are told."""
+        places = "; ".join(
+            f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {frame.name}"
+            for frame in traceback.extract_tb(error.__traceback__)
+        )
+        log.error("internal fault %s at %s", type(error).__name__, places)

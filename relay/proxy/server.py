@@ -1,0 +1,303 @@
+"""Both ways in: the front door's listener, and aiohttp's parser for every connection that the front door declines.
+
+An API call that arrives by aiohttp runs through the same compiled pipeline, which writes its answer to the transport
+itself; aiohttp only parses the request and keeps the connection.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from relay import _fastpath
+from relay._fastpath import Bridge, Engine
+from relay.wire import errors as wire_errors
+from relay.wire import headers as wire_headers
+from relay.wire import paths
+from relay.wire.endpoints import D_OPENAI, Endpoint
+
+log = logging.getLogger("relay.server")
+
+E_BODY_TIMEOUT = _fastpath.ERROR_CODES.index("body_timeout")
+LocalHandler = Callable[[web.Request, Endpoint, str | None], Awaitable[web.StreamResponse]]
+
+
+class _QuietLogger:
+    """aiohttp's server logger quotes what clients sent. This one tells the kind of a fault and nothing else."""
+
+    def debug(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    info = warning = debug
+
+    def exception(self, message: str, *args: Any, exc_info: object = None, **kwargs: Any) -> None:
+        kind = type(exc_info).__name__ if isinstance(exc_info, BaseException) else "unknown"
+        log.error("a request handler failed (%s)", kind)
+
+    error = exception
+
+
+class Protocol(RequestHandler):
+    """aiohttp's server protocol, with our error pages and the news of its transport passed to the call under way."""
+
+    __slots__ = ("bridge", "partial_since")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.bridge: Bridge | None = None
+        self.partial_since = 0.0
+
+    def data_received(self, data: bytes) -> None:
+        if self.partial_since == 0.0:
+            self.partial_since = self._loop.time()
+        super().data_received(data)
+        if self._messages or self._waiter is None:
+            self.partial_since = 0.0
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.bridge is not None:
+            self.bridge.pause_writing()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.bridge is not None:
+            self.bridge.resume_writing()
+
+    def eof_received(self) -> None:
+        if self.bridge is not None:
+            self.bridge.gone()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self.bridge is not None:
+            self.bridge.gone()
+        super().connection_lost(exc)
+
+    def late(self, now: float, header_seconds: float) -> bool:
+        """Whether a request head has been arriving for too long."""
+        waiting = self._waiter is not None and not self._waiter.done()
+        return waiting and self.partial_since > 0.0 and now - self.partial_since > header_seconds
+
+    def handle_error(
+        self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        # aiohttp's own page and log line quote the bytes at fault.
+        if status == 500:
+            log.error("a request handler failed (%s)", type(exc).__name__)
+        code = "malformed_http" if status == 400 else "internal"
+        response = refusal(D_OPENAI, code)
+        response.force_close()
+        return response
+
+
+class Written(web.StreamResponse):
+    """Stands for an answer that the pipeline has written to the transport already."""
+
+    def __init__(self, reusable: bool) -> None:
+        super().__init__()
+        self._reusable = reusable
+
+    @property
+    def keep_alive(self) -> bool | None:
+        return self._reusable
+
+    async def prepare(self, request: Any) -> Any:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
+def refusal(dialect: int, code: str, *, headers: dict[str, str] | None = None) -> web.Response:
+    """A refusal outside of any call, in the dialect's error shape."""
+    status, fields, body = wire_errors.render_refusal(dialect, code, "", 0, None)
+    response = web.Response(status=status, body=body)
+    for name, value in fields:
+        if value:
+            response.headers[name.decode()] = value.decode()
+    response.headers.update(headers or {})
+    return response
+
+
+class _Runner(web.AppRunner):
+    """Serves an application with our protocol."""
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+
+        class Server(web.Server):
+            def __call__(self) -> RequestHandler:
+                return Protocol(self, loop=self._loop, **self._kwargs)
+
+        return Server(
+            made.request_handler, request_factory=made.request_factory, loop=asyncio.get_running_loop(), **made._kwargs
+        )
+
+
+class ApiServer:
+    """The application behind the front door: API calls in an unusual form, and whatever `local` answers."""
+
+    def __init__(self, engine: Engine, local: LocalHandler, *, header_seconds: float, body_idle_seconds: float) -> None:
+        self._engine = engine
+        self._local = local
+        self.header_seconds = header_seconds
+        self.body_idle_seconds = body_idle_seconds
+        self.app = web.Application(client_max_size=1 << 20)
+        self._runner: _Runner | None = None
+
+    async def start(self) -> None:
+        """Routes must have been added to `app` before."""
+        self.app.router.add_route("*", "/{path:.*}", self._handle)
+        self._runner = _Runner(
+            self.app,
+            handle_signals=False,
+            access_log=None,
+            logger=_QuietLogger(),
+            auto_decompress=False,
+            keepalive_timeout=75.0,
+            lingering_time=2.0,
+        )
+        await self._runner.setup()
+
+    def protocol(self) -> Protocol:
+        assert self._runner is not None
+        server = self._runner.server
+        assert server is not None
+        made = server()
+        assert isinstance(made, Protocol)
+        return made
+
+    def take_over(self, transport: asyncio.Transport, data: bytes) -> None:
+        """From the front door: a connection it does not understand, with all bytes read."""
+        protocol = self.protocol()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(data)
+
+    @property
+    def connections(self) -> int:
+        server = self._runner.server if self._runner is not None else None
+        return len(server.connections) if server is not None else 0
+
+    def sweep(self) -> None:
+        """Closes connections whose request head does not arrive in time; about once a second."""
+        server = self._runner.server if self._runner is not None else None
+        if server is None:
+            return
+        now = asyncio.get_running_loop().time()
+        for connection in server.connections:
+            if isinstance(connection, Protocol) and connection.late(now, self.header_seconds):
+                connection.force_close()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Ends connections: idle ones at once, others after their handler or `grace_seconds`."""
+        if self._runner is not None:
+            server = self._runner.server
+            if server is not None:
+                server.pre_shutdown()
+                await server.shutdown(grace_seconds)
+            await self._runner.cleanup()
+
+    # -- requests
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        target = request.raw_path
+        path, _, query = target.partition("?")
+        if not path.startswith("/") or not _plain_host(request):
+            response = refusal(D_OPENAI, "malformed_http")
+            response.force_close()
+            return response
+        if path == "/" and request.method in ("HEAD", "GET"):
+            return web.json_response({"service": "relay"})
+        resolved = paths.resolve(request.method, path, _NameSet(self._engine.models))
+        if resolved is None:
+            dialect = dialect_of(path)
+            methods = paths.allowed_methods(path, _NameSet(self._engine.models))
+            if request.method == "GET" and "upgrade" in request.headers and path.endswith("/responses"):
+                return refusal(dialect, "upgrade_required", headers={"Upgrade": "HTTP/1.1"})
+            if methods:
+                return refusal(dialect, "method_not_allowed", headers={"Allow": ", ".join(methods)})
+            return refusal(dialect, "path_not_found")
+        endpoint = resolved.endpoint
+        if endpoint.needs_model and endpoint.served:
+            return await self._call(request, endpoint, resolved.model, query)
+        return await self._local(request, endpoint, resolved.model)
+
+    async def _call(
+        self, request: web.Request, endpoint: Endpoint, model: str | None, query: str
+    ) -> web.StreamResponse:
+        """An API call in a form that the front door left to us: chunked, expecting 100, an alias, HTTP/1.0 …"""
+        protocol = request.protocol
+        transport = request.transport
+        if transport is None or not isinstance(protocol, Protocol):
+            raise ConnectionResetError
+        ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def on_end(reusable: bool) -> None:
+            if not ended.done():
+                ended.set_result(reusable)
+
+        keys, rest = wire_headers.split_query(query.encode("ascii", "replace"))
+        fields = b"".join(
+            name + b": " + value + b"\r\n" for name, value in request.raw_headers if name.lower() not in _FRAMING
+        )
+        bridge = Bridge(self._engine, transport, request.version < (1, 1), on_end)
+        protocol.bridge = bridge
+        try:
+            bridge.open(
+                endpoint.path,
+                b"?" + rest if rest else None,
+                model.encode() if model is not None else None,
+                fields + b"\r\n",
+                keys,
+            )
+            try:
+                while not ended.done():
+                    async with asyncio.timeout(self.body_idle_seconds):
+                        data = await request.content.readany()
+                    if not data:
+                        bridge.body_end()
+                        break
+                    bridge.read(data)
+            except TimeoutError:
+                bridge.refuse(E_BODY_TIMEOUT)
+            except web.RequestPayloadError:
+                bridge.gone()
+            reusable = await ended
+        finally:
+            bridge.gone()
+            protocol.bridge = None
+        return Written(reusable and not self._engine.draining and request.keep_alive)
+
+
+# Framing and one-connection fields are aiohttp's business; the pipeline must not judge them a second time.
+_FRAMING = {b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade", b"host"}
+
+
+class _NameSet:
+    """The catalogue's names as text, over the engine's bytes."""
+
+    def __init__(self, models: dict[bytes, Any]) -> None:
+        self._models = models
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.encode() in self._models
+
+
+def dialect_of(path: str) -> int:
+    """Whose error shape an unknown path gets: Gemini's and Anthropic's paths are told by their names."""
+    if "/v1beta" in path or ":generate" in path or ":stream" in path:
+        return 2
+    if "/messages" in path:
+        return 1
+    return D_OPENAI
+
+
+def _plain_host(request: web.Request) -> bool:
+    host = request.headers.get("Host", "")
+    if request.version < (1, 1) and not host:
+        return True
+    return bool(host) and all(c.isascii() and (c.isalnum() or c in "-._:[]") for c in host)
