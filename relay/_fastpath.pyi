@@ -38,14 +38,37 @@ class Calibration:
 # request scanner and usage tap
 
 class RequestScanner:
-    """Reads one request body in any pieces."""
+    """Reads one request body in any pieces; fed from the compiled side only."""
 
+    error: int
+    error_param: bytes | None
+    model: bytes | None
     def __init__(self, format: int, table: TokenTable) -> None: ...
 
 class UsageTap:
-    """Reads one answer body in any pieces."""
+    """Reads one answer body in any pieces; fed from the compiled side only."""
 
+    usage_seen: bool
+    terminal_seen: bool
     def __init__(self, format: int, body_kind: int, table: TokenTable) -> None: ...
+
+def scan_request(format: int, body: bytes, table: TokenTable, cuts: tuple[int, ...] = ()) -> dict[str, Any]:
+    """All that a RequestScanner finds in `body`, fed in pieces cut at the ascending offsets `cuts`.
+
+    Keys: error (a name of ERROR_CODES), error_param, model, model_span, stream, output_limit, choices, include_usage,
+    stream_options_span, object_start, object_empty, background, web_search, stored_context, prompt_tokens, and text
+    (the counted text alone, in 1/TOKEN_UNIT token).
+    """
+
+def tap(
+    format: int, kind: int, chunks: list[bytes], table: TokenTable, by_event: bool = False
+) -> dict[str, Any]:
+    """All that a UsageTap finds in an answer that comes in `chunks`. Kinds: 0 JSON, 1 SSE, 2 JSON array of answers.
+
+    Keys: the fields of Usage, usage_seen, output_seen, terminal_seen, finish_seen, error_seen, events, sequence_number,
+    text (own count, 1/TOKEN_UNIT token), counted_tokens, boundaries (at_boundary behind each chunk) and, `by_event`,
+    pieces: (bytes, an event ended, it was the usage event that `include_usage` brings).
+    """
 
 # --- limits and money (oracles: tests/support/money_oracle.py) ---
 

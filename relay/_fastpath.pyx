@@ -7,6 +7,9 @@ Order matters: each file uses only what stands above it.
 
 include "fastpath/constants.pxi"
 include "fastpath/estimator.pxi"
+include "fastpath/json.pxi"
+include "fastpath/schema.pxi"
+include "fastpath/media.pxi"
 include "fastpath/scanner.pxi"
 include "fastpath/tap.pxi"
 include "fastpath/limits.pxi"

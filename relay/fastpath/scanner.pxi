@@ -1,53 +1,309 @@
 # Reading a request body as it arrives: what the relay decides by (model, stream, limits) and the estimate of its prompt.
 
+cdef enum:
+    MODEL_BYTES_MAX = 256
+    CHOICES_MAX = 128
+    OUTPUT_LIMIT_MAX = 0x7FFFFFFF       # clients that mean "no limit" send this
+    TOOLS_TOKENS_OPENAI = 9
+    TOOLS_TOKENS_ANTHROPIC = 346        # of the hidden prompt that explains tools
+    PRIMING_TOKENS = 3
+
+ctypedef struct Request:
+    Json json                           # first: the machine hands its owner back as a pointer to this
+    int64_t model_start
+    int64_t model_end
+    int64_t options_start
+    int64_t options_end
+    int64_t object_start
+    int64_t output_limit
+    int64_t choices
+    int64_t overhead                    # tokens besides text and files
+    int stream
+    int include_usage
+    int resolution                      # Gemini: tokens per image
+    int model_size
+    uint8_t object_empty
+    uint8_t background
+    uint8_t search
+    uint8_t stored
+    uint8_t tools
+    Media media
+    MediaSums sums
+    Frame frames[JSON_DEPTH_STRICT]
+    uint8_t text[MODEL_BYTES_MAX]
+    uint8_t model[MODEL_BYTES_MAX]
+
+
+cdef inline void request_media_bytes(Request* r, TokenTable t, const uint8_t* p, Py_ssize_t n) noexcept nogil:
+    media_bytes(&r.media, p, n)
+
+
+cdef void request_string(Request* r, const Node* node) noexcept nogil:
+    """A string begins whose node asks what to do with it."""
+    if node.action == R_MODEL:
+        r.model_start = r.json.at
+    elif node.action == R_OPAQUE:
+        r.json.mode = M_LENGTH
+        r.json.length = 0
+    elif node.action == R_MEDIA_URL or node.action == R_MEDIA_DATA:
+        media_count(&r.media, &r.sums, &r.json.counter)
+        media_begin(&r.media, STAGE_PREFIX if node.action == R_MEDIA_URL else STAGE_BASE64)
+        r.json.mode = M_MEDIA
+        if node.action == R_MEDIA_DATA and node.slot and r.media.source != 2:
+            # `data` of an Anthropic source before its `type`: count it in case that it is text.
+            r.media.counted = r.json.counter.acc
+            r.json.mode = M_MEDIA | M_COUNT
+
+
+cdef void request_integer(Request* r, const Node* node) noexcept nogil:
+    """An output limit, or a number of choices."""
+    cdef int64_t n = <int64_t>r.json.magnitude
+    cdef bint choices = node.action == R_CHOICES
+    if (r.json.negative and n) or n > (CHOICES_MAX if choices else OUTPUT_LIMIT_MAX) or (choices and not n):
+        json_fault(&r.json, E_INVALID_VALUE, node.key)
+    elif choices:
+        r.choices = max(r.choices, n)
+    else:
+        r.output_limit = max(r.output_limit, n)
+
+
+cdef void request_scalar(Request* r, TokenTable t, const Node* node, int type) noexcept nogil:
+    """A string, number or literal of a known place has ended."""
+    cdef Json* j = &r.json
+    cdef int action = node.action
+    if type == T_NULL:
+        if action == R_STREAM_OPTIONS:
+            r.options_end = j.at
+            r.options_start = j.at - 4
+        return                              # anywhere else, null is as good as absent
+    if action == R_MODEL:
+        if j.text_over or not j.text_size:
+            json_fault(j, E_INVALID_VALUE, node.key)
+            return
+        r.model_end = j.at
+        memcpy(r.model, j.text, j.text_size)
+        r.model_size = j.text_size
+    elif action == R_STREAM:
+        r.stream = <int>j.magnitude
+    elif action == R_LIMIT or action == R_CHOICES:
+        request_integer(r, node)
+    elif action == R_INCLUDE_USAGE:
+        r.include_usage = <int>j.magnitude
+    elif action == R_BACKGROUND:
+        r.background = <uint8_t>j.magnitude
+    elif action == R_SEARCH:
+        if type != T_BOOL or j.magnitude:
+            r.search = True
+    elif action == R_SEARCH_TAG:
+        if type == T_STRING and (text_starts(j, b"web_search") or text_is(j, b"web")):
+            r.search = True
+    elif action == R_STORED:
+        r.stored = True
+    elif action == R_TOKEN_IDS:
+        if type == T_INTEGER:
+            r.overhead += 1
+    elif action == R_OPAQUE:
+        if type == T_STRING:
+            r.overhead += <int64_t>(j.length * 3 // 16)
+    elif type != T_STRING:
+        pass
+    elif action == R_MEDIA_DATA:
+        if j.mode & M_COUNT:
+            r.media.counted = j.counter.acc - r.media.counted
+    elif action == R_MEDIA_TYPE:
+        r.media.declared = MEDIA_AUDIO if node.slot else <uint8_t>media_class(j.text, j.text_size)
+    elif action == R_SOURCE_TYPE:
+        r.media.source = 1 if text_is(j, b"text") else 2
+    elif action == R_DETAIL:
+        r.media.low = text_is(j, b"low")
+    elif action == R_BLOCK_TYPE:
+        if text_starts(j, b"image") or text_starts(j, b"input_image") or text_starts(j, b"computer"):
+            r.media.block = MEDIA_IMAGE
+        elif text_is(j, b"file") or text_is(j, b"input_file") or text_is(j, b"document"):
+            r.media.block = MEDIA_DOCUMENT
+        elif text_starts(j, b"audio") or text_starts(j, b"input_audio"):
+            r.media.block = MEDIA_AUDIO
+        elif text_starts(j, b"video") or text_starts(j, b"input_video"):
+            r.media.block = MEDIA_VIDEO
+    elif action == R_RESOLUTION:
+        if text_is(j, b"MEDIA_RESOLUTION_LOW"):
+            r.resolution = 280
+        elif text_is(j, b"MEDIA_RESOLUTION_MEDIUM"):
+            r.resolution = 560
+
+
+cdef void request_open(Request* r, const Node* node, bint array) noexcept nogil:
+    """A container of a known place begins."""
+    cdef int action = node.action
+    if action == R_ROOT:
+        r.object_start = r.json.at + 1
+    elif action == R_STREAM_OPTIONS:
+        r.options_start = r.json.at
+    elif action == R_OVERHEAD:
+        if not array:
+            r.overhead += node.slot
+            media_forget(&r.media)
+    elif action == R_PART:
+        if not array:
+            media_forget(&r.media)
+    elif action == R_TOOLS:
+        r.tools = True
+    elif action == R_SEARCH:
+        r.search = True
+    elif action == R_STORED:
+        r.stored = True
+
+
+cdef void request_close(Request* r, const Node* node, bint array) noexcept nogil:
+    """A container of a known place has ended."""
+    if node.action == R_ROOT:
+        r.object_empty = r.json.closed_empty
+    elif node.action == R_STREAM_OPTIONS:
+        r.options_end = r.json.at
+    elif not array:
+        media_count(&r.media, &r.sums, &r.json.counter)
+
+
 cdef class RequestScanner:
-    """Reads one request body in any pieces. Strict: what `json.loads` refuses is refused, and what could be read in two ways too."""
+    """Reads one request body in any pieces.
+
+    Strict: what `json.loads` refuses is refused, and so is what two readers could take in two ways (a key that is read
+    here twice in its object, however it is escaped and whatever its case). What is not read here passes untouched.
+    """
 
     cdef TokenTable table
     cdef int format
+    cdef Request request
+    cdef int64_t offset                      # bytes taken
     cdef readonly int error                  # E_* of the first fault, 0 while there is none
     cdef readonly bytes error_param          # name of the field at fault, one of ours, or None
-    cdef readonly bytes model                # decoded, at most 256 bytes; None while not seen
+    cdef readonly bytes model                # decoded, 1 to 256 bytes; None while not seen
     cdef readonly int64_t model_start        # offsets in the body of the raw value, quotes included; -1 absent
     cdef readonly int64_t model_end
     cdef readonly int stream                 # -1 absent, 0, 1
-    cdef readonly int64_t output_limit       # tokens, -1 absent
+    cdef readonly int64_t output_limit       # tokens, the largest of those given; -1 absent
     cdef readonly int64_t choices
     cdef readonly int include_usage          # -1 absent, 0, 1
-    cdef readonly int64_t stream_options_start
+    cdef readonly int64_t stream_options_start      # offsets of that value, also if it is null; -1 absent
     cdef readonly int64_t stream_options_end
     cdef readonly int64_t object_start       # just behind the opening brace; -1 before it
-    cdef readonly bint object_empty
+    cdef readonly bint object_empty          # known once the object has ended
     cdef readonly bint background
-    cdef readonly bint web_search
+    cdef readonly bint web_search            # a web search tool is offered to the model
     cdef readonly bint stored_context        # the prompt goes on from something stored upstream: its size is not known here
 
     def __init__(self, int format, TokenTable table not None):
+        if not 0 <= format <= F_OTHER:
+            raise ValueError("unknown format")
         self.table = table
         self.reset(format)
 
     cdef void reset(self, int format):
+        """Make ready for another body."""
+        cdef Request* r = &self.request
+        memset(r, 0, sizeof(Request))
+        r.json.owner = OWNER_REQUEST
+        r.json.strict = True
+        r.json.depth_max = r.json.frame_max = JSON_DEPTH_STRICT
+        r.json.frames = r.frames
+        r.json.text = r.text
+        r.json.text_max = MODEL_BYTES_MAX
+        r.model_start = r.model_end = r.options_start = r.options_end = r.object_start = -1
+        r.output_limit = -1
+        r.choices = 1
+        r.stream = r.include_usage = -1
+        r.resolution = 1120
+        json_reset(&r.json, REQUEST_ROOTS[format])
         self.format = format
-        self.error = E_NONE
+        self.offset = 0
         self.error_param = None
         self.model = None
-        self.model_start = self.model_end = -1
-        self.stream = self.include_usage = -1
-        self.output_limit = -1
-        self.choices = 1
-        self.stream_options_start = self.stream_options_end = -1
-        self.object_start = -1
-        self.object_empty = True
-        self.background = self.web_search = self.stored_context = False
+        self.publish()
+
+    cdef void publish(self):
+        """Show what the machine knows."""
+        cdef Request* r = &self.request
+        self.model_start = r.model_start
+        self.model_end = r.model_end
+        self.stream = r.stream
+        self.output_limit = r.output_limit
+        self.choices = r.choices
+        self.include_usage = r.include_usage
+        self.stream_options_start = r.options_start
+        self.stream_options_end = r.options_end
+        self.object_start = r.object_start
+        self.object_empty = r.object_empty
+        self.background = r.background
+        self.web_search = r.search
+        self.stored_context = r.stored
+        if r.model_size and self.model is None:
+            self.model = r.model[:r.model_size]
+        if r.json.error and r.json.error_key and self.error_param is None:
+            self.error_param = KEYS[r.json.error_key].text[:KEYS[r.json.error_key].size]
+        self.error = r.json.error
 
     cdef int feed(self, const uint8_t* p, Py_ssize_t n):
         """Take the next bytes of the body. 0, or E_* of the first fault (kept in `error`)."""
+        if self.error or n <= 0:
+            return self.error
+        self.request.json.origin = <uintptr_t>p - <uintptr_t>self.offset
+        json_run(&self.request.json, self.table, p, n)
+        self.offset += n
+        self.publish()
         return self.error
 
     cdef int finish(self):
         """The body has ended. 0 or E_*."""
+        cdef Request* r = &self.request
+        if self.error:
+            return self.error
+        json_end(&r.json, self.table)
+        media_count(&r.media, &r.sums, &r.json.counter)
+        if not r.json.error and r.object_start < 0:
+            json_fault(&r.json, E_INVALID_TYPE, 0)          # null
+        if not r.json.error and MODEL_NEEDED[self.format] and not r.model_size:
+            json_fault(&r.json, E_MISSING_MODEL, MODEL_KEY)
+        self.publish()
         return self.error
 
     cdef int64_t prompt_tokens(self):
         """The estimate of the prompt in whole tokens, rounded up."""
-        return 0
+        cdef Request* r = &self.request
+        cdef int64_t tokens = whole_tokens(&r.json.counter) + r.overhead
+        if self.format == F_MESSAGES or self.format == F_COUNT_TOKENS:
+            tokens += PRIMING_TOKENS + (TOOLS_TOKENS_ANTHROPIC if r.tools else 0)
+        elif self.format == F_CHAT or self.format == F_RESPONSES:
+            tokens += PRIMING_TOKENS + (TOOLS_TOKENS_OPENAI if r.tools else 0)
+        return clamp_usage(tokens + media_tokens(&r.sums, self.format, self.model, r.resolution))
+
+
+def scan_request(int format, bytes body not None, TokenTable table not None, tuple cuts=()):
+    """Scan one body, fed in pieces cut at the given offsets (ascending); what was found, as a dict."""
+    cdef RequestScanner scanner = RequestScanner(format, table)
+    cdef const uint8_t* p = body
+    cdef Py_ssize_t at = 0
+    cdef Py_ssize_t cut
+    for cut in (*cuts, len(body)):
+        if not at <= cut <= len(body):
+            raise ValueError("cuts must ascend and lie in the body")
+        scanner.feed(p + at, cut - at)
+        at = cut
+    scanner.finish()
+    return {
+        "error": ERROR_CODES[scanner.error],
+        "error_param": scanner.error_param,
+        "model": scanner.model,
+        "model_span": (scanner.model_start, scanner.model_end),
+        "stream": scanner.stream,
+        "output_limit": scanner.output_limit,
+        "choices": scanner.choices,
+        "include_usage": scanner.include_usage,
+        "stream_options_span": (scanner.stream_options_start, scanner.stream_options_end),
+        "object_start": scanner.object_start,
+        "object_empty": bool(scanner.object_empty),
+        "background": bool(scanner.background),
+        "web_search": bool(scanner.web_search),
+        "stored_context": bool(scanner.stored_context),
+        "prompt_tokens": scanner.prompt_tokens(),
+        "text": scanner.request.json.counter.acc,
+    }

@@ -1,54 +1,678 @@
 # Reading an answer on its way to the client, from a copy: usage, text delivered, how it ended.
+#
+# The line splitter of SSE stands before the JSON machine and keeps nothing of a line either: the bytes behind `data:` go
+# straight into the machine, which stops at line ends by itself, so each byte is looked at once and an event may be of
+# any size. What an upstream reports is overlaid field by field as it is read (the last value wins, nothing is summed) and
+# put into the priced dimensions by `finish`.
 
 cdef enum:
     K_JSON = 0            # one JSON document, blank lines before it allowed
     K_SSE = 1
     K_JSON_ARRAY = 2      # Gemini streams without alt=sse
 
+cdef enum:
+    TAP_FRAMES = 24       # no place that is read lies deeper
+    TAP_TEXT_MAX = 64
+    TAP_CHOICES = 8       # choices whose text is followed on its own
+    TAP_QUERIES_MAX = 32  # different search queries told apart in one answer
+
+# What a line of SSE is.
+cdef enum:
+    L_START = 0           # its field name is being read
+    L_SPACE               # behind `data:`: one space may come
+    L_FIRST               # the first bytes of data, which may be [DONE]
+    L_DATA
+    L_REST                # nothing more to read in it
+
+# Events that matter by their `type`.
+cdef enum:
+    EV_OTHER = 0
+    EV_TERMINAL
+    EV_FAILED             # terminal, and an error
+    EV_ERROR
+    EV_ITEM_DONE
+    EV_IMAGE_DONE
+    EV_AUDIO_DELTA
+
+ctypedef struct Tap:
+    Json json                       # first: the machine hands its owner back as a pointer to this
+    int format
+    int kind
+    int root
+    # lines
+    uint8_t line                    # L_*
+    uint8_t matched                 # bytes of `data:` (L_START) or of [DONE] (L_FIRST) that matched
+    uint8_t behind_cr               # 1: the last line ended with CR, a LF that comes next belongs to it; 2: it was blank
+    uint8_t bom                     # bytes of a byte order mark that were seen; 3: past the start
+    uint8_t event_open              # the event has a line that is not a comment
+    uint8_t data_lines              # ... and a data line
+    uint8_t ended                   # the last byte that was taken ended an event
+    uint8_t usage_only
+    uint8_t done                    # terminal, by anything
+    uint8_t finish
+    uint8_t error
+    # of the present event
+    uint8_t type
+    uint8_t has_choices
+    uint8_t has_usage
+    uint8_t has_list
+    uint8_t ends
+    uint8_t item_kind               # of the present output item: 1 search, 2 image
+    uint8_t item_action             # 0 none, 1 search, 2 another
+    uint8_t entry_added             # type of the present usage.iterations entry: its numbers are not in the sums
+    uint8_t is_image_modality
+    uint8_t output_reported
+    uint8_t reported
+    uint8_t old_gemini              # Gemini 1 and 2 charge a search per request, not per query
+    int choice                      # index of the present choice
+    int choices_in_event
+    int searches_in_event
+    int images_in_event
+    int queries
+    int64_t events
+    int64_t sequence
+    int64_t searches_done           # output items that were reported done one by one
+    int64_t searches_listed         # ... and as in the last list of all
+    int64_t items_done
+    int64_t items_listed
+    int64_t image_count
+    int64_t added[W_DETAIL - V_COUNT]
+    int64_t values[W_COUNT]         # as reported, -1 absent
+    uint32_t states[TAP_CHOICES]
+    uint64_t query_hashes[TAP_QUERIES_MAX]
+    Frame frames[TAP_FRAMES]
+    uint8_t text[TAP_TEXT_MAX]
+
+
+cdef void tap_event_forget(Tap* s) noexcept nogil:
+    s.type = EV_OTHER
+    s.has_choices = s.has_usage = s.has_list = s.ends = False
+    s.choices_in_event = s.searches_in_event = s.images_in_event = 0
+
+
+cdef void tap_event_begin(Tap* s) noexcept nogil:
+    """Stand before the next event."""
+    json_reset(&s.json, s.root)
+    s.data_lines = 0
+    s.event_open = False
+    tap_event_forget(s)
+
+
+cdef void tap_event_end(Tap* s, bint complete) noexcept nogil:
+    """An event has ended; `complete`: and its JSON with it."""
+    s.events += 1
+    s.usage_only = complete and s.has_choices and not s.choices_in_event and s.has_usage
+    if not complete:
+        return
+    if s.type == EV_TERMINAL or s.type == EV_FAILED or s.ends:
+        s.done = True
+    if s.type == EV_FAILED or s.type == EV_ERROR:
+        s.error = True
+    if s.type == EV_IMAGE_DONE:
+        s.image_count += 1
+        s.done = True
+    if s.type == EV_ITEM_DONE:
+        s.searches_done += s.searches_in_event
+        s.items_done += s.images_in_event
+    elif s.has_list:
+        s.searches_listed = s.searches_in_event
+        s.items_listed = s.images_in_event
+
+
+cdef void tap_choice(Tap* s, int index) noexcept nogil:
+    """Texts of several choices come in turns; each goes on where it stopped."""
+    s.states[s.choice] = s.json.counter.state
+    s.choice = index
+    s.json.counter.state = s.states[index]
+
+
+cdef void tap_string(Tap* s, const Node* node) noexcept nogil:
+    """A string begins whose node asks what to do with it."""
+    if node.action == U_DELTA:
+        s.json.mode = M_SKIP if s.type == EV_AUDIO_DELTA else M_COUNT
+    elif node.action == U_QUERY:
+        s.json.hash = 0xcbf29ce484222325
+        s.json.length = 0
+
+
+cdef void tap_query(Tap* s) noexcept nogil:
+    """A search query has ended: count it if it is not empty and new."""
+    cdef int i
+    if not s.json.length or s.queries == TAP_QUERIES_MAX:
+        return
+    for i in range(s.queries):
+        if s.query_hashes[i] == s.json.hash:
+            return
+    s.query_hashes[s.queries] = s.json.hash
+    s.queries += 1
+
+
+cdef void tap_type(Tap* s) noexcept nogil:
+    """The `type` of an event."""
+    cdef Json* j = &s.json
+    if s.format == F_MESSAGES:
+        if text_is(j, b"message_stop"):
+            s.type = EV_TERMINAL
+        elif text_is(j, b"error"):
+            s.type = EV_ERROR
+    elif text_starts(j, b"response."):
+        if text_is(j, b"response.output_item.done"):
+            s.type = EV_ITEM_DONE
+        elif text_is(j, b"response.completed") or text_is(j, b"response.incomplete"):
+            s.type = EV_TERMINAL
+        elif text_is(j, b"response.failed"):
+            s.type = EV_FAILED
+        elif text_is(j, b"response.audio.delta") or text_is(j, b"response.output_audio.delta"):
+            s.type = EV_AUDIO_DELTA
+    elif text_is(j, b"error"):
+        s.type = EV_ERROR
+    elif text_is(j, b"image_generation.completed") or text_is(j, b"image_edit.completed"):
+        s.type = EV_IMAGE_DONE
+    elif text_is(j, b"speech.audio.done") or text_is(j, b"transcript.text.done"):
+        s.type = EV_TERMINAL
+
+
+cdef int64_t tap_number(const Json* j, int type) noexcept nogil:
+    """A reported number within [0, USAGE_MAX], or -1 where it is none. 12.0 is 12; 1e3 and 1.5 are no token counts."""
+    if type == T_NUMBER and (j.number != N_FRACTION or j.fraction):
+        return -1
+    if type != T_INTEGER and type != T_NUMBER:
+        return -1
+    if j.negative:
+        return 0
+    return clamp_usage(<int64_t>j.magnitude)
+
+
+cdef void tap_scalar(Tap* s, const Node* node, int type) noexcept nogil:
+    """A string, number or literal of a known place has ended."""
+    cdef Json* j = &s.json
+    cdef int action = node.action
+    cdef int64_t n
+    if type == T_NULL:
+        return
+    if action == U_NUMBER or action == U_OUTPUT:
+        n = tap_number(j, type)
+        if n >= 0:
+            s.values[node.slot] = n
+            if node.slot < V_COUNT and node.slot != V_SEARCHES:
+                s.reported = True
+            if action == U_OUTPUT:
+                s.output_reported = True
+    elif action == U_END:
+        s.ends = s.finish = True
+    elif action == U_ERROR:
+        if type != T_BOOL or j.magnitude:
+            s.error = True
+    elif action == U_INDEX:
+        if type == T_INTEGER and not j.negative:
+            tap_choice(s, <int>(j.magnitude & (TAP_CHOICES - 1)))
+    elif action == U_SEQUENCE:
+        if type == T_INTEGER and not j.negative:
+            s.sequence = <int64_t>j.magnitude
+    elif type != T_STRING:
+        pass
+    elif action == U_TYPE:
+        tap_type(s)
+    elif action == U_FINISH:
+        s.finish = True
+    elif action == U_ITERATION_TYPE:
+        s.entry_added = text_is(j, b"compaction")
+    elif action == U_ITEM_TYPE:
+        s.item_kind = 1 if text_is(j, b"web_search_call") else (2 if text_is(j, b"image_generation_call") else 0)
+    elif action == U_ACTION_TYPE:
+        s.item_action = 1 if text_is(j, b"search") else 2
+    elif action == U_MIME:
+        if text_starts(j, b"image/"):
+            s.image_count += 1
+    elif action == U_QUERY:
+        tap_query(s)
+    elif action == U_MODALITY:
+        s.is_image_modality = text_is(j, b"IMAGE")
+    elif action == U_MODEL:
+        s.old_gemini = text_starts(j, b"gemini-1") or text_starts(j, b"gemini-2")
+
+
+cdef void tap_open(Tap* s, const Node* node, bint array) noexcept nogil:
+    """A container of a known place begins."""
+    cdef int action = node.action
+    cdef int i
+    if action == U_CHOICES:
+        if array:
+            s.has_choices = True
+    elif action == U_CHOICE:
+        if not array:
+            s.choices_in_event += 1
+            if s.choice:
+                tap_choice(s, 0)
+    elif action == U_USAGE:
+        if not array and node.slot:
+            s.has_usage = True
+    elif action == U_ERROR:
+        s.error = True
+    elif action == U_ITERATIONS:
+        for i in range(W_DETAIL - V_COUNT):
+            s.added[i] = 0
+    elif action == U_ITERATION:
+        s.entry_added = False
+        for i in range(V_COUNT, W_DETAIL):
+            s.values[i] = -1
+    elif action == U_ITEM_LIST:
+        if array:
+            s.has_list = True
+    elif action == U_ITEM:
+        if not array:
+            s.item_kind = s.item_action = 0
+    elif action == U_IMAGE:
+        if not array and s.format == F_IMAGES:
+            s.image_count += 1
+    elif action == U_IMAGE_PART:
+        if not array:
+            s.image_count += 1
+    elif action == U_DETAIL:
+        if array:
+            s.values[V_IMAGE_TOKENS] = -1
+        s.is_image_modality = False
+        s.values[W_DETAIL] = -1
+
+
+cdef void tap_close(Tap* s, const Node* node, bint array) noexcept nogil:
+    """A container of a known place has ended."""
+    cdef int action = node.action
+    cdef int i
+    if array:
+        return
+    if action == U_ROOT:
+        if s.kind == K_JSON_ARRAY and s.json.depth <= 1:
+            tap_event_end(s, True)
+            tap_event_forget(s)
+    elif action == U_ITERATION:
+        if s.entry_added:
+            for i in range(W_DETAIL - V_COUNT):
+                if s.values[V_COUNT + i] > 0:
+                    s.added[i] = clamp_usage(s.added[i] + s.values[V_COUNT + i])
+    elif action == U_ITEM:
+        if s.item_kind == 1 and s.item_action != 2:     # opening a page and finding in it are no searches
+            s.searches_in_event += 1
+        elif s.item_kind == 2:
+            s.images_in_event += 1
+    elif action == U_DETAIL:
+        if s.is_image_modality and s.values[W_DETAIL] >= 0:
+            s.values[V_IMAGE_TOKENS] = s.values[W_DETAIL]
+
+
+cdef const uint8_t* tap_bom(Tap* s, const uint8_t* p, const uint8_t* end) noexcept nogil:
+    """Pass over a byte order mark at the very start."""
+    while s.bom < 3 and p < end:
+        if p[0] != <uint8_t>(<const char*>b"\xef\xbb\xbf")[s.bom]:
+            s.bom = 3
+            break
+        s.bom += 1
+        p += 1
+    return p
+
+
+cdef void tap_data_line(Tap* s, TokenTable t) noexcept nogil:
+    """A data line begins; it continues the data lines before it behind a line feed."""
+    if s.data_lines:
+        s.json.line = False
+        json_run(&s.json, t, <const uint8_t*><const char*>b"\n", 1)
+        s.json.line = True
+    s.data_lines = True
+
+
+cdef void tap_not_done(Tap* s, TokenTable t) noexcept nogil:
+    """What began like [DONE] is data after all."""
+    if s.matched:
+        json_run(&s.json, t, <const uint8_t*><const char*>b"[DONE]", s.matched)
+    s.matched = 0
+    s.line = L_REST if s.json.state == J_ERROR else L_DATA
+
+
+cdef void tap_line_end(Tap* s, TokenTable t, uint8_t c) noexcept nogil:
+    """c, LF or CR, ends a line."""
+    cdef bint blank = s.line == L_START and not s.matched
+    if s.line == L_SPACE or (s.line == L_START and s.matched == 4):
+        tap_data_line(s, t)                     # `data:` and `data` alone are empty data
+    elif s.line == L_FIRST:
+        tap_not_done(s, t)
+    if blank:
+        s.ended = True
+        s.usage_only = False
+        if s.data_lines:
+            tap_event_end(s, s.json.state == J_DONE)
+        tap_event_begin(s)
+    s.line = L_START
+    s.matched = 0
+    s.behind_cr = (2 if blank else 1) if c == c'\r' else 0
+
+
+cdef Py_ssize_t tap_lines(Tap* s, TokenTable t, const uint8_t* begin, Py_ssize_t n, bint stop) noexcept nogil:
+    """Take bytes of an SSE stream; with `stop`, only to the end of an event. Returns how many were taken."""
+    cdef const uint8_t* p = begin
+    cdef const uint8_t* end = begin + n
+    cdef uint8_t c
+    if n <= 0:
+        return 0
+    s.ended = False
+    if s.bom < 3:
+        p = tap_bom(s, p, end)
+    while p < end:
+        c = p[0]
+        if s.behind_cr:
+            if c == c'\n':
+                # The rest of a line end. If that ended an event, this byte is still of it.
+                s.ended = s.behind_cr == 2
+                s.behind_cr = 0
+                p += 1
+                if s.ended and stop:
+                    break
+                continue
+            s.behind_cr = 0
+        s.ended = False
+        if s.line == L_DATA:
+            p += json_run(&s.json, t, p, end - p)
+            if p == end:
+                break
+            if s.json.state == J_ERROR:
+                s.line = L_REST
+                continue
+            c = p[0]
+        elif s.line == L_REST:
+            while p < end and p[0] != c'\n' and p[0] != c'\r':
+                p += 1
+            if p == end:
+                break
+            c = p[0]
+        elif c == c'\n' or c == c'\r':
+            pass
+        elif s.line == L_START:
+            if not s.matched:
+                if c == c':':
+                    s.line = L_REST
+                    p += 1
+                    continue
+                s.event_open = True
+                if end - p >= 5 and memcmp(p, b"data:", 5) == 0:
+                    s.line = L_SPACE
+                    s.matched = 0
+                    p += 5
+                    continue
+            if c != <uint8_t>(<const char*>b"data:")[s.matched]:
+                s.line = L_REST
+            else:
+                s.matched += 1
+                if s.matched == 5:
+                    s.line = L_SPACE
+                    s.matched = 0
+            p += 1
+            continue
+        elif s.line == L_SPACE:
+            tap_data_line(s, t)
+            if c == c' ':
+                p += 1
+                s.line = L_FIRST
+                if p < end and p[0] == c'{':
+                    s.line = L_DATA
+            else:
+                s.line = L_FIRST
+            continue
+        else:                                   # L_FIRST
+            if c != <uint8_t>(<const char*>b"[DONE]")[s.matched]:
+                tap_not_done(s, t)
+                continue
+            p += 1
+            s.matched += 1
+            if s.matched == 6:
+                s.done = True
+                s.line = L_REST
+            continue
+        p += 1
+        tap_line_end(s, t, c)
+        if s.ended and stop and not (s.behind_cr and p < end and p[0] == c'\n'):
+            break
+    return p - begin
+
+
+cdef void tap_document(Tap* s, TokenTable t, const uint8_t* begin, Py_ssize_t n) noexcept nogil:
+    """Take bytes of a JSON document, or of an array of them."""
+    cdef const uint8_t* p = begin
+    cdef const uint8_t* end = begin + n
+    if n <= 0:
+        return
+    s.ended = False
+    if s.bom < 3:
+        p = tap_bom(s, p, end)
+    if p == end or s.json.state == J_DONE or s.json.state == J_ERROR:
+        return                                  # whatever stands behind the document does not matter
+    json_run(&s.json, t, p, end - p)
+    if s.json.complete:
+        s.done = True
+        s.ended = True
+        if s.kind == K_JSON:
+            tap_event_end(s, True)
+
+
+cdef inline int64_t reported(const Tap* s, int slot) noexcept nogil:
+    """A reported number, 0 where it is absent."""
+    return max(s.values[slot], <int64_t>0)
+
+
+cdef void normal_openai(const Tap* s, Usage* u) noexcept nogil:
+    """Cached and written tokens are inside the prompt, reasoning is inside the completion (except xAI's)."""
+    cdef int64_t prompt = s.values[V_PROMPT]
+    cdef int64_t completion = s.values[V_COMPLETION]
+    cdef int64_t total = s.values[V_TOTAL]
+    cdef int64_t reasoning = reported(s, V_REASONING)
+    if prompt < 0 and (s.values[V_CACHE_HIT] >= 0 or s.values[V_CACHE_MISS] >= 0):
+        prompt = reported(s, V_CACHE_HIT) + reported(s, V_CACHE_MISS)
+    if prompt < 0:
+        prompt = max(total - max(completion, <int64_t>0), <int64_t>0)
+    if completion < 0:
+        completion = max(total - prompt, <int64_t>0)
+    elif reasoning and total == prompt + completion + reasoning:
+        completion += reasoning
+    u.output_tokens = completion
+    u.cache_read_tokens = min(prompt, max(reported(s, V_CACHED), max(reported(s, V_CACHE_HIT), reported(s, V_CACHED_TOP))))
+    u.cache_write_tokens = min(prompt - u.cache_read_tokens, reported(s, V_CACHE_WRITE))
+    u.input_tokens = prompt - u.cache_read_tokens - u.cache_write_tokens
+    u.web_searches = max(max(s.searches_done, s.searches_listed), reported(s, V_SEARCHES))
+    u.images = max(s.image_count, max(s.items_done, s.items_listed))
+
+
+cdef void normal_anthropic(const Tap* s, Usage* u) noexcept nogil:
+    """Nothing overlaps; compaction is not in the sums; what the split of cache writes leaves over is of five minutes."""
+    cdef int64_t created = max(s.values[V_CREATED], reported(s, V_CREATED_5M) + reported(s, V_CREATED_1H))
+    cdef int64_t added = max(s.added[W_CREATED - V_COUNT],
+                             s.added[W_CREATED_5M - V_COUNT] + s.added[W_CREATED_1H - V_COUNT])
+    cdef int64_t hour = min(created, reported(s, V_CREATED_1H)) + min(added, s.added[W_CREATED_1H - V_COUNT])
+    if s.values[V_CREATED] >= 0 and s.values[V_CREATED] < created:
+        # The split says more than the total: the total, which comes again in later events, is the truth.
+        created = s.values[V_CREATED]
+        hour = min(created, reported(s, V_CREATED_1H)) + min(added, s.added[W_CREATED_1H - V_COUNT])
+    u.input_tokens = reported(s, V_PROMPT) + s.added[W_INPUT - V_COUNT]
+    u.output_tokens = reported(s, V_COMPLETION) + s.added[W_OUTPUT - V_COUNT]
+    u.cache_read_tokens = reported(s, V_READ) + s.added[W_READ - V_COUNT]
+    u.cache_write_1h_tokens = hour
+    u.cache_write_tokens = created + added - hour
+    u.web_searches = reported(s, V_SEARCHES)
+
+
+cdef void normal_gemini(const Tap* s, Usage* u) noexcept nogil:
+    """Cached tokens are inside the prompt, thoughts and the prompt of tools are outside the other two numbers."""
+    cdef int64_t prompt = s.values[V_PROMPT]
+    cdef int64_t output = reported(s, V_COMPLETION) + reported(s, V_THOUGHTS)
+    if prompt < 0:
+        prompt = max(s.values[V_TOTAL] - output - reported(s, V_TOOL_PROMPT), <int64_t>0)
+    u.cache_read_tokens = min(prompt, reported(s, V_CACHED))
+    u.input_tokens = prompt - u.cache_read_tokens + reported(s, V_TOOL_PROMPT)
+    u.images = s.image_count
+    if s.image_count:
+        output -= min(output, reported(s, V_IMAGE_TOKENS))
+    u.output_tokens = output
+    u.web_searches = 1 if s.old_gemini and s.queries else s.queries
+
+
+cdef void tap_normalise(const Tap* s, Usage* u) noexcept nogil:
+    """What was reported, in the priced dimensions, which do not overlap."""
+    memset(u, 0, sizeof(Usage))
+    if s.format == F_MESSAGES:
+        normal_anthropic(s, u)
+    elif s.format == F_GENERATE or s.format == F_GEMINI_COUNT or s.format == F_GEMINI_EMBED:
+        normal_gemini(s, u)
+    else:
+        normal_openai(s, u)
+    u.input_tokens = clamp_usage(u.input_tokens)
+    u.output_tokens = clamp_usage(u.output_tokens)
+    u.cache_read_tokens = clamp_usage(u.cache_read_tokens)
+    u.cache_write_tokens = clamp_usage(u.cache_write_tokens)
+    u.cache_write_1h_tokens = clamp_usage(u.cache_write_1h_tokens)
+    u.images = clamp_usage(u.images)
+    u.web_searches = clamp_usage(u.web_searches)
+
 
 cdef class UsageTap:
     """Reads one answer body in any pieces. Never fails: what cannot be read only means that no usage is found in it."""
 
     cdef TokenTable table
-    cdef int format
-    cdef int body_kind
+    cdef Tap tap
     cdef Usage usage                        # after finish(): normalised, dimensions do not overlap
-    cdef readonly bint usage_seen           # the upstream reported usage (explicit zeros count)
-    cdef readonly bint output_seen          # ... and its output side is more than a placeholder
-    cdef readonly bint terminal_seen
+    cdef readonly bint usage_seen           # the upstream reported tokens (explicit zeros count)
+    cdef readonly bint output_seen          # ... output tokens too, and not as the placeholder of a stream's start
+    cdef readonly bint terminal_seen        # the answer ended as its format ends
     cdef readonly bint finish_seen          # a finish reason was seen
     cdef readonly bint error_seen
     cdef readonly int64_t events
-    cdef readonly bint at_boundary
-    cdef readonly bint event_ended
-    cdef readonly bint event_usage_only
-    cdef readonly int64_t sequence_number   # -1 none
+    cdef readonly bint at_boundary          # not inside an unfinished event or document
+    cdef readonly bint event_ended          # the last byte taken ended an event
+    cdef readonly bint event_usage_only     # ... whose `choices` is empty and whose `usage` is an object
+    cdef readonly int64_t sequence_number   # of the last Responses event, -1 none
 
     def __init__(self, int format, int body_kind, TokenTable table not None):
+        if not 0 <= format <= F_OTHER or not K_JSON <= body_kind <= K_JSON_ARRAY:
+            raise ValueError("unknown format or kind of body")
         self.table = table
         self.reset(format, body_kind)
 
     cdef void reset(self, int format, int body_kind):
-        self.format = format
-        self.body_kind = body_kind
+        """Make ready for another answer."""
+        cdef Tap* s = &self.tap
+        memset(s, 0, sizeof(Tap))
+        memset(s.values, 0xFF, sizeof(s.values))
+        s.json.owner = OWNER_TAP
+        s.json.line = body_kind == K_SSE
+        s.json.depth_max = JSON_DEPTH_LENIENT
+        s.json.frame_max = TAP_FRAMES
+        s.json.frames = s.frames
+        s.json.text = s.text
+        s.json.text_max = TAP_TEXT_MAX
+        s.format = format
+        s.kind = body_kind
+        s.root = TAP_ROOTS[format]
+        s.sequence = -1
+        tap_event_begin(s)
         memset(&self.usage, 0, sizeof(Usage))
-        self.usage_seen = self.output_seen = self.terminal_seen = self.finish_seen = self.error_seen = False
-        self.events = 0
-        self.at_boundary = True
-        self.event_ended = self.event_usage_only = False
-        self.sequence_number = -1
+        self.publish()
+
+    cdef void publish(self) noexcept:
+        """Show what the machine knows."""
+        cdef Tap* s = &self.tap
+        cdef int state = s.json.state
+        self.usage_seen = s.reported
+        self.output_seen = s.output_reported
+        self.terminal_seen = s.done
+        self.finish_seen = s.finish
+        self.error_seen = s.error
+        self.events = s.events
+        self.event_ended = s.ended
+        self.event_usage_only = s.usage_only
+        self.sequence_number = s.sequence
+        if s.kind == K_SSE:
+            self.at_boundary = s.line == L_START and not s.matched and not s.event_open
+        elif s.kind == K_JSON_ARRAY:
+            self.at_boundary = s.json.depth <= 1 and (
+                state == J_VALUE or state == J_VALUE_OR_END or state == J_AFTER or state == J_DONE)
+        else:
+            self.at_boundary = s.json.depth == 0 and (state == J_VALUE or state == J_DONE)
 
     cdef int feed(self, const uint8_t* p, Py_ssize_t n) noexcept:
         """Take the next bytes of the answer."""
+        if self.tap.kind == K_SSE:
+            tap_lines(&self.tap, self.table, p, n, False)
+        else:
+            tap_document(&self.tap, self.table, p, n)
+        self.publish()
         return 0
 
     cdef Py_ssize_t feed_event(self, const uint8_t* p, Py_ssize_t n) noexcept:
-        """Like `feed` for SSE, but stop behind the end of an event. Bytes taken; `event_ended` says whether one ended."""
-        return n
+        """Like `feed` for SSE, but stop behind the end of an event. Bytes taken; `event_ended` says whether one ended.
+
+        The LF of a CRLF that a cut divided comes as one more piece with `event_ended` and the same verdict.
+        """
+        cdef Py_ssize_t taken = n
+        if self.tap.kind == K_SSE:
+            taken = tap_lines(&self.tap, self.table, p, n, True)
+        else:
+            tap_document(&self.tap, self.table, p, n)
+        self.publish()
+        return taken
 
     cdef void finish(self) noexcept:
         """The answer has ended, or been cut: make `usage` final."""
+        cdef Tap* s = &self.tap
+        if s.kind == K_SSE:
+            if s.line == L_FIRST:
+                tap_not_done(s, self.table)
+            if s.data_lines and s.json.state == J_DONE:
+                tap_event_end(s, True)          # the blank line is missing, the event is not
+                tap_event_begin(s)
+        self.publish()
+        tap_normalise(s, &self.usage)
 
     cdef int64_t counted_tokens(self) noexcept:
         """Output tokens by the relay's own count so far, whole tokens rounded up."""
-        return 0
+        return whole_tokens(&self.tap.json.counter)
+
+
+def tap(int format, int kind, list chunks not None, TokenTable table not None, bint by_event=False):
+    """Tap one answer that comes in the given pieces; what was found, as a dict.
+
+    `by_event` takes it event by event; `pieces` then lists (bytes taken, event ended, usage only).
+    """
+    cdef UsageTap it = UsageTap(format, kind, table)
+    cdef bytes chunk
+    cdef Py_ssize_t at, taken
+    pieces = []
+    boundaries = []
+    for chunk in chunks:
+        if by_event:
+            at = 0
+            while at < len(chunk):
+                taken = it.feed_event(<const uint8_t*>chunk + at, len(chunk) - at)
+                assert 0 < taken <= len(chunk) - at
+                at += taken
+                pieces.append((taken, bool(it.event_ended), bool(it.event_usage_only)))
+        else:
+            it.feed(<const uint8_t*>chunk, len(chunk))
+        boundaries.append(bool(it.at_boundary))
+    it.finish()
+    return {
+        "input_tokens": it.usage.input_tokens,
+        "output_tokens": it.usage.output_tokens,
+        "cache_read_tokens": it.usage.cache_read_tokens,
+        "cache_write_tokens": it.usage.cache_write_tokens,
+        "cache_write_1h_tokens": it.usage.cache_write_1h_tokens,
+        "images": it.usage.images,
+        "video_seconds": it.usage.video_seconds,
+        "web_searches": it.usage.web_searches,
+        "usage_seen": bool(it.usage_seen),
+        "output_seen": bool(it.output_seen),
+        "terminal_seen": bool(it.terminal_seen),
+        "finish_seen": bool(it.finish_seen),
+        "error_seen": bool(it.error_seen),
+        "events": it.events,
+        "sequence_number": it.sequence_number,
+        "text": it.tap.json.counter.acc,
+        "counted_tokens": it.counted_tokens(),
+        "boundaries": boundaries,
+        "pieces": pieces,
+    }

@@ -1,0 +1,528 @@
+# The places in requests and answers that the relay reads, as nodes of the JSON machine.
+#
+# Built once at import from the descriptions below; nothing here runs during a call. A node made by `_node` is linked to
+# the keys of its parent by `_keys`. Arrays are transparent: unless told otherwise, the elements of an array have its
+# own node, so `content` may be a string, a part or a list of parts, as the dialects variously allow.
+
+# Actions of request nodes.
+cdef enum:
+    R_NONE = 0
+    R_ROOT
+    R_MODEL
+    R_STREAM
+    R_LIMIT             # an output limit in tokens
+    R_CHOICES
+    R_STREAM_OPTIONS
+    R_INCLUDE_USAGE
+    R_BACKGROUND
+    R_SEARCH            # its presence asks for web search
+    R_SEARCH_TAG        # ... if its string starts with `web`
+    R_STORED            # the prompt goes on from something stored upstream
+    R_TOKEN_IDS         # text, or integers that are tokens
+    R_OVERHEAD          # each object of it costs `slot` tokens
+    R_TOOLS
+    R_PART              # an object that may hold a file: its parts are put together at its end
+    R_MEDIA_URL
+    R_MEDIA_DATA
+    R_MEDIA_TYPE
+    R_SOURCE_TYPE
+    R_BLOCK_TYPE
+    R_DETAIL
+    R_OPAQUE            # encrypted content: counted by its length
+    R_RESOLUTION
+
+# Actions of tap nodes.
+cdef enum:
+    U_NONE = 0
+    U_ROOT
+    U_TYPE              # `type` of the event
+    U_USAGE             # a usage object
+    U_NUMBER            # a number of it, kept in `slot`
+    U_OUTPUT            # the same, and it is the output side: no placeholder
+    U_ITERATIONS
+    U_ITERATION
+    U_ITERATION_TYPE
+    U_ERROR
+    U_CHOICES
+    U_CHOICE
+    U_INDEX
+    U_FINISH
+    U_END               # its presence ends the answer
+    U_DELTA
+    U_ITEM_LIST
+    U_ITEM
+    U_ITEM_TYPE
+    U_ACTION_TYPE
+    U_SEQUENCE
+    U_IMAGE             # each object of it is an image, on image endpoints
+    U_IMAGE_PART        # each object of it is an image
+    U_MIME
+    U_QUERY
+    U_DETAIL
+    U_MODALITY
+    U_DETAIL_COUNT
+    U_MODEL
+
+# Slots of reported numbers, by the names that providers give them.
+cdef enum:
+    V_PROMPT = 0
+    V_COMPLETION
+    V_TOTAL
+    V_CACHED            # prompt_tokens_details.cached_tokens
+    V_CACHE_HIT         # DeepSeek
+    V_CACHE_MISS
+    V_CACHED_TOP        # Kimi: usage.cached_tokens
+    V_CACHE_WRITE
+    V_REASONING
+    V_CREATED           # Anthropic: cache_creation_input_tokens
+    V_CREATED_5M
+    V_CREATED_1H
+    V_READ
+    V_SEARCHES
+    V_THOUGHTS          # Gemini: outside candidatesTokenCount
+    V_TOOL_PROMPT
+    V_IMAGE_TOKENS
+    V_COUNT
+    # ... of the present entry of Anthropic's usage.iterations
+    W_INPUT = V_COUNT
+    W_OUTPUT
+    W_READ
+    W_CREATED
+    W_CREATED_5M
+    W_CREATED_1H
+    W_DETAIL            # Gemini: tokenCount of the present modality
+    W_COUNT
+
+cdef int _nodes_used = 2
+cdef int _keys_used = 1
+cdef int _children[NODE_MAX]
+
+_key_numbers = {}
+
+
+def _key(str name):
+    """The number of a key, made known if it is new."""
+    global _keys_used
+    cdef bytes text = name.encode()
+    cdef Py_ssize_t n = len(text)
+    cdef const uint8_t* p = text
+    cdef unsigned h
+    cdef int k = _key_numbers.get(name, 0)
+    if k:
+        return k
+    k = _keys_used
+    if k >= KEY_MAX or not 0 < n <= KEY_BYTES_MAX:
+        raise AssertionError("too many keys, or one too long")
+    _key_numbers[name] = k
+    _keys_used += 1
+    KEYS[k].size = <uint8_t>n
+    memcpy(KEYS[k].text, p, n)
+    h = key_hash(p, n)
+    KEYS[k].chain = KEY_HEADS[h]
+    KEY_HEADS[h] = <uint8_t>k
+    return k
+
+
+def _node(int action=0, int types=T_ANY, int flags=0, int mode=M_SKIP, int slot=0, int rest=NODE_SKIP,
+               int elem=-1):
+    """A new node; its array elements are of the node `elem`, by default its own."""
+    global _nodes_used
+    cdef int v = _nodes_used
+    if v >= NODE_MAX:
+        raise AssertionError("too many nodes")
+    _nodes_used += 1
+    NODES[v].action = <uint8_t>action
+    NODES[v].types = <uint8_t>(types | T_NULL)
+    NODES[v].flags = <uint8_t>flags
+    NODES[v].mode = <uint8_t>mode
+    NODES[v].slot = <uint8_t>slot
+    NODES[v].rest = <uint8_t>rest
+    NODES[v].elem = <uint8_t>(v if elem < 0 else elem)
+    NODES[v].key = 0
+    return v
+
+
+def _keys(int parent, dict children):
+    """Link keys to nodes. A name `a|b` stands for two spellings of one key (proto JSON takes both)."""
+    cdef int k, child
+    for names, node in children.items():
+        child = node
+        if _children[parent] >= 64:
+            raise AssertionError("too many keys in one object")
+        for name in names.split("|"):
+            k = _key(name)
+            if CHILD[parent][k]:
+                raise AssertionError("key linked twice: " + name)
+            CHILD[parent][k] = <uint16_t>(child | _children[parent] << 8)
+            if not NODES[child].key:
+                NODES[child].key = <uint8_t>k
+        _children[parent] += 1
+    NODES[parent].flags |= NF_KEYS
+
+
+def _text():
+    return _node(mode=M_COUNT)
+
+
+cdef int REQUEST_ROOTS[F_OTHER + 1]
+cdef int TAP_ROOTS[F_OTHER + 1]
+cdef uint8_t MODEL_NEEDED[F_OTHER + 1]      # elsewhere the path names it, or the upstream has a default
+
+
+def _request_root(int format, bint model_needed, dict children):
+    """The node of a request body, with what every format has."""
+    cdef int root = _node(R_ROOT, types=T_OBJECT, flags=NF_OPEN | NF_CLOSE, elem=NODE_SKIP)
+    _keys(root, {"model": _node(R_MODEL, types=T_STRING, flags=NF_STRING | NF_SCALAR, mode=M_CAPTURE)})
+    _keys(root, children)
+    REQUEST_ROOTS[format] = root
+    MODEL_NEEDED[format] = model_needed
+    return root
+
+
+def _limit():
+    return _node(R_LIMIT, types=T_INTEGER, flags=NF_SCALAR)
+
+
+def _stream_options():
+    cdef int node = _node(R_STREAM_OPTIONS, types=T_OBJECT, flags=NF_OPEN | NF_CLOSE | NF_SCALAR)
+    _keys(node, {"include_usage": _node(R_INCLUDE_USAGE, types=T_BOOL, flags=NF_SCALAR)})
+    return node
+
+
+def _tools():
+    """Tool definitions: their JSON text counts, as an upper bound of what providers make of it."""
+    cdef int search = _node(R_SEARCH, flags=NF_RAW | NF_OPEN | NF_SCALAR, mode=M_COUNT, rest=NODE_RAW, elem=NODE_RAW)
+    cdef int tool = _node(flags=NF_RAW, mode=M_COUNT, rest=NODE_RAW)
+    _keys(tool, {
+        "type": _node(R_SEARCH_TAG, flags=NF_RAW | NF_SCALAR, mode=M_COUNT | M_CAPTURE, rest=NODE_RAW, elem=NODE_RAW),
+        "googleSearch|google_search": search,
+        "googleSearchRetrieval|google_search_retrieval": search,
+        "enterpriseWebSearch|enterprise_web_search": search,
+    })
+    return _node(R_TOOLS, types=T_ARRAY | T_OBJECT, flags=NF_OPEN, elem=tool)
+
+
+def _part():
+    """A piece of content in the shapes of OpenAI and Anthropic: what has the same name in both means the same."""
+    cdef int part = _node(R_PART, flags=NF_OPEN | NF_CLOSE, mode=M_COUNT)
+    cdef int url = _node(R_MEDIA_URL, flags=NF_STRING | NF_SCALAR)
+    cdef int data = _node(R_MEDIA_DATA, flags=NF_STRING | NF_SCALAR)
+    cdef int mime = _node(R_MEDIA_TYPE, flags=NF_SCALAR, mode=M_CAPTURE)
+    cdef int detail = _node(R_DETAIL, flags=NF_SCALAR, mode=M_CAPTURE)
+    cdef int opaque = _node(R_OPAQUE, flags=NF_STRING | NF_SCALAR)
+    cdef int text = _text()
+    cdef int image = _node(R_MEDIA_URL, flags=NF_STRING | NF_SCALAR)
+    cdef int source = _node(R_NONE)
+    cdef int audio = _node(R_NONE)
+    cdef int file = _node(R_NONE)
+    cdef int call = _node(R_NONE)
+    cdef int item = _node(R_NONE)
+    _keys(image, {"url": url, "detail": detail, "data": data, "mime_type": mime})
+    _keys(source, {"type": _node(R_SOURCE_TYPE, flags=NF_SCALAR, mode=M_CAPTURE), "media_type": mime,
+                   "data": _node(R_MEDIA_DATA, flags=NF_STRING | NF_SCALAR, slot=1),
+                   "url": url, "file_id": url, "content": part})
+    _keys(audio, {"data": data, "format": _node(R_MEDIA_TYPE, flags=NF_SCALAR, mode=M_CAPTURE, slot=1)})
+    _keys(file, {"file_data": url, "file_id": url, "file_url": url, "filename": text})
+    _keys(call, {"name": text, "arguments": NODE_RAW, "input": NODE_RAW})
+    _keys(part, {
+        "type": _node(R_BLOCK_TYPE, flags=NF_SCALAR, mode=M_CAPTURE),
+        "text": text, "refusal": text, "thinking": text, "reasoning": text, "reasoning_content": text,
+        "content": part, "output": part, "summary": part, "title": text, "context": text, "code": text, "query": text,
+        "name": text, "arguments": NODE_RAW, "input": NODE_RAW, "action": NODE_RAW, "tools": NODE_RAW,
+        "outputs": NODE_RAW, "results": NODE_RAW, "queries": NODE_RAW,
+        "tool_calls": item, "function_call": call,
+        "image_url": image, "video_url": image, "audio_url": image, "detail": detail,
+        "source": source, "input_audio": audio, "file": file,
+        "file_data": url, "file_id": url, "file_url": url, "filename": text, "result": data,
+        "data": opaque, "encrypted_content": opaque,
+    })
+    _keys(item, {"function": call, "custom": call})
+    return part
+
+
+def _copy(int node, int action, int types, int flags, int slot, int elem):
+    """Another node with the same keys."""
+    cdef int copy = _node(action, types=types, flags=flags | (NODES[node].flags & NF_KEYS), mode=NODES[node].mode,
+                          slot=slot, elem=elem)
+    memcpy(CHILD[copy], CHILD[node], sizeof(CHILD[node]))
+    _children[copy] = _children[node]
+    return copy
+
+
+def _describe_requests():
+    cdef int part = _part()
+    cdef int message = _copy(part, R_OVERHEAD, T_ANY, NF_OPEN | NF_CLOSE, 4, -1)
+    cdef int messages = _node(R_NONE, types=T_ARRAY, elem=message)
+    cdef int prompt = _node(R_TOKEN_IDS, flags=NF_SCALAR, mode=M_COUNT)
+    cdef int search = _node(R_SEARCH, flags=NF_OPEN | NF_SCALAR)
+    cdef int stored = _node(R_STORED, flags=NF_OPEN | NF_SCALAR)
+    cdef int stream = _node(R_STREAM, types=T_BOOL, flags=NF_SCALAR)
+    cdef int options = _stream_options()
+    cdef int tools = _tools()
+    cdef int choices = _node(R_CHOICES, types=T_INTEGER, flags=NF_SCALAR)
+    cdef int best = _node(R_CHOICES, types=T_INTEGER, flags=NF_SCALAR)
+    cdef int max_tokens = _limit()
+    cdef int max_completion = _limit()
+    cdef int text = _text()
+    cdef int root, container, format_node, gemini_part, turn, blob
+
+    container = _node(R_NONE)
+    _keys(container, {"id": _node(R_SEARCH_TAG, flags=NF_SCALAR, mode=M_CAPTURE)})
+    root = _request_root(F_CHAT, True, {
+        "messages": messages,
+        "stream": stream, "stream_options": options,
+        "max_tokens": max_tokens, "max_completion_tokens": max_completion, "n": choices,
+        "tools": tools, "functions": _node(R_TOOLS, flags=NF_OPEN, elem=NODE_RAW),
+        "response_format": NODE_RAW, "prediction": part,
+        "web_search_options": search, "search_parameters": search, "plugins": container,
+    })
+
+    _request_root(F_COMPLETIONS, True, {
+        "prompt": prompt, "suffix": text, "stream": stream, "stream_options": options,
+        "max_tokens": max_tokens, "max_completion_tokens": max_completion, "n": choices, "best_of": best,
+    })
+
+    format_node = _node(R_NONE)
+    _keys(format_node, {"format": NODE_RAW})
+    container = _node(R_NONE)
+    _keys(container, {"variables": part, "id": stored})
+    _request_root(F_RESPONSES, True, {
+        "input": message, "instructions": part, "stream": stream, "stream_options": options,
+        "max_output_tokens": _limit(), "background": _node(R_BACKGROUND, types=T_BOOL, flags=NF_SCALAR),
+        "tools": tools, "text": format_node, "prompt": container,
+        "previous_response_id": stored, "conversation": stored,
+    })
+
+    _request_root(F_EMBEDDINGS, True, {"input": prompt, "stream": stream})
+
+    _request_root(F_MESSAGES, True, {
+        "messages": messages, "system": part, "stream": stream,
+        "max_tokens": max_tokens, "tools": tools, "output_format": NODE_RAW, "output_config": NODE_RAW,
+    })
+    REQUEST_ROOTS[F_COUNT_TOKENS] = REQUEST_ROOTS[F_MESSAGES]
+    MODEL_NEEDED[F_COUNT_TOKENS] = True
+
+    gemini_part = _node(R_PART, flags=NF_OPEN | NF_CLOSE, mode=M_COUNT)
+    blob = _node(R_NONE)
+    _keys(blob, {
+        "mimeType|mime_type": _node(R_MEDIA_TYPE, flags=NF_SCALAR, mode=M_CAPTURE),
+        "data": _node(R_MEDIA_DATA, flags=NF_STRING | NF_SCALAR),
+        "fileUri|file_uri": _node(R_MEDIA_URL, flags=NF_STRING | NF_SCALAR),
+    })
+    container = _node(R_NONE)
+    _keys(container, {"name": text, "args": NODE_RAW, "response": NODE_RAW, "parts": gemini_part})
+    format_node = _node(R_NONE)
+    _keys(format_node, {"code": text, "output": text})
+    _keys(gemini_part, {
+        "text": text, "inlineData|inline_data": blob, "fileData|file_data": blob,
+        "functionCall|function_call": container, "functionResponse|function_response": container,
+        "executableCode|executable_code": format_node, "codeExecutionResult|code_execution_result": format_node,
+    })
+    turn = _node(R_OVERHEAD, flags=NF_OPEN, mode=M_COUNT, slot=2)
+    _keys(turn, {"parts": gemini_part})
+    container = _node(R_NONE, types=T_OBJECT)
+    _keys(container, {
+        "maxOutputTokens|max_output_tokens": _limit(), "candidateCount|candidate_count": _node(R_CHOICES, types=T_INTEGER, flags=NF_SCALAR),
+        "responseSchema|response_schema": NODE_RAW, "responseJsonSchema|response_json_schema": NODE_RAW,
+        "mediaResolution|media_resolution": _node(R_RESOLUTION, flags=NF_SCALAR, mode=M_CAPTURE),
+    })
+    gemini = {
+        "contents": _node(R_NONE, types=T_ARRAY | T_OBJECT, elem=turn),
+        "systemInstruction|system_instruction": turn, "tools": tools,
+        "generationConfig|generation_config": container, "cachedContent|cached_content": stored,
+    }
+    _keys(gemini["contents"], {"parts": gemini_part})       # one turn without the array
+    _request_root(F_GENERATE, False, gemini)
+    root = _node(R_NONE)
+    _keys(root, gemini)
+    _request_root(F_GEMINI_COUNT, False, {**gemini, "generateContentRequest|generate_content_request": root})
+    container = _node(R_NONE)
+    _keys(container, {"content": turn})
+    _request_root(F_GEMINI_EMBED, False, {"content": turn, "requests": container})
+
+    _request_root(F_MODERATIONS, False, {"input": part})
+    _request_root(F_RERANK, True, {"query": part, "documents": part})
+    _request_root(F_IMAGES, True, {
+        "prompt": text, "n": choices, "stream": stream,
+        "image": _node(R_MEDIA_URL, flags=NF_STRING | NF_SCALAR), "images": part,
+    })
+    _request_root(F_SPEECH, True, {"input": text, "instructions": text})
+    _request_root(F_OTHER, False, {"stream": stream})
+
+
+def _value(int slot, int action=U_NUMBER):
+    return _node(action, flags=NF_SCALAR, slot=slot)
+
+
+def _tag(int action, int slot=0):
+    return _node(action, flags=NF_SCALAR, mode=M_CAPTURE, slot=slot)
+
+
+def _usage_openai(int top):
+    """The usage object in OpenAI's shape and all its variants."""
+    cdef int usage = _node(U_USAGE, flags=NF_OPEN, slot=top, elem=NODE_SKIP)
+    cdef int prompt = _node(U_NONE)
+    cdef int completion = _node(U_NONE)
+    _keys(prompt, {"cached_tokens": _value(V_CACHED), "cache_write_tokens": _value(V_CACHE_WRITE),
+                   "cache_creation_input_tokens": _value(V_CACHE_WRITE)})
+    _keys(completion, {"reasoning_tokens": _value(V_REASONING)})
+    _keys(usage, {
+        "prompt_tokens": _value(V_PROMPT), "input_tokens": _value(V_PROMPT),
+        "completion_tokens": _value(V_COMPLETION, U_OUTPUT), "output_tokens": _value(V_COMPLETION, U_OUTPUT),
+        "total_tokens": _value(V_TOTAL),
+        "prompt_tokens_details": prompt, "input_tokens_details": prompt,
+        "completion_tokens_details": completion, "output_tokens_details": completion,
+        "prompt_cache_hit_tokens": _value(V_CACHE_HIT), "prompt_cache_miss_tokens": _value(V_CACHE_MISS),
+        "cached_tokens": _value(V_CACHED_TOP), "num_search_queries": _value(V_SEARCHES),
+    })
+    return usage
+
+
+def _usage_anthropic(int output_action):
+    cdef int usage = _node(U_USAGE, flags=NF_OPEN, elem=NODE_SKIP)
+    cdef int creation = _node(U_NONE)
+    cdef int server = _node(U_NONE)
+    cdef int entry = _node(U_ITERATION, flags=NF_OPEN | NF_CLOSE)
+    cdef int entry_creation = _node(U_NONE)
+    _keys(creation, {"ephemeral_5m_input_tokens": _value(V_CREATED_5M),
+                     "ephemeral_1h_input_tokens": _value(V_CREATED_1H)})
+    _keys(server, {"web_search_requests": _value(V_SEARCHES)})
+    _keys(entry_creation, {"ephemeral_5m_input_tokens": _value(W_CREATED_5M),
+                           "ephemeral_1h_input_tokens": _value(W_CREATED_1H)})
+    _keys(entry, {
+        "type": _tag(U_ITERATION_TYPE), "input_tokens": _value(W_INPUT), "output_tokens": _value(W_OUTPUT),
+        "cache_read_input_tokens": _value(W_READ), "cache_creation_input_tokens": _value(W_CREATED),
+        "cache_creation": entry_creation,
+    })
+    _keys(usage, {
+        "input_tokens": _value(V_PROMPT), "output_tokens": _value(V_COMPLETION, output_action),
+        "cache_read_input_tokens": _value(V_READ), "cache_creation_input_tokens": _value(V_CREATED),
+        "cache_creation": creation, "server_tool_use": server,
+        "iterations": _node(U_ITERATIONS, flags=NF_OPEN, elem=entry),
+    })
+    return usage
+
+
+def _item(bint with_text):
+    """An output item of the Responses API; with its text where no deltas gave it before."""
+    cdef int item = _node(U_ITEM, flags=NF_OPEN | NF_CLOSE)
+    cdef int action = _node(U_NONE)
+    cdef int content = _node(U_NONE)
+    _keys(action, {"type": _tag(U_ACTION_TYPE)})
+    _keys(item, {"type": _tag(U_ITEM_TYPE), "action": action})
+    if with_text:
+        _keys(content, {"text": _text(), "refusal": _text()})
+        _keys(item, {"content": content, "summary": content, "name": _text(), "arguments": _text(), "input": _text(),
+                     "code": _text()})
+    return item
+
+
+def _describe_openai_answers():
+    """One description for chat, completions, Responses, embeddings, images and the rest: their keys do not collide."""
+    cdef int root = _node(U_ROOT, flags=NF_OPEN | NF_CLOSE)
+    cdef int text = _text()
+    cdef int error = _node(U_ERROR, flags=NF_OPEN | NF_SCALAR)
+    cdef int usage = _usage_openai(1)
+    cdef int nested = _usage_openai(0)
+    cdef int choice = _node(U_CHOICE, flags=NF_OPEN)
+    cdef int delta = _node(U_NONE)
+    cdef int call = _node(U_NONE)
+    cdef int function = _node(U_NONE)
+    cdef int audio = _node(U_NONE)
+    cdef int part = _node(U_NONE, mode=M_COUNT)
+    cdef int groq = _node(U_NONE)
+    cdef int response = _node(U_NONE)
+    cdef int format
+    _keys(function, {"name": text, "arguments": text, "input": text})
+    _keys(call, {"function": function, "custom": function})
+    _keys(audio, {"transcript": text})
+    _keys(part, {"text": text, "refusal": text, "thinking": part})
+    _keys(delta, {"content": part, "reasoning_content": text, "reasoning": text, "refusal": text, "tool_calls": call,
+                  "function_call": function, "audio": audio, "images": _node(U_IMAGE_PART, flags=NF_OPEN)})
+    _keys(choice, {"index": _value(0, U_INDEX), "delta": delta, "message": delta, "text": text, "usage": nested,
+                   "finish_reason": _tag(U_FINISH)})
+    _keys(groq, {"usage": nested, "error": error})
+    _keys(response, {"usage": nested, "error": error,
+                     "output": _node(U_ITEM_LIST, flags=NF_OPEN, elem=_item(False))})
+    _keys(root, {
+        "usage": usage, "choices": _node(U_CHOICES, flags=NF_OPEN, elem=choice), "x_groq": groq, "error": error,
+        "type": _tag(U_TYPE), "response": response, "delta": _node(U_DELTA, flags=NF_STRING),
+        "item": _item(False), "output": _node(U_ITEM_LIST, flags=NF_OPEN, elem=_item(True)),
+        "sequence_number": _value(0, U_SEQUENCE), "data": _node(U_IMAGE, flags=NF_OPEN),
+    })
+    for format in range(F_OTHER + 1):
+        TAP_ROOTS[format] = root
+
+
+def _describe_anthropic_answers():
+    cdef int root = _node(U_ROOT, flags=NF_OPEN | NF_CLOSE)
+    cdef int text = _text()
+    cdef int block = _node(U_NONE)
+    cdef int message = _node(U_NONE)
+    cdef int delta = _node(U_NONE)
+    # What the model wrote: the results of the provider's own tools are not its output.
+    _keys(block, {"text": text, "thinking": text, "name": text, "input": NODE_RAW})
+    _keys(message, {"usage": _usage_anthropic(U_NUMBER)})
+    _keys(delta, {"text": text, "thinking": text, "partial_json": text, "stop_reason": _tag(U_FINISH)})
+    _keys(root, {
+        "type": _tag(U_TYPE), "usage": _usage_anthropic(U_OUTPUT), "message": message, "delta": delta,
+        "content": block, "stop_reason": _tag(U_FINISH), "error": _node(U_ERROR, flags=NF_OPEN | NF_SCALAR),
+    })
+    # At the start of a block `input` is an empty placeholder; its text comes in deltas.
+    block = _node(U_NONE)
+    _keys(block, {"text": text, "thinking": text, "name": text})
+    _keys(root, {"content_block": block})
+    TAP_ROOTS[F_MESSAGES] = TAP_ROOTS[F_COUNT_TOKENS] = root
+
+
+def _describe_gemini_answers():
+    cdef int root = _node(U_ROOT, flags=NF_OPEN | NF_CLOSE)
+    cdef int text = _text()
+    cdef int usage = _node(U_USAGE, flags=NF_OPEN, elem=NODE_SKIP)
+    cdef int detail = _node(U_DETAIL, flags=NF_OPEN | NF_CLOSE)
+    cdef int candidate = _node(U_NONE)
+    cdef int content = _node(U_NONE)
+    cdef int part = _node(U_NONE)
+    cdef int call = _node(U_NONE)
+    cdef int code = _node(U_NONE)
+    cdef int blob = _node(U_NONE)
+    cdef int grounding = _node(U_NONE)
+    cdef int feedback = _node(U_NONE)
+    _keys(detail, {"modality": _tag(U_MODALITY), "tokenCount": _value(W_DETAIL)})
+    _keys(usage, {
+        "promptTokenCount": _value(V_PROMPT), "candidatesTokenCount": _value(V_COMPLETION, U_OUTPUT),
+        "cachedContentTokenCount": _value(V_CACHED), "thoughtsTokenCount": _value(V_THOUGHTS, U_OUTPUT),
+        "toolUsePromptTokenCount": _value(V_TOOL_PROMPT), "totalTokenCount": _value(V_TOTAL),
+        "candidatesTokensDetails": detail,
+    })
+    _keys(call, {"name": text, "args": NODE_RAW})
+    _keys(code, {"code": text})
+    _keys(blob, {"mimeType": _tag(U_MIME)})
+    _keys(part, {"text": text, "functionCall": call, "executableCode": code, "inlineData": blob})
+    _keys(content, {"parts": part})
+    _keys(grounding, {"webSearchQueries": _node(U_QUERY, flags=NF_STRING | NF_SCALAR, mode=M_HASH)})
+    _keys(candidate, {"content": content, "finishReason": _node(U_END, flags=NF_SCALAR), "groundingMetadata": grounding})
+    _keys(feedback, {"blockReason": _node(U_END, flags=NF_SCALAR)})
+    _keys(root, {
+        "usageMetadata": usage, "candidates": candidate, "promptFeedback": feedback, "modelVersion": _tag(U_MODEL),
+        "error": _node(U_ERROR, flags=NF_OPEN | NF_SCALAR),
+    })
+    TAP_ROOTS[F_GENERATE] = TAP_ROOTS[F_GEMINI_COUNT] = TAP_ROOTS[F_GEMINI_EMBED] = root
+
+
+NODES[NODE_SKIP].types = T_ANY
+NODES[NODE_RAW].types = T_ANY
+NODES[NODE_RAW].flags = NF_RAW
+NODES[NODE_RAW].mode = M_COUNT
+NODES[NODE_RAW].elem = NODE_RAW
+NODES[NODE_RAW].rest = NODE_RAW
+cdef int MODEL_KEY = _key("model")
+_describe_requests()
+_describe_openai_answers()
+_describe_anthropic_answers()
+_describe_gemini_answers()
+
+# Only the tables are needed from here on.
+del _key, _node, _keys, _text, _request_root, _limit, _stream_options, _tools, _part, _copy
+del _describe_requests, _value, _tag, _usage_openai, _usage_anthropic, _item
+del _describe_openai_answers, _describe_anthropic_answers, _describe_gemini_answers
