@@ -45,6 +45,9 @@ class Directives:
     tools: int = 0  # tool calls instead of text
     reasoning: int = 0  # reasoning tokens, shown as reasoning_content, thinking, thought parts or a summary
     search: int = 0  # web searches
+    images: int = 0  # generated pictures in an answer of Responses or Gemini
+    image_bytes: int = 0  # least size of a picture
+    obfuscation: int = 0  # 1: padding beside each delta of OpenAI streams, as the provider adds it unless asked not to
     finish: str = ""  # finish reason, in the dialect's own word
     ignore_limit: int = 0  # 1: say everything even when the caller's output limit is lower
 

@@ -8,10 +8,12 @@ from relay.simulator.answer import Answer, Refused
 from relay.simulator.directives import Directives
 from relay.simulator.errors import error_body
 from relay.simulator.openai_chat import tool_arguments
+from relay.simulator.openai_media import picture
 from relay.simulator.plan import EOL, JSON, Plan, damaged, dumps, halved, make_plan, sse, with_usage
 from relay.simulator.vectors import vector
 
 _JSON_TYPE = "application/json; charset=UTF-8"
+_TOKENS_PER_IMAGE = 1290
 
 
 def _contents(request: JSON) -> None:
@@ -60,6 +62,7 @@ def generate(request: JSON, d: Directives, number: int, model: str, stream: bool
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise Refused(400, "invalid", f"Invalid value at 'generation_config.{name}' (TYPE_INT32), \"{value}\"")
     plan = make_plan(d, number, model, request, limit, choices)
+    plan.output_tokens += _TOKENS_PER_IMAGE * d.images
     usage = _usage(plan, plan.output_tokens)
     answer = Answer(
         200,
@@ -100,6 +103,9 @@ def _usage(plan: Plan, output: int) -> JSON:
         usage["cachedContentTokenCount"] = d.cached
         usage["cacheTokensDetails"] = [{"modality": "TEXT", "tokenCount": d.cached}]
     usage["promptTokensDetails"] = [{"modality": "TEXT", "tokenCount": plan.input_tokens}]
+    if d.images and output == plan.output_tokens:
+        in_images = min(output - thoughts, _TOKENS_PER_IMAGE * d.images)
+        usage["candidatesTokensDetails"] = [{"modality": "IMAGE", "tokenCount": in_images}]
     if thoughts:
         usage["thoughtsTokenCount"] = thoughts
     return usage
@@ -134,7 +140,11 @@ def _parts(plan: Plan) -> list[JSON]:
     if plan.reasoning_tokens:
         parts.append({"text": "".join(plan.reasoning_pieces), "thought": True})
     tools = _tool_parts(plan)
-    return [*parts, *tools] if tools else [*parts, {"text": plan.whole}]
+    return [*parts, *(tools or [{"text": plan.whole}]), *_image_parts(plan)]
+
+
+def _image_parts(plan: Plan) -> list[JSON]:
+    return [{"inlineData": {"mimeType": "image/png", "data": picture(plan)}}] * plan.d.images
 
 
 def _candidate(plan: Plan, index: int, parts: list[JSON], last: bool) -> JSON:
@@ -156,6 +166,7 @@ def _chunks(plan: Plan, usage: JSON, pretty: bool) -> Iterator[bytes]:
     d = plan.d
     tail = _tail(plan)
     tail_text = dumps(tail)[1:]
+    text_tokens = plan.output_tokens - _TOKENS_PER_IMAGE * d.images
     counted = 0
     sent = 0
 
@@ -183,11 +194,16 @@ def _chunks(plan: Plan, usage: JSON, pretty: bool) -> Iterator[bytes]:
     for number, parts in enumerate(pieces):
         for candidate in range(plan.choices):
             sent += 1
-            counted = min(counted + d.tokens, plan.output_tokens)
+            counted = min(counted + d.tokens, text_tokens)
             yield chunk(parts, candidate)
         if d.error_at == number + 1:
             yield dumps(error_body("gemini", d.error or "overloaded"))
             return
+    if d.images:
+        sent += 1
+        counted = plan.output_tokens
+        plan.said += _TOKENS_PER_IMAGE * d.images
+        yield chunk(_image_parts(plan), 0)
     if not d.done:
         return
     for candidate in range(plan.choices):

@@ -212,6 +212,7 @@ class _Chunks:
 
     def __init__(self, plan: Plan, kind: str, identifier: str, include_usage: bool) -> None:
         self.eol = EOL[plan.d.eol]
+        self.obfuscation = b"kJ8xQ2mZr5TvYw3n" if plan.d.obfuscation else b""
         head = {
             "id": identifier,
             "object": kind,
@@ -225,11 +226,14 @@ class _Chunks:
 
     def delta(self, index: int, delta: bytes, finish: str | None = None, extra: bytes = b"") -> bytes:
         """One chunk with one choice. `extra`: further members of the choice, each begun by a comma."""
+        tail = self.tail
+        if self.obfuscation:
+            tail = tail[:-1] + b',"obfuscation":"' + self.obfuscation[: 1 + len(delta) % 16] + b'"}'
         reason = b"null" if finish is None else b'"' + finish.encode() + b'"'
         return b"".join(
             (
                 b"data: ", self.head, b'{"index":', b"%d" % index, b',"delta":', delta,
-                b',"logprobs":null,"finish_reason":', reason, extra, b"}", self.tail, self.eol, self.eol,
+                b',"logprobs":null,"finish_reason":', reason, extra, b"}", tail, self.eol, self.eol,
             )
         )  # fmt: skip
 

@@ -1,9 +1,7 @@
-"""OpenAI endpoints besides text generation: embeddings, moderations, images, audio; and reranking."""
+"""OpenAI endpoints that neither write text nor make pictures or sound: embeddings, moderations; and reranking."""
 
 import base64
-import re
 import struct
-import zlib
 from typing import Any
 
 from relay.simulator.answer import Answer, Refused
@@ -24,10 +22,6 @@ def answer(name: str, request: JSON, d: Directives, number: int) -> Answer:
         return embeddings(request, d, number)
     if name == "moderations":
         return _moderations(request, d, number)
-    if name == "images":
-        return _images(request, d, number)
-    if name == "speech":
-        return _speech(request, d, number)
     if name == "rerank":
         return _rerank(request, d, number)
     raise Refused(404, "not_found", "Invalid URL", code="unknown_url")
@@ -81,57 +75,6 @@ def _moderations(request: JSON, d: Directives, number: int) -> Answer:
     return Answer(200, "application/json", dumps(body, pretty=True), model=plan.model)
 
 
-def _png(seed: int) -> bytes:
-    """A picture of one pixel."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    pixel = bytes((0, seed % 256, seed // 256 % 256, 128))
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0))
-        + chunk(b"IDAT", zlib.compress(pixel))
-        + chunk(b"IEND", b"")
-    )
-
-
-def _images(request: JSON, d: Directives, number: int) -> Answer:
-    need(request, "prompt", (str,))
-    model = request.get("model") or "dall-e-2"
-    plan = make_plan(d, number, model, request, None)
-    count = whole_number(request, "n") or 1
-    picture = base64.b64encode(_png(plan.number)).decode()
-    as_url = not model.startswith("gpt-image") and request.get("response_format") != "b64_json"
-    item = {"url": f"https://example.com/image/{plan.number}.png"} if as_url else {"b64_json": picture}
-    body: JSON = {"created": plan.created, "data": [item] * count}
-    if not model.startswith("gpt-image"):
-        return Answer(200, "application/json", dumps(body, pretty=True), model=model)
-    output = 272 * count
-    usage: JSON = {
-        "input_tokens": plan.input_tokens,
-        "input_tokens_details": {"text_tokens": plan.input_tokens, "image_tokens": 0},
-        "output_tokens": output,
-        "total_tokens": plan.input_tokens + output,
-    }
-    body |= {"background": "opaque", "output_format": "png", "quality": "low", "size": "1024x1024"}
-    made = _made(plan, usage)
-    made.output_tokens = output
-    made.body = with_usage(body, "usage", usage, d.usage, pretty=True)
-    return made
-
-
-def _speech(request: JSON, d: Directives, number: int) -> Answer:
-    need(request, "input", (str,))
-    need(request, "voice", (str, dict))
-    plan = make_plan(d, number, need(request, "model", (str,)), request, None)
-    sound = (b"ID3\x04" + plan.whole.encode()) * 8
-    step = max(1, len(sound) // max(1, d.events))
-    made = Answer(200, "audio/mpeg", model=plan.model)
-    made.events = (sound[at : at + step] for at in range(0, len(sound), step))
-    return made
-
-
 def _rerank(request: JSON, d: Directives, number: int) -> Answer:
     documents = need(request, "documents", (list,))
     need(request, "query", (str,))
@@ -141,32 +84,4 @@ def _rerank(request: JSON, d: Directives, number: int) -> Answer:
     made = _made(plan, usage)
     made.output_tokens = 0
     made.body = with_usage({"id": plan.id("rerank-"), "model": plan.model, "results": results}, "usage", usage, d.usage)
-    return made
-
-
-_FIELD = re.compile(rb'name="([a-z_\[\]]+)"(?:; filename="[^"]*")?\r\n(?:[^\r\n]+\r\n)*\r\n([^\r]*)')
-
-
-def multipart(name: str, d: Directives, number: int, body: bytes) -> Answer:
-    """Requests that come as multipart/form-data. Reads only the short text fields."""
-    form = {key.decode(): value.decode("utf-8", "replace") for key, value in _FIELD.findall(body) if len(value) < 4096}
-    if not form.get("model"):
-        raise Refused(400, "invalid", "you must provide a model parameter")
-    plan = make_plan(d, number, form["model"], {}, None)
-    if name == "image_edits":
-        return _images({"prompt": form.get("prompt", "x"), "model": plan.model}, d, number)
-    if form.get("response_format") in ("text", "srt", "vtt"):
-        return Answer(200, "text/plain; charset=utf-8", plan.whole.encode() + b"\n", model=plan.model)
-    if form.get("response_format") == "verbose_json":
-        usage: JSON = {"type": "duration", "seconds": 7}
-    else:
-        usage = {
-            "type": "tokens",
-            "input_tokens": plan.input_tokens,
-            "input_token_details": {"text_tokens": 0, "audio_tokens": plan.input_tokens},
-            "output_tokens": plan.output_tokens,
-            "total_tokens": plan.input_tokens + plan.output_tokens,
-        }
-    made = _made(plan, usage)
-    made.body = with_usage({"text": plan.whole}, "usage", usage, d.usage)
     return made

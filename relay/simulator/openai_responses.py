@@ -13,6 +13,7 @@ from relay.simulator.openai_chat import (
     tool_names,
     whole_number,
 )
+from relay.simulator.openai_media import picture
 from relay.simulator.plan import EOL, JSON, Plan, damaged, dumps, halved, make_plan, sse, with_usage
 
 _STORED_MAX = 256
@@ -134,6 +135,10 @@ def _search_item(plan: Plan, index: int, status: str) -> JSON:
     return {"id": plan.id("ws_", index, 50), "type": "web_search_call", "status": status, "action": action}
 
 
+def _image_item(plan: Plan, index: int) -> JSON:
+    return {"id": plan.id("ig_", index, 50), "type": "image_generation_call", "status": "in_progress", "result": None}
+
+
 def _message_item(plan: Plan, status: str) -> JSON:
     return {"id": plan.id("msg_", length=50), "type": "message", "status": status, "content": [], "role": "assistant"}
 
@@ -160,6 +165,9 @@ def _output(plan: Plan, tools: int) -> list[JSON]:
         summary = [{"type": "summary_text", "text": "".join(plan.reasoning_pieces)}]
         items.append({**_reasoning_item(plan), "summary": summary})
     items += [_search_item(plan, index, "completed") for index in range(plan.d.search)]
+    items += [
+        {**_image_item(plan, index), "status": "completed", "result": picture(plan)} for index in range(plan.d.images)
+    ]
     if tools:
         arguments = tool_arguments(plan)
         items += [{**_call_item(plan, index, "completed"), "arguments": arguments} for index in range(tools)]
@@ -211,6 +219,13 @@ def _item_events(plan: Plan, index: int, item: JSON) -> Iterator[tuple[str, JSON
             yield "response.output_item.added", {"output_index": index, "item": {**item, "status": "in_progress"}}
             for step in ("in_progress", "searching", "completed"):
                 yield f"response.web_search_call.{step}", at
+        case "image_generation_call":
+            yield (
+                "response.output_item.added",
+                {"output_index": index, "item": {**item, "status": "in_progress", "result": None}},
+            )
+            for step in ("in_progress", "generating", "completed"):
+                yield f"response.image_generation_call.{step}", at
         case "function_call":
             yield (
                 "response.output_item.added",
@@ -225,7 +240,8 @@ def _item_events(plan: Plan, index: int, item: JSON) -> Iterator[tuple[str, JSON
             part: JSON = {**at, "content_index": 0}
             yield "response.content_part.added", {**part, "part": _text_part("")}
             for piece in plan.pieces:
-                yield "response.output_text.delta", {**part, "delta": piece, "logprobs": []}
+                padding = {"obfuscation": "kJ8xQ2mZr5TvYw3n"[: 1 + len(piece) % 16]} if plan.d.obfuscation else {}
+                yield "response.output_text.delta", {**part, "delta": piece, "logprobs": [], **padding}
             yield "response.output_text.done", {**part, "text": item["content"][0]["text"], "logprobs": []}
             yield "response.content_part.done", {**part, "part": item["content"][0]}
     yield "response.output_item.done", {"output_index": index, "item": item}

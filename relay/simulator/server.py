@@ -10,7 +10,15 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from relay.simulator import anthropic_messages, catalogue, gemini, openai_chat, openai_other, openai_responses
+from relay.simulator import (
+    anthropic_messages,
+    catalogue,
+    gemini,
+    openai_chat,
+    openai_media,
+    openai_other,
+    openai_responses,
+)
 from relay.simulator.answer import Answer, Refused
 from relay.simulator.book import Book, Entry
 from relay.simulator.directives import DirectiveError, Directives, directives_of
@@ -55,7 +63,7 @@ class Running:
     @property
     def base_url(self) -> str:
         """For Anthropic and Gemini SDKs; OpenAI's want `/v1` behind it."""
-        return f"http://{self.host}:{self.port}"
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
     @property
     def book(self) -> Book:
@@ -269,7 +277,7 @@ def _make(
         case "stored":
             return openai_responses.stored(settings.stored, request.method, route.model)
         case "transcriptions" | "image_edits":
-            return openai_other.multipart(route.name, d, number, body)
+            return openai_media.multipart(route.name, d, number, body)
     parsed = _parse(body, route.dialect)
     model = route.model or parsed.get("model")
     if isinstance(model, str):
@@ -285,6 +293,10 @@ def _make(
             return anthropic_messages.messages(parsed, d, number)
         case "count_tokens":
             return anthropic_messages.count_tokens(parsed, d, number)
+        case "images":
+            return openai_media.images(parsed, d, number)
+        case "speech":
+            return openai_media.speech(parsed, d, number)
         case "generate" | "stream":
             stream = route.name == "stream"
             return gemini.generate(parsed, d, number, route.model, stream, request.query.get("alt") == "sse")

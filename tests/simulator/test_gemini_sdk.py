@@ -50,6 +50,17 @@ async def test_stream(client):
     assert [bool(chunk.candidates[0].finish_reason) for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
 
 
+async def test_images(client):
+    text = "Hello #sim events=2 images=1 seed=1#"
+    whole = await client.aio.models.generate_content(model="gemini-2.5-flash-image", contents=text)
+    assert whole.candidates[0].content.parts[1].inline_data.data.startswith(b"\x89PNG")
+    stream = await client.aio.models.generate_content_stream(model="gemini-2.5-flash-image", contents=text)
+    chunks = [chunk async for chunk in stream]
+    assert chunks[-1].usage_metadata == whole.usage_metadata
+    assert whole.usage_metadata.candidates_token_count == 1292
+    assert whole.usage_metadata.candidates_tokens_details[0].token_count == 1290
+
+
 async def test_in_a_thread(client):
     def call() -> tuple[str, str]:
         whole = client.models.generate_content(model=MODEL, contents="Hello #sim seed=1#")

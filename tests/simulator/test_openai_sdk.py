@@ -71,7 +71,7 @@ async def test_chat_in_a_thread(simulator):
 async def test_chat_stream(client, include_usage):
     options = {"stream_options": {"include_usage": True}} if include_usage else {}
     stream = await client.chat.completions.create(
-        model="gpt-4o", messages=ask("events=5 seed=1"), stream=True, **options
+        model="gpt-4o", messages=ask("events=5 seed=1 obfuscation=1"), stream=True, **options
     )
     chunks = [chunk async for chunk in stream]
     whole = await client.chat.completions.create(model="gpt-4o", messages=ask("events=5 seed=1"))
@@ -226,6 +226,13 @@ async def test_other_endpoints(client):
     images = await client.images.generate(model="gpt-image-1", prompt="a house", n=2)
     assert base64.b64decode(images.data[1].b64_json).startswith(b"\x89PNG")
     assert images.usage.output_tokens == 544
+    stream = await client.images.generate(
+        model="gpt-image-1", prompt="a #sim image_bytes=5000#", stream=True, partial_images=2
+    )
+    events = [event async for event in stream]
+    assert [event.type for event in events] == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
+    assert len(base64.b64decode(events[-1].b64_json)) == 5000
+    assert events[-1].usage.output_tokens == 272
     speech = await client.audio.speech.create(model="tts-1", input="hello", voice="alloy")
     assert speech.content.startswith(b"ID3")
     heard = await client.audio.transcriptions.create(
@@ -233,6 +240,23 @@ async def test_other_endpoints(client):
     )
     assert heard.text
     assert heard.usage.type == "tokens"
+    stream = await client.audio.transcriptions.create(
+        model="gpt-4o-transcribe", file=("a.wav", b"RIFF\x00\x01", "audio/wav"), stream=True
+    )
+    events = [event async for event in stream]
+    assert "".join(event.delta for event in events[:-1]) == events[-1].text
+    assert events[-1].usage.output_tokens == 8
+    raw = await client.audio.speech.create(model="tts-2", input="hello", voice="alloy", stream_format="sse")
+    assert b'data: {"type":"speech.audio.done","usage":{"input_tokens":' in raw.content
+
+
+async def test_responses_with_images(client):
+    text = "Hello #sim images=2 image_bytes=300 seed=1 obfuscation=1#"
+    whole = await client.responses.create(model="gpt-5", input=text)
+    assert [item.type for item in whole.output] == ["image_generation_call"] * 2 + ["message"]
+    events = [event async for event in await client.responses.create(model="gpt-5", input=text, stream=True)]
+    assert events[-1].response == whole
+    assert [event.type for event in events].count("response.image_generation_call.completed") == 2
 
 
 @pytest.mark.parametrize(
