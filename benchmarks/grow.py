@@ -4,7 +4,8 @@
 
 Straight SQL, a second per million rows: through the relay's own store it would take a quarter of an hour. Ten keys to
 an account, each account with a purchase and its lot; the calls of a key fall on one day; ids are ordered by time.
-Entries, lots, rollups and calls add up. (The calls name no rate card, so `relay ledger verify` would report their cost.)
+Entries, lots, rollups and calls add up. (The calls name no rate card: `ledger verify` does not check their
+cost.)
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ rpm = 1000000000
 tpm = 1000000000000
 concurrency = 100000
 daily_credits = 1000000000
-monthly_credits = 2000000000
+monthly_credits = 1000000000
 
 [[channels]]
 name = "simulated"
