@@ -164,7 +164,7 @@ def with_usage(answer: JSON, key: str, usage: JSON, how: str, pretty: bool = Fal
         return dumps({**answer, key: None}, pretty)
     if how != "twice":
         return dumps({**answer, key: shown}, pretty)
-    text = dumps({key: halved(usage), **answer}, pretty).rstrip(b"}\n ")
+    text = dumps({key: halved(usage), **answer}, pretty).rstrip()[:-1].rstrip()
     return text + b"," + dumps(key) + b":" + dumps(shown) + b"}"
 
 

@@ -154,7 +154,7 @@ class Sender:
                 body = _compressed(d.encoding, body)
             pieces = iter((body,))
         else:
-            pieces = self._stream(answer.events)
+            pieces = self._stream(answer.events, answer.content_type.startswith("text/event-stream"))
         head = self._head(answer, head_lines, framing, len(body), keep_alive)
         try:
             if no_body:
@@ -186,7 +186,7 @@ class Sender:
     def _before(self) -> bytes:
         return (b"\xef\xbb\xbf" if self.d.bom else b"") + (EOL[self.d.eol] * self.d.blank)
 
-    def _stream(self, events: Iterator[bytes]) -> Iterator[bytes]:
+    def _stream(self, events: Iterator[bytes], comments: bool) -> Iterator[bytes]:
         """The events as body pieces: with comments, compressed, counted."""
         d, entry = self.d, self.entry
         encoder = encoder_for(d.encoding)
@@ -194,7 +194,7 @@ class Sender:
         comment = b": SIMULATED PROCESSING" + EOL[d.eol] * 2
         for number, event in enumerate(events):
             piece = event
-            if d.comments > 0 and number % d.comments == 0:
+            if comments and d.comments > 0 and number % d.comments == 0:
                 piece = comment + piece
             if before:
                 piece, before = before + piece, b""

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from relay.simulator import Running, start
-from relay.simulator.directives import DirectiveError, directives_of
+from relay.simulator.directives import CHOICES, DirectiveError, directives_of
 from tests.support import http1
 from tests.support.rawclient import RawClient
 
@@ -268,6 +268,25 @@ async def test_every_format_counts_what_it_says(simulator, path):
         await client.send(asked("#sim seed=1 events=6 tokens=3 reasoning=4 cut=1200#"))
         assert len((await client.response()).body) == 1200
         assert 0 <= simulator.book.last.output_tokens_sent < 22
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_broken_usage_is_still_json(simulator, path):
+    headers = ANY_KEY | ({"anthropic-version": "2023-06-01"} if path == "/v1/messages" else {})
+    async with await connect(simulator) as client:
+        for stream in (True, False):
+            for how in CHOICES["usage"]:
+                body = json.dumps({**PATHS[path], "stream": stream} if "model" in PATHS[path] else PATHS[path])
+                target = path if stream or "model" in PATHS[path] else "/v1beta/models/m:generateContent"
+                directives = f"#sim usage={how} input=40 cached=4#"
+                answer = await client.request("POST", target, headers, body.replace("DIRECTIVES", directives).encode())
+                assert answer.status == 200
+                if answer.header("content-type").startswith("text/event-stream"):
+                    documents = [line[6:] for line in answer.body.splitlines() if line.startswith(b"data: ")]
+                else:
+                    documents = [answer.body]
+                for document in documents:
+                    assert document == b"[DONE]" or json.loads(document)
 
 
 async def test_garbage(simulator):
