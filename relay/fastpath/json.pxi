@@ -403,6 +403,12 @@ cdef inline void json_scalar(Json* j, TokenTable t, int type) noexcept nogil:
             tap_scalar(<Tap*>j, node, type)
 
 
+cdef inline void json_text_begin(Json* j, const Node* node) noexcept nogil:
+    """Each text of a prompt stands alone; the deltas of an answer continue one another."""
+    if j.strict and not (node.flags & NF_RAW and NODES[j.node].flags & NF_RAW):
+        j.counter.state = 0
+
+
 cdef inline void json_string_begin(Json* j, TokenTable t) noexcept nogil:
     """A quote opens a string value."""
     cdef const Node* node = &NODES[j.value_node]
@@ -417,10 +423,9 @@ cdef inline void json_string_begin(Json* j, TokenTable t) noexcept nogil:
             request_string(<Request*>j, node)
         else:
             tap_string(<Tap*>j, node)
+    json_text_begin(j, node)
     if node.flags & NF_RAW:
         count_byte(t, &j.counter, c'"')
-    elif j.strict:
-        j.counter.state = 0         # each text of a prompt stands alone; the deltas of an answer continue one another
     j.text_size = 0
     j.text_over = 0
 
@@ -619,10 +624,11 @@ cdef void json_open(Json* j, TokenTable t, uint8_t c) noexcept nogil:
         j.frames[d].seen = 0
     elif v != NODE_RAW:
         v = NODE_SKIP           # nothing we know lies so deep; from here on every node is that of its parent
+    if NODES[v].flags & NF_RAW:
+        json_text_begin(j, &NODES[v])
+        count_byte(t, &j.counter, c)
     j.depth = d
     j.node = <uint8_t>v
-    if NODES[v].flags & NF_RAW:
-        count_byte(t, &j.counter, c)
     if array:
         j.kinds[d >> 6] |= <uint64_t>1 << (d & 63)
         j.state = J_VALUE_OR_END

@@ -351,11 +351,11 @@ def _describe_requests():
 
 
 def _value(int slot, int action=U_NUMBER):
-    return _node(action, flags=NF_SCALAR, slot=slot)
+    return _node(action, flags=NF_SCALAR, slot=slot, elem=NODE_SKIP)
 
 
 def _tag(int action, int slot=0):
-    return _node(action, flags=NF_SCALAR, mode=M_CAPTURE, slot=slot)
+    return _node(action, flags=NF_SCALAR, mode=M_CAPTURE, slot=slot, elem=NODE_SKIP)
 
 
 def _usage_openai(int top):

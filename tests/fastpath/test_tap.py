@@ -1,0 +1,341 @@
+"""The usage tap against every provider's answers, at every cut, and against its oracle."""
+
+import json
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay._fastpath import tap
+from relay.policy.tokenizers import table_for
+from tests.support import tap_oracle
+from tests.support.answers import ANSWERS, HELLO, Answer, chunk, finish, message_delta, sse
+from tests.support.tap_oracle import CHAT, GENERATE, JSON, JSON_ARRAY, MESSAGES, RESPONSES, SSE, USAGE_MAX
+
+TABLE = table_for("gpt-4o")
+DIMENSIONS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "images",
+    "video_seconds",
+    "web_searches",
+)
+CASES = pytest.mark.parametrize("answer", ANSWERS, ids=[answer.name for answer in ANSWERS])
+
+
+def found(format, kind, chunks, **options):
+    """What the tap finds, without what depends on the cuts."""
+    result = tap(format, kind, chunks, TABLE, **options)
+    del result["boundaries"], result["pieces"]
+    return result
+
+
+def test_names_differ():
+    assert not [name for name, times in Counter(answer.name for answer in ANSWERS).items() if times > 1]
+
+
+@CASES
+def test_bill(answer: Answer):
+    expected = {**dict.fromkeys(DIMENSIONS, 0), **answer.expected}
+    result = found(answer.format, answer.kind, [answer.body])
+    assert {name: result[name] for name in expected} == expected
+
+
+@CASES
+def test_oracle(answer: Answer):
+    result = found(answer.format, answer.kind, [answer.body])
+    expected = tap_oracle.read(answer.format, answer.kind, answer.body, TABLE)
+    if answer.name == "not utf-8, control characters":  # the standard library has no such text to count
+        del result["text"], result["counted_tokens"], expected["text"], expected["counted_tokens"]
+    if answer.name == "garbage between":  # what is read of a broken event is overlaid too
+        assert result["text"] == expected["text"]
+    assert result == expected
+
+
+@CASES
+def test_every_cut(answer: Answer):
+    whole = found(answer.format, answer.kind, [answer.body])
+    for cut in range(len(answer.body) + 1):
+        assert found(answer.format, answer.kind, [answer.body[:cut], answer.body[cut:]]) == whole, cut
+    assert found(answer.format, answer.kind, [answer.body[i : i + 1] for i in range(len(answer.body))]) == whole
+
+
+@CASES
+def test_by_event(answer: Answer):
+    """Event by event nothing else is found, and every piece but the last ends with an event."""
+    whole = found(answer.format, answer.kind, [answer.body])
+    step = 7
+    pieces_of = [[answer.body], [answer.body[i : i + step] for i in range(0, len(answer.body), step)]]
+    for chunks in pieces_of:
+        result = tap(answer.format, answer.kind, chunks, TABLE, by_event=True)
+        pieces = result.pop("pieces")
+        del result["boundaries"]
+        assert result == whole
+        assert sum(size for size, _, _ in pieces) == len(answer.body)
+        if answer.kind == SSE and len(chunks) == 1:
+            assert all(ended for _, ended, _ in pieces[:-1])
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_usage_event_is_told_apart(end):
+    """Taking out the pieces marked `usage only` leaves exactly the other events, however the stream was cut."""
+    without = sse(*HELLO, finish(), end=end)
+    tail = f"data: [DONE]{end}{end}".encode()
+    extra = sse({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}, end=end)
+    body = without + extra + tail
+    for cut in range(len(body) + 1):
+        left, pending, at = b"", b"", 0
+        result = tap(CHAT, SSE, [body[:cut], body[cut:]], TABLE, by_event=True)
+        for size, ended, usage_only in result["pieces"]:
+            pending += body[at : at + size]
+            at += size
+            if ended:
+                left += b"" if usage_only else pending
+                pending = b""
+        assert left + pending == without + tail, cut
+
+
+def test_not_every_event_without_choices_is_the_usage_event():
+    for event in (
+        {"choices": [], "usage": None},
+        {"choices": []},
+        {"usage": {"prompt_tokens": 1}},
+        {"choices": [{"index": 0, "delta": {}}], "usage": {"prompt_tokens": 1}},
+        {"choices": [], "usage": [1]},
+        {"choices": [], "prompt_filter_results": []},
+        {"choices": [], "x_groq": {"usage": {"prompt_tokens": 1}}},
+    ):
+        assert [p[2] for p in tap(CHAT, SSE, [sse(event)], TABLE, by_event=True)["pieces"]] == [False]
+
+
+def test_boundaries():
+    body = sse(HELLO[1])
+    for kind, text, at_boundary in [
+        (SSE, b"", True),
+        (SSE, body, True),
+        (SSE, body + b": note\n", True),
+        (SSE, body + b": note", False),
+        (SSE, body[:-1], False),
+        (SSE, body + b"d", False),
+        (SSE, body + b"event: x\n", False),
+        (SSE, body[:-1] + b"\r\n", True),
+        (JSON, b" \n", True),
+        (JSON, b"{", False),
+        (JSON, b"{}", True),
+        (JSON_ARRAY, b"[", True),
+        (JSON_ARRAY, b'[{"candidates":[]}', True),
+        (JSON_ARRAY, b'[{"candidates":[]},\r\n', True),
+        (JSON_ARRAY, b'[{"candidates":[]}, {"a"', False),
+        (JSON_ARRAY, b"[{}]", True),
+    ]:
+        for chunks in ([text], [text[i : i + 1] for i in range(len(text))]):
+            assert tap(CHAT, kind, chunks, TABLE)["boundaries"][-1:] == ([at_boundary] if chunks else []), text
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0", 0),
+        ("-0", 0),
+        ("-1", 0),
+        ("-99999999999999999999999999", 0),
+        ("12.0", 12),
+        ("12.000", 12),
+        ("12.5", None),
+        ("1e3", None),
+        ("1E400", None),
+        ("12.0e0", None),
+        ("1099511627776", USAGE_MAX),
+        ("1099511627777", USAGE_MAX),
+        ("9223372036854775807", USAGE_MAX),
+        ("18446744073709551616", USAGE_MAX),
+        ("9" * 400, USAGE_MAX),
+        ('"7"', None),
+        ("true", None),
+        ("null", None),
+        ("[7]", None),
+        ('{"a":7}', None),
+        ("NaN", None),
+        ("Infinity", None),
+    ],
+)
+def test_numbers(text, value):
+    """Whatever stands for a number, what comes out is within bounds, and the last good value holds."""
+    for format, name, dimension, template in [
+        (CHAT, "completion_tokens", "output_tokens", '{"usage":{%s},"choices":[]}'),
+        (CHAT, "prompt_tokens", "input_tokens", '{"usage":{%s},"choices":[]}'),
+        (RESPONSES, "output_tokens", "output_tokens", '{"response":{"usage":{%s}}}'),
+        (MESSAGES, "cache_read_input_tokens", "cache_read_tokens", '{"usage":{%s}}'),
+        (GENERATE, "thoughtsTokenCount", "output_tokens", '{"usageMetadata":{%s}}'),
+    ]:
+        event = "data: " + template % f'"{name}":{text}' + "\n\n"
+        result = found(format, SSE, [event.encode()])
+        assert (result["usage_seen"], result[dimension]) == (value is not None, value or 0)
+        event = "data: " + template % f'"{name}":5' + "\n\n" + event
+        assert found(format, SSE, [event.encode()])[dimension] == (5 if value is None else value)
+
+
+def test_sums_stay_in_bounds():
+    huge = {name: 10**30 for name in ("input_tokens", "output_tokens", "cache_read_input_tokens")}
+    huge["cache_creation_input_tokens"] = 10**30
+    usage = {**huge, "iterations": [{"type": "compaction", **huge}] * 50}
+    result = found(MESSAGES, SSE, [sse(message_delta(usage))])
+    assert result["input_tokens"] == result["output_tokens"] == result["cache_read_tokens"] == USAGE_MAX
+    result = found(
+        GENERATE,
+        JSON,
+        [
+            json.dumps(
+                {
+                    "usageMetadata": dict.fromkeys(
+                        ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "toolUsePromptTokenCount"),
+                        10**30,
+                    )
+                }
+            ).encode()
+        ],
+    )
+    assert result["input_tokens"] == result["output_tokens"] == USAGE_MAX
+
+
+def test_parts_never_exceed_the_prompt():
+    usage = {"prompt_tokens": 10, "prompt_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 8}}
+    result = found(CHAT, JSON, [json.dumps({"usage": usage}).encode()])
+    assert (result["input_tokens"], result["cache_read_tokens"], result["cache_write_tokens"]) == (0, 8, 2)
+
+
+def test_one_event_of_many_megabytes():
+    for answer in (
+        sse({"choices": [], "image": "iVBOR" * 1_000_000, "usage": {"prompt_tokens": 3, "completion_tokens": 2}}),
+        sse({"choices": [{"delta": {"content": "word " * 500_000}}]}, {"choices": [], "usage": {"prompt_tokens": 3}}),
+    ):
+        assert found(CHAT, SSE, [answer[i : i + 65536] for i in range(0, len(answer), 65536)])["input_tokens"] == 3
+
+
+def test_carriage_returns_only_is_not_quadratic():
+    body = sse(HELLO[1], end="\r") * 20_000
+    assert found(CHAT, SSE, [body])["events"] == 20_000
+
+
+def test_deep_documents_do_not_hide_usage():
+    """Deeper than any place that is read, the machine only checks brackets; past its last bit it gives up."""
+    for depth, seen in ((300, True), (900, True), (5000, False)):
+        body = b'data: {"x":' + b'{"a":[' * (depth // 2) + b"]}" * (depth // 2) + b',"usage":{"prompt_tokens":3}}\n\n'
+        assert found(CHAT, SSE, [body])["usage_seen"] is seen
+        assert found(CHAT, SSE, [body + b'data: {"usage":{"prompt_tokens":3}}\n\n'])["input_tokens"] == 3
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.integers(-5, 10**14),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.booleans(),
+    st.text(max_size=3),
+    st.just([]),
+)
+
+
+def usage_of(*names: str) -> st.SearchStrategy[dict[str, object]]:
+    return st.dictionaries(st.sampled_from(names), VALUES, max_size=6)
+
+
+OPENAI = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens"), VALUES),
+        **dict.fromkeys(("prompt_cache_hit_tokens", "prompt_cache_miss_tokens", "num_search_queries"), VALUES),
+        "prompt_tokens_details": usage_of("cached_tokens", "cache_write_tokens", "audio_tokens"),
+        "completion_tokens_details": usage_of("reasoning_tokens"),
+    },
+)
+TEXTS = st.text(max_size=12).filter(lambda text: not any(0xD800 <= ord(c) < 0xE000 for c in text))
+CHUNKS = st.fixed_dictionaries(
+    {
+        "choices": st.lists(
+            st.fixed_dictionaries(
+                {"index": st.integers(0, 9), "delta": st.fixed_dictionaries({}, optional={"content": TEXTS})},
+                optional={"usage": OPENAI, "finish_reason": st.sampled_from([None, "stop"])},
+            ),
+            max_size=2,
+        )
+    },
+    optional={"usage": st.one_of(st.none(), OPENAI), "x_groq": st.fixed_dictionaries({"usage": OPENAI})},
+)
+ANTHROPIC_USAGE = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("input_tokens", "output_tokens", "cache_read_input_tokens"), VALUES),
+        "cache_creation_input_tokens": VALUES,
+        "cache_creation": usage_of("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens"),
+        "server_tool_use": usage_of("web_search_requests"),
+        "iterations": st.lists(
+            st.fixed_dictionaries(
+                {"type": st.sampled_from(["compaction", "message"])},
+                optional=dict.fromkeys(("input_tokens", "output_tokens", "cache_creation_input_tokens"), VALUES),
+            ),
+            max_size=3,
+        ),
+    },
+)
+ANTHROPIC = st.one_of(
+    st.fixed_dictionaries(
+        {"type": st.just("message_start"), "message": st.fixed_dictionaries({"usage": ANTHROPIC_USAGE})}
+    ),
+    st.fixed_dictionaries({"type": st.just("message_delta"), "usage": ANTHROPIC_USAGE}),
+    st.fixed_dictionaries({"type": st.just("content_block_delta"), "delta": st.fixed_dictionaries({"text": TEXTS})}),
+    st.sampled_from([{"type": "ping"}, {"type": "message_stop"}, {"type": "error", "error": {}}]),
+)
+GEMINI = st.fixed_dictionaries(
+    {},
+    optional={
+        "usageMetadata": usage_of(
+            "promptTokenCount",
+            "candidatesTokenCount",
+            "thoughtsTokenCount",
+            "cachedContentTokenCount",
+            "toolUsePromptTokenCount",
+            "totalTokenCount",
+        ),
+        "candidates": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "content": st.fixed_dictionaries(
+                        {"parts": st.lists(st.fixed_dictionaries({"text": TEXTS}), max_size=2)}
+                    )
+                },
+                optional={"finishReason": st.sampled_from(["STOP", None])},
+            ),
+            max_size=2,
+        ),
+    },
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    stream=st.one_of(
+        st.tuples(st.just(CHAT), st.lists(CHUNKS, max_size=5)),
+        st.tuples(st.just(MESSAGES), st.lists(ANTHROPIC, max_size=6)),
+        st.tuples(st.just(GENERATE), st.lists(GEMINI, max_size=5)),
+    ),
+    ascii=st.booleans(),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    cuts=st.lists(st.integers(0, 4000), max_size=12),
+)
+def test_any_stream(stream, ascii, end, cuts):
+    format, events = stream
+    body = "".join(f"data: {json.dumps(event, ensure_ascii=ascii)}{end}{end}" for event in events).encode()
+    edges = sorted({min(cut, len(body)) for cut in cuts} | {0, len(body)})
+    chunks = [body[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    result = found(format, SSE, chunks)
+    assert result == tap_oracle.read(format, SSE, body, TABLE)
+    assert all(0 <= result[name] <= USAGE_MAX for name in DIMENSIONS)
+
+
+def test_usage_of_a_chunk_is_kept_when_the_next_one_is_broken():
+    body = sse(chunk(usage={"prompt_tokens": 3, "completion_tokens": 1}), 'data: {"usage":{"completion_tokens":\n\n')
+    assert found(CHAT, SSE, [body])["output_tokens"] == 1

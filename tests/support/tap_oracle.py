@@ -1,0 +1,361 @@
+"""Reading whole answers in plain Python: the oracle of relay/fastpath/tap.pxi."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from relay._fastpath import TOKEN_UNIT, TokenTable, count_text
+from tests.support.json_oracle import Number, Pairs, compact, lenient, objects, strings, utf8
+
+USAGE_MAX = 1 << 40
+CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS, MESSAGES, COUNT_TOKENS, GENERATE, GEMINI_COUNT, GEMINI_EMBED = range(9)
+MODERATIONS, RERANK, IMAGES, SPEECH, OTHER = range(9, 14)
+JSON, SSE, JSON_ARRAY = range(3)
+
+
+def sse_events(body: bytes) -> Iterator[tuple[bytes, bool]]:
+    """(data, whether the blank line behind it was there) of each event with data."""
+    lines = re.split(rb"\r\n|\n|\r", body.removeprefix(b"\xef\xbb\xbf"))
+    ended = lines[:-1]
+    data: list[bytes] = []
+    for line in ended:
+        if not line:
+            if data:
+                yield b"\n".join(data), True
+            data = []
+        elif line == b"data":
+            data.append(b"")
+        elif line.startswith(b"data:"):
+            data.append(line[5:].removeprefix(b" "))
+    last = lines[-1]
+    if last.startswith(b"data:"):
+        data.append(last[5:].removeprefix(b" "))
+    if data:
+        yield b"\n".join(data), False
+
+
+def number(value: Any) -> int | None:
+    """A token count, or None where it is none."""
+    if not isinstance(value, Number) or not re.fullmatch(r"-?[0-9]+(\.0+)?", value):
+        return None
+    return min(max(int(value.partition(".")[0]), 0), USAGE_MAX)
+
+
+def at(value: Any, *path: str) -> Any:
+    """The value at a path of keys; None where it is absent. The last of repeated keys counts."""
+    for name in path:
+        if not isinstance(value, Pairs):
+            return None
+        value = dict(value).get(name)
+    return value
+
+
+class Oracle:
+    def __init__(self, format: int, table: TokenTable) -> None:
+        self.format = format
+        self.table = table
+        self.reported: dict[str, int] = {}
+        self.added: dict[str, int] = {}
+        self.texts: dict[int, bytes] = {}
+        self.seen = self.output = self.terminal = self.finish = self.error = False
+        self.events = 0
+        self.sequence = -1
+        self.images = 0
+        self.items_done = [0, 0]
+        self.items_listed = [0, 0]
+        self.queries: set[str] = set()
+        self.old_gemini = False
+
+    # what each format reads of one event or document
+
+    def text(self, value: Any, choice: int = 0) -> None:
+        for item in strings(value):
+            self.texts[choice] = self.texts.get(choice, b"") + utf8(item)
+
+    def raw(self, value: Any) -> None:
+        self.texts[0] = self.texts.get(0, b"") + utf8(compact(value))
+
+    def take(self, usage: Any, fields: dict[str, str], *, output: str | None = None) -> None:
+        """Overlay the numbers of a usage object; `fields` maps dotted paths to names."""
+        for path, name in fields.items():
+            n = number(at(usage, *path.split(".")))
+            if n is not None:
+                self.reported[name] = n
+                self.seen |= name != "searches"
+                self.output |= name == output
+
+    def openai_usage(self, usage: Any) -> None:
+        self.take(
+            usage,
+            {
+                "prompt_tokens": "prompt",
+                "input_tokens": "prompt",
+                "completion_tokens": "completion",
+                "output_tokens": "completion",
+                "total_tokens": "total",
+                "prompt_tokens_details.cached_tokens": "cached",
+                "input_tokens_details.cached_tokens": "cached",
+                "prompt_tokens_details.cache_write_tokens": "written",
+                "input_tokens_details.cache_write_tokens": "written",
+                "prompt_tokens_details.cache_creation_input_tokens": "written",
+                "completion_tokens_details.reasoning_tokens": "reasoning",
+                "output_tokens_details.reasoning_tokens": "reasoning",
+                "prompt_cache_hit_tokens": "hit",
+                "prompt_cache_miss_tokens": "miss",
+                "cached_tokens": "cached_top",
+                "num_search_queries": "searches",
+            },
+            output="completion",
+        )
+
+    def items(self, value: Any) -> list[int]:
+        """[web searches, images] among output items."""
+        counts = [0, 0]
+        for item in objects(value):
+            kind = at(item, "type")
+            if kind == "web_search_call" and at(item, "action", "type") in (None, "search"):
+                counts[0] += 1
+            elif kind == "image_generation_call":
+                counts[1] += 1
+        return counts
+
+    def openai(self, doc: Any) -> None:
+        for choice in objects(at(doc, "choices")):
+            index = number(at(choice, "index")) or 0
+            for part in (at(choice, "delta"), at(choice, "message")):
+                for name, value in part or ():
+                    if name == "content":
+                        for item in objects(value):
+                            self.text(at(item, "text"), index % 8)
+                        self.text(value, index % 8)
+                    elif name in ("reasoning_content", "reasoning", "refusal"):
+                        self.text(value, index % 8)
+                    elif name == "tool_calls":
+                        for call in objects(value):
+                            self.text(at(call, "function", "name"), index % 8)
+                            self.text(at(call, "function", "arguments"), index % 8)
+            self.text(at(choice, "text"), index % 8)
+            self.finish |= isinstance(at(choice, "finish_reason"), str)
+        for name, value in doc if isinstance(doc, Pairs) else ():
+            if name == "choices":
+                for choice in objects(value):
+                    self.openai_usage(at(choice, "usage"))
+            elif name in ("x_groq", "response"):
+                self.openai_usage(at(value, "usage"))
+            elif name == "usage":
+                self.openai_usage(value)
+        kind = at(doc, "type")
+        if kind not in ("response.audio.delta", "response.output_audio.delta"):
+            self.text(at(doc, "delta"))
+        for item in objects(at(doc, "output")):
+            for content in (*objects(at(item, "content")), *objects(at(item, "summary"))):
+                self.text(at(content, "text"))
+            self.text(at(item, "name"))
+            self.text(at(item, "arguments"))
+        if kind == "response.output_item.done":
+            done = self.items(at(doc, "item"))
+            self.items_done = [a + b for a, b in zip(self.items_done, done, strict=True)]
+        listed = at(doc, "output") if at(doc, "output") is not None else at(doc, "response", "output")
+        if isinstance(listed, list) and kind != "response.output_item.done":
+            self.items_listed = self.items(listed)
+        sequence = number(at(doc, "sequence_number"))
+        self.sequence = self.sequence if sequence is None else sequence
+        self.terminal |= kind in ("response.completed", "response.incomplete", "response.failed")
+        self.error |= kind in ("response.failed", "error") or bool(at(doc, "error") or at(doc, "response", "error"))
+        if self.format == IMAGES:
+            self.images += len(list(objects(at(doc, "data"))))
+        if kind in ("image_generation.completed", "image_edit.completed"):
+            self.images += 1
+            self.terminal = True
+        if kind in ("speech.audio.done", "transcript.text.done"):
+            self.terminal = True
+
+    def anthropic_usage(self, usage: Any, *, start: bool) -> None:
+        self.take(
+            usage,
+            {
+                "input_tokens": "prompt",
+                "output_tokens": "completion",
+                "cache_read_input_tokens": "read",
+                "cache_creation_input_tokens": "created",
+                "cache_creation.ephemeral_5m_input_tokens": "created_5m",
+                "cache_creation.ephemeral_1h_input_tokens": "created_1h",
+                "server_tool_use.web_search_requests": "searches",
+            },
+            output=None if start else "completion",
+        )
+        if at(usage, "iterations") is not None:
+            self.added = {}
+        for entry in objects(at(usage, "iterations")):
+            if at(entry, "type") == "compaction":
+                for path, name in {
+                    "input_tokens": "prompt",
+                    "output_tokens": "completion",
+                    "cache_read_input_tokens": "read",
+                    "cache_creation_input_tokens": "created",
+                    "cache_creation.ephemeral_5m_input_tokens": "created_5m",
+                    "cache_creation.ephemeral_1h_input_tokens": "created_1h",
+                }.items():
+                    n = number(at(entry, *path.split("."))) or 0
+                    self.added[name] = min(self.added.get(name, 0) + n, USAGE_MAX)
+
+    def anthropic(self, doc: Any) -> None:
+        kind = at(doc, "type")
+        self.anthropic_usage(at(doc, "message", "usage"), start=True)
+        self.anthropic_usage(at(doc, "usage"), start=False)
+        for name in ("text", "thinking", "name"):
+            self.text(at(doc, "content_block", name))
+        for name in ("text", "thinking", "partial_json"):
+            self.text(at(doc, "delta", name))
+        for block in objects(at(doc, "content")):
+            for name, value in block:
+                if name in ("text", "thinking", "name"):
+                    self.text(value)
+                elif name == "input":
+                    self.raw(value)
+        self.finish |= isinstance(at(doc, "stop_reason") or at(doc, "delta", "stop_reason"), str)
+        self.terminal |= kind == "message_stop"
+        self.error |= kind == "error" or bool(at(doc, "error"))
+
+    def gemini(self, doc: Any) -> None:
+        self.take(
+            at(doc, "usageMetadata"),
+            {
+                "promptTokenCount": "prompt",
+                "candidatesTokenCount": "completion",
+                "cachedContentTokenCount": "cached",
+                "toolUsePromptTokenCount": "tool",
+                "totalTokenCount": "total",
+            },
+            output="completion",
+        )
+        self.take(at(doc, "usageMetadata"), {"thoughtsTokenCount": "thoughts"}, output="thoughts")
+        details = at(doc, "usageMetadata", "candidatesTokensDetails")
+        if details is not None:
+            self.reported.pop("image_tokens", None)
+        for entry in objects(details):
+            n = number(at(entry, "tokenCount"))
+            if at(entry, "modality") == "IMAGE" and n is not None:
+                self.reported["image_tokens"] = n
+        for candidate in objects(at(doc, "candidates")):
+            for part in objects(at(candidate, "content", "parts")):
+                self.text(at(part, "text"))
+                self.text(at(part, "functionCall", "name"))
+                if at(part, "functionCall", "args") is not None:
+                    self.raw(at(part, "functionCall", "args"))
+                if str(at(part, "inlineData", "mimeType")).startswith("image/"):
+                    self.images += 1
+            self.queries |= set(strings(at(candidate, "groundingMetadata", "webSearchQueries"))) - {""}
+            if at(candidate, "finishReason") is not None:
+                self.finish = self.terminal = True
+        if at(doc, "promptFeedback", "blockReason") is not None:
+            self.finish = self.terminal = True
+        self.old_gemini |= bool(re.match("gemini-[12]", str(at(doc, "modelVersion"))))
+        self.error |= bool(at(doc, "error"))
+
+    def document(self, doc: Any) -> None:
+        self.events += 1
+        if self.format in (MESSAGES, COUNT_TOKENS):
+            self.anthropic(doc)
+        elif self.format in (GENERATE, GEMINI_COUNT, GEMINI_EMBED):
+            self.gemini(doc)
+        else:
+            self.openai(doc)
+
+    # the priced dimensions
+
+    def normalised(self) -> dict[str, int]:
+        get = self.reported.get
+        out = dict.fromkeys(
+            (
+                "input_tokens",
+                "output_tokens",
+                "cache_read_tokens",
+                "cache_write_tokens",
+                "cache_write_1h_tokens",
+                "images",
+                "video_seconds",
+                "web_searches",
+            ),
+            0,
+        )
+        if self.format == MESSAGES:
+            created = get("created", get("created_5m", 0) + get("created_1h", 0))
+            more = self.added.get
+            added = max(more("created", 0), more("created_5m", 0) + more("created_1h", 0))
+            hour = min(created, get("created_1h", 0)) + min(added, more("created_1h", 0))
+            out["input_tokens"] = get("prompt", 0) + more("prompt", 0)
+            out["output_tokens"] = get("completion", 0) + more("completion", 0)
+            out["cache_read_tokens"] = get("read", 0) + more("read", 0)
+            out["cache_write_1h_tokens"] = hour
+            out["cache_write_tokens"] = created + added - hour
+            out["web_searches"] = get("searches", 0)
+        elif self.format in (GENERATE, GEMINI_COUNT, GEMINI_EMBED):
+            output = get("completion", 0) + get("thoughts", 0)
+            prompt = get("prompt")
+            if prompt is None:
+                prompt = max(get("total", 0) - output - get("tool", 0), 0)
+            cached = min(prompt, get("cached", 0))
+            out["cache_read_tokens"] = cached
+            out["input_tokens"] = prompt - cached + get("tool", 0)
+            out["images"] = self.images
+            out["output_tokens"] = output - (min(output, get("image_tokens", 0)) if self.images else 0)
+            out["web_searches"] = min(len(self.queries), 1) if self.old_gemini else len(self.queries)
+        else:
+            prompt, completion, total = get("prompt"), get("completion"), get("total")
+            if prompt is None and ("hit" in self.reported or "miss" in self.reported):
+                prompt = get("hit", 0) + get("miss", 0)
+            if prompt is None:
+                prompt = max((total or 0) - (completion or 0), 0)
+            if completion is None:
+                completion = max((total or 0) - prompt, 0)
+            elif get("reasoning", 0) and total == prompt + completion + get("reasoning", 0):
+                completion += get("reasoning", 0)
+            cached = min(prompt, max(get("cached", 0), get("hit", 0), get("cached_top", 0)))
+            written = min(prompt - cached, get("written", 0))
+            out["input_tokens"] = prompt - cached - written
+            out["output_tokens"] = completion
+            out["cache_read_tokens"] = cached
+            out["cache_write_tokens"] = written
+            searches = max(self.items_done[0], self.items_listed[0])
+            out["web_searches"] = max(searches, get("searches", 0))
+            out["images"] = max(self.images, self.items_done[1], self.items_listed[1])
+        return {name: min(value, USAGE_MAX) for name, value in out.items()}
+
+
+def read(format: int, kind: int, body: bytes, table: TokenTable) -> dict[str, Any]:
+    """What `tap` must find in an answer, but for `boundaries` and `pieces`."""
+    oracle = Oracle(format, table)
+    if kind == SSE:
+        for data, ended in sse_events(body):
+            if data.startswith(b"[DONE]"):
+                oracle.terminal = True
+                oracle.events += ended
+                continue
+            try:
+                doc = lenient(data)
+            except ValueError:
+                oracle.events += ended  # an event, though nothing can be read of it
+                continue
+            oracle.document(doc)
+    else:
+        doc = lenient(body.removeprefix(b"\xef\xbb\xbf"))
+        if kind == JSON_ARRAY:
+            for item in objects(doc):
+                oracle.document(item)
+        else:
+            oracle.document(doc)
+        oracle.terminal = True
+    text = sum(count_text(table, data) for data in oracle.texts.values())
+    return {
+        **oracle.normalised(),
+        "usage_seen": oracle.seen,
+        "output_seen": oracle.output,
+        "terminal_seen": oracle.terminal,
+        "finish_seen": oracle.finish,
+        "error_seen": oracle.error,
+        "events": oracle.events,
+        "sequence_number": oracle.sequence,
+        "text": text,
+        "counted_tokens": -(-text // TOKEN_UNIT),
+    }
