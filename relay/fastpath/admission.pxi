@@ -218,7 +218,7 @@ cdef class Admission:
             if budget >= hold_full - hold:
                 hold = hold_full
                 least = full
-            elif budget > 0:
+            else:
                 least = max(least, min(full, price_affordable(&rate.prices, self.prompt_hold_tokens, self.images,
                                                               self.video_seconds, self.web_searches, hold + budget)))
                 hold = self._bound(least)

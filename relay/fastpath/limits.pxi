@@ -28,8 +28,7 @@ cdef extern from * nogil:
         }
     }
 
-    /* `b` with `permits` taken at `now_ns`, whatever is left in it. */
-    static inline relay_bucket relay_bucket_charged(const relay_bucket *b, int64_t permits, int64_t now_ns) {
+    static inline relay_bucket relay_bucket_after(const relay_bucket *b, int64_t permits, int64_t now_ns) {
         relay_bucket next = *b;
         int64_t ns, frac;
         if (b->limit <= 0 || permits <= 0) return next;
@@ -38,7 +37,16 @@ cdef extern from * nogil:
         next.tat_ns += ns;
         next.tat_frac += frac;
         if (next.tat_frac >= next.limit) { next.tat_frac -= next.limit; next.tat_ns += 1; }
-        if (next.tat_ns - now_ns >= RELAY_DEBT_NS_MAX) { next.tat_ns = now_ns + RELAY_DEBT_NS_MAX; next.tat_frac = 0; }
+        return next;
+    }
+
+    /* `b` with `permits` taken at `now_ns`, whatever is left in it. */
+    static inline relay_bucket relay_bucket_charged(const relay_bucket *b, int64_t permits, int64_t now_ns) {
+        relay_bucket next = relay_bucket_after(b, permits, now_ns);
+        if (permits > 0 && next.tat_ns - now_ns >= RELAY_DEBT_NS_MAX) {
+            next.tat_ns = now_ns + RELAY_DEBT_NS_MAX;
+            next.tat_frac = 0;
+        }
         return next;
     }
 
@@ -49,8 +57,8 @@ cdef extern from * nogil:
         if (b->limit <= 0 || permits <= 0) return 0;
         if (permits > b->limit && (b->tat_ns > now_ns || (b->tat_ns == now_ns && b->tat_frac > 0)))
             return b->tat_ns - now_ns + (b->tat_frac > 0);
-        *next = relay_bucket_charged(b, permits, now_ns);
-        if (permits > b->limit) return 0;
+        if (permits > b->limit) { *next = relay_bucket_charged(b, permits, now_ns); return 0; }
+        *next = relay_bucket_after(b, permits, now_ns);
         over = next->tat_ns - now_ns - RELAY_MINUTE_NS + (next->tat_frac > 0);
         if (over <= 0) return 0;
         *next = *b;
@@ -132,7 +140,9 @@ cdef enum:
 
 
 cdef int64_t _checked(object value, str name, int64_t most) except -1:
-    """An int in [0, most], or ValueError naming the field."""
+    """An int in [0, most], or ValueError naming the field; TypeError for what is no int (a float would be cut)."""
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be an int")
     if not 0 <= value <= most:
         raise ValueError(f"{name} must be between 0 and {most}")
     return value

@@ -157,7 +157,9 @@ cdef class Rate:
 
 
 cdef int64_t _clamped(object n) except -1:
-    """A Python int of any size clamped to what usage may be."""
+    """A Python int of any size clamped to what usage may be; TypeError for what is no int."""
+    if not isinstance(n, int):
+        raise TypeError("usage must be an int")
     return 0 if n < 0 else (USAGE_MAX if n > USAGE_MAX else n)
 
 

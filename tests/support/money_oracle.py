@@ -1,0 +1,365 @@
+"""Limits and money once more, in plain Python with fractions: slow, short, and the judge of the compiled ones.
+
+Nothing is shared with the hot path but the rules: a cost is a fraction rounded up once, a bucket is a fraction of a
+second, what a stream can afford is found by search. Amounts are nano-credits, times nanoseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from math import ceil, floor
+from typing import Any
+
+MINUTE = 60 * 10**9
+DAY = 86_400 * 10**9
+NANO_MAX = 2**61
+USAGE_MAX = 2**40
+SECOND = 10**9
+
+TOKEN_DIMENSIONS = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
+UNIT_DIMENSIONS = ("image", "video_second", "web_search")
+
+
+def clamp(n: int) -> int:
+    """What usage may be."""
+    return min(max(n, 0), USAGE_MAX)
+
+
+@dataclass
+class RateOracle:
+    """Prices by dimension; `cost` takes usage by dimension."""
+
+    prices: dict[str, int]
+    discount_ppb: int = 10**9
+    output_tokens_max: int = 0
+
+    def cost(self, usage: dict[str, int]) -> int:
+        """The exact fraction, rounded up once."""
+        exact = Fraction(0)
+        for name in TOKEN_DIMENSIONS:
+            exact += Fraction(clamp(usage.get(name, 0)) * self.prices.get(name, 0), 10**6)
+        for name in UNIT_DIMENSIONS:
+            exact += clamp(usage.get(name, 0)) * self.prices.get(name, 0)
+        return min(ceil(exact * Fraction(self.discount_ppb, 10**9)), NANO_MAX)
+
+    def bound(self, prompt: int, output: int, units: dict[str, int]) -> int:
+        """The dearest outcome: every prompt token charged in the dearest way."""
+        dearest = max(self.prices.get(name, 0) for name in TOKEN_DIMENSIONS if name != "output")
+        exact = Fraction(prompt * dearest + output * self.prices.get("output", 0), 10**6)
+        exact += sum(units.get(name, 0) * self.prices.get(name, 0) for name in UNIT_DIMENSIONS)
+        return min(ceil(exact * Fraction(self.discount_ppb, 10**9)), NANO_MAX)
+
+    def affordable(self, prompt: int, units: dict[str, int], budget: int, most: int) -> int:
+        """The most output tokens, at most `most`, whose bound is within the budget; by search."""
+        low, high = 0, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.bound(prompt, middle, units) <= budget:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+
+@dataclass
+class BucketOracle:
+    """A bucket by the time at which it is full again."""
+
+    limit: int = 0
+    tat: Fraction = Fraction(0)
+
+    def wait(self, n: int, now: int) -> int:
+        """0, or ns until the demand would be admitted."""
+        if not self.limit or n <= 0:
+            return 0
+        if n > self.limit:
+            return max(0, ceil(self.tat - now))
+        after = max(self.tat, Fraction(now)) + Fraction(n * MINUTE, self.limit)
+        return max(0, ceil(after - now - MINUTE))
+
+    def charge(self, n: int, now: int) -> None:
+        if self.limit and n > 0:
+            self.tat = min(max(self.tat, Fraction(now)) + Fraction(n * MINUTE, self.limit), Fraction(now + DAY))
+
+    def give_back(self, n: int, now: int) -> None:
+        if self.limit and n > 0 and self.tat > now:
+            self.tat = max(self.tat - min(Fraction(n * MINUTE, self.limit), Fraction(DAY)), Fraction(now))
+
+    def configure(self, limit: int, now: int) -> None:
+        if limit == self.limit:
+            return
+        debt = ceil(self.tat - now)
+        if not self.limit or not limit or debt <= 0:
+            debt = 0
+        else:
+            debt = min(ceil(Fraction(debt * self.limit, limit)), max(debt, MINUTE))
+        self.limit, self.tat = limit, Fraction(now + debt)
+
+    def remaining(self, now: int) -> int:
+        room = now + MINUTE - max(self.tat, Fraction(now))
+        return max(0, floor(room * self.limit / MINUTE))
+
+
+def month_index(day: int) -> int:
+    """Months since 1970-01 of a day since 1970-01-01."""
+    date = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day)
+    return (date.year - 1970) * 12 + date.month - 1
+
+
+@dataclass
+class ScopeOracle:
+    name: str
+    rpm: BucketOracle = field(default_factory=BucketOracle)
+    tpm: BucketOracle = field(default_factory=BucketOracle)
+    concurrency: int = 0
+    daily_cap: int = 0
+    monthly_cap: int = 0
+    tokens_per_call: int = 0
+    in_flight: int = 0
+    reserved: int = 0
+    day: int = 0
+    month: int = 0
+    spent_day: int = 0
+    spent_month: int = 0
+
+    def roll(self, wall: int) -> None:
+        day = wall // DAY
+        if day in (self.day, self.day - 1):
+            return
+        if day > self.day:
+            self.spent_day = 0
+        if month_index(day) > self.month:
+            self.spent_month = 0
+        self.day, self.month = day, month_index(day)
+
+
+@dataclass
+class BalanceOracle:
+    available: int
+    held: int = 0
+    open_holds: int = 0
+    open_streams: int = 0
+
+
+@dataclass
+class CallOracle:
+    """An admitted call."""
+
+    balance: BalanceOracle
+    scopes: list[ScopeOracle]
+    rate: RateOracle
+    policy: dict[str, int]
+    stream: bool
+    prompt_hold: int
+    units: dict[str, int]
+    allowance: int
+    output_bound: int | None
+    output_limit: int | None
+    max_cost: int | None
+    hold: int
+    tokens_reserved: int
+    took_rpm: list[ScopeOracle]
+    took_tpm: list[ScopeOracle]
+
+    def _set_hold(self, hold: int) -> None:
+        change = hold - self.hold
+        self.hold = hold
+        self.balance.available -= change
+        self.balance.held += change
+        for scope in self.scopes:
+            scope.reserved += change
+
+    def grow(self, counted: int, wall: int) -> str:
+        """ "" or the name of the error."""
+        counted = clamp(counted)
+        if counted <= self.allowance:
+            return ""
+        if self.output_limit is not None and counted > self.output_limit:
+            return "cap_reached"
+        wanted = clamp(counted + self.policy["hold_slice_tokens"])
+        if self.output_bound is not None:
+            wanted = min(wanted, max(self.output_bound, counted))
+        if self.output_limit is not None:
+            wanted = min(wanted, self.output_limit)
+        least = self.rate.bound(self.prompt_hold, counted, self.units)
+        full = self.rate.bound(self.prompt_hold, wanted, self.units)
+        if self.max_cost is not None and least > self.max_cost:
+            return "max_cost_reached"
+        spare = [full - least]
+        for scope in self.scopes:
+            scope.roll(wall)
+            for cap, spent in ((scope.monthly_cap, scope.spent_month), (scope.daily_cap, scope.spent_day)):
+                if cap:
+                    room = cap - spent - scope.reserved + self.hold - least
+                    if room < 0:
+                        return "cap_reached"
+                    spare.append(room // (scope.in_flight + 1))
+        room = self.balance.available + self.hold - least
+        if room < 0:
+            return "balance_exhausted"
+        spare.append(room // (self.balance.open_streams + 1))
+        if self.max_cost is not None:
+            spare.append(self.max_cost - least)
+        if min(spare) < full - least:
+            affordable = self.rate.affordable(self.prompt_hold, self.units, least + min(spare), wanted)
+            wanted = max(counted, affordable)
+        self._set_hold(self.rate.bound(self.prompt_hold, wanted, self.units))
+        self.allowance = wanted
+        return ""
+
+    def _end(self) -> None:
+        self._set_hold(0)
+        self.balance.open_holds -= 1
+        self.balance.open_streams -= self.stream
+        for scope in self.scopes:
+            scope.in_flight -= 1
+
+    def settle(self, usage: dict[str, int], now: int, wall: int) -> tuple[int, int]:
+        """(cost, written off)"""
+        cost = self.rate.cost(usage)
+        self._end()
+        taken = min(cost, self.balance.available)
+        if self.max_cost is not None:
+            taken = min(taken, self.max_cost)
+        self.balance.available -= taken
+        used = sum(clamp(usage.get(name, 0)) for name in TOKEN_DIMENSIONS)
+        for scope in self.scopes:
+            if wall // DAY > scope.day:
+                scope.roll(wall)
+            scope.spent_day = min(scope.spent_day + cost, NANO_MAX)
+            scope.spent_month = min(scope.spent_month + cost, NANO_MAX)
+        for scope in self.took_tpm:
+            scope.tpm.charge(used - self.tokens_reserved, now)
+            scope.tpm.give_back(self.tokens_reserved - used, now)
+        return cost, cost - taken
+
+    def release(self, now: int, *, forwarded: bool) -> None:
+        self._end()
+        for scope in self.took_tpm:
+            scope.tpm.give_back(self.tokens_reserved, now)
+        if not forwarded:
+            for scope in self.took_rpm:
+                scope.rpm.give_back(1, now)
+
+
+def admit(
+    balance: BalanceOracle,
+    scopes: list[ScopeOracle],
+    rate: RateOracle,
+    policy: dict[str, int],
+    *,
+    prompt: int,
+    output_bound: int | None,
+    choices: int,
+    stream: bool,
+    max_cost: int | None,
+    units: dict[str, int],
+    now: int,
+    wall: int,
+) -> CallOracle | tuple[str, int, ScopeOracle | None]:
+    """An open call, or (error, wait in ns, scope at fault) with nothing changed but the day."""
+    prompt = clamp(prompt)
+    units = {name: clamp(n) for name, n in units.items()}
+    choices = min(max(choices, 1), 2**20)
+    output = None if output_bound is None else clamp(clamp(output_bound) * choices)
+    prompt_hold = prompt + ceil(Fraction(prompt * policy["prompt_margin_permille"], 1000))
+    output_limit: int | None = None
+    for scope in scopes:
+        if scope.tokens_per_call:
+            left = scope.tokens_per_call - prompt
+            if left < (output or 0):
+                return "tokens_per_call", 0, scope
+            output_limit = left if output_limit is None else min(output_limit, left)
+    if stream:
+        full = min(n for n in (policy["hold_slice_tokens"], output, output_limit) if n is not None)
+        least = min(full, policy["hold_slice_tokens_min"])
+    else:
+        default = min(policy["hold_output_tokens"], rate.output_tokens_max or policy["hold_output_tokens"])
+        full = least = output if output is not None else clamp(default * choices)
+    hold_full, hold = rate.bound(prompt_hold, full, units), rate.bound(prompt_hold, least, units)
+    if max_cost is not None and hold > max_cost:
+        return "max_cost", 0, None
+    for scope in scopes:
+        if scope.concurrency and scope.in_flight >= scope.concurrency:
+            return "concurrency_limit", SECOND, scope
+    tokens = prompt + full
+    rpm_waits = [scope.rpm.wait(1, now) for scope in scopes]
+    tpm_waits = [scope.tpm.wait(tokens, now) for scope in scopes]
+    for name, waits in (("rate_limit_requests", rpm_waits), ("rate_limit_tokens", tpm_waits)):
+        if any(waits):
+            return name, max(rpm_waits + tpm_waits), scopes[waits.index(max(waits))]
+    spare = [hold_full - hold]
+    day = wall // DAY
+    for scope in scopes:
+        scope.roll(wall)
+    for scope in scopes:
+        if scope.monthly_cap:
+            room = scope.monthly_cap - scope.spent_month - scope.reserved - hold
+            if room < 0:
+                end = next(d for d in range(day, day + 32) if month_index(d) != month_index(day))
+                only_open = scope.spent_month + hold <= scope.monthly_cap
+                return "monthly_limit", SECOND if only_open else end * DAY - wall, scope
+            spare.append(room // (scope.in_flight + 2))
+    for scope in scopes:
+        if scope.daily_cap:
+            room = scope.daily_cap - scope.spent_day - scope.reserved - hold
+            if room < 0:
+                only_open = scope.spent_day + hold <= scope.daily_cap
+                return "daily_limit", SECOND if only_open else (day + 1) * DAY - wall, scope
+            spare.append(room // (scope.in_flight + 2))
+    if hold > balance.available:
+        return "insufficient_balance", 0, None
+    if least < full:
+        spare.append((balance.available - hold) // (balance.open_streams + 2))
+        if max_cost is not None:
+            spare.append(max_cost - hold)
+        least = max(least, rate.affordable(prompt_hold, units, hold + min(spare), full))
+        hold = rate.bound(prompt_hold, least, units)
+    call = CallOracle(
+        balance=balance,
+        scopes=scopes,
+        rate=rate,
+        policy=policy,
+        stream=stream,
+        prompt_hold=prompt_hold,
+        units=units,
+        allowance=least,
+        output_bound=output,
+        output_limit=output_limit,
+        max_cost=max_cost,
+        hold=0,
+        tokens_reserved=tokens,
+        took_rpm=[scope for scope in scopes if scope.rpm.limit],
+        took_tpm=[scope for scope in scopes if scope.tpm.limit],
+    )
+    for scope in scopes:
+        scope.in_flight += 1
+        scope.rpm.charge(1, now)
+        scope.tpm.charge(tokens, now)
+    balance.open_holds += 1
+    balance.open_streams += stream
+    call._set_hold(hold)
+    return call
+
+
+def scope_state(scope: ScopeOracle, now: int, wall: int) -> dict[str, Any]:
+    """What `_fastpath.Scope.state` must say."""
+    scope.roll(wall)
+    return {
+        "requests_limit": scope.rpm.limit,
+        "requests_remaining": scope.rpm.remaining(now),
+        "requests_reset_ns": max(0, ceil(scope.rpm.tat - now)) if scope.rpm.limit else 0,
+        "tokens_limit": scope.tpm.limit,
+        "tokens_remaining": scope.tpm.remaining(now),
+        "tokens_reset_ns": max(0, ceil(scope.tpm.tat - now)) if scope.tpm.limit else 0,
+        "concurrency_limit": scope.concurrency,
+        "in_flight": scope.in_flight,
+        "daily_cap_nano": scope.daily_cap,
+        "monthly_cap_nano": scope.monthly_cap,
+        "spent_day_nano": scope.spent_day,
+        "spent_month_nano": scope.spent_month,
+        "reserved_nano": scope.reserved,
+        "tokens_per_call": scope.tokens_per_call,
+    }
