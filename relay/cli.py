@@ -204,7 +204,7 @@ def _print_list(name: str, fields: dict[str, Any], arguments: argparse.Namespace
 
 def _pages(name: str, fields: dict[str, Any], field: str, total: int, send: Send) -> Iterator[list[dict[str, Any]]]:
     """The rows of a list, page by page; `total` 0: all of them."""
-    if name == "key list":
+    if name in ("key list", "organisation list"):
         yield send(name, fields)[field]
         return
     if name == "events":

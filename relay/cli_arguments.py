@@ -112,6 +112,7 @@ def build_parser() -> Parser:
     words.add("drain", "make the running relay finish its open calls and stop")
     words.add("version", "print the version")
     _account_words(words)
+    _organisation_words(words)
     _credit_words(words)
     _key_words(words)
     _list_words(words)
@@ -145,6 +146,16 @@ def _account_words(words: _Words) -> None:
         parser = words.add(f"account {word}", text)
         parser.add_argument("id", metavar="ID")
         parser.add_argument("--reason", metavar="TEXT")
+
+
+def _organisation_words(words: _Words) -> None:
+    words.group("organisation", "organisations; accounts are put into one by its name")
+    words.add("organisation list", "list organisations")
+    words.add("organisation show", "show an organisation").add_argument("id", metavar="ID")
+    change = words.add("organisation set", "change an organisation; its limits hold for all its accounts together")
+    change.add_argument("id", metavar="ID")
+    change.add_argument("--name")
+    _limit_options(change)
 
 
 def _credit_words(words: _Words) -> None:

@@ -13,6 +13,7 @@ Document = dict[str, Any]
 # Lists: the field of the document that holds the rows, and the columns that people see (dots lead into objects).
 LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "account list": ("accounts", ("id", "email", "organisation", "plan", "status", "balance", "held", "created")),
+    "organisation list": ("organisations", ("id", "name", "limits", "created")),
     "key list": ("keys", ("id", "name", "status", "scopes", "models", "expires", "last_used", "created")),
     "calls": (
         "calls",

@@ -80,6 +80,13 @@ class AccountSet(Limits, frozen=True, kw_only=True):
     plan: str | UnsetType = UNSET
 
 
+class OrganisationSet(Limits, frozen=True, kw_only=True):
+    """Changes of an organisation; its limits hold for all its accounts together."""
+
+    id: str
+    name: str | UnsetType = UNSET
+
+
 class CreditAdd(Params, frozen=True, kw_only=True):
     """`idempotency_key`: a repeated request with the same key and the same content is answered with the first entry."""
 
@@ -202,6 +209,9 @@ def _table() -> dict[str, Command]:
         Command("account ban", "POST", "/accounts/{id}/ban", IdReason),
         Command("account close", "POST", "/accounts/{id}/close", IdReason),
         Command("account reopen", "POST", "/accounts/{id}/reopen", IdReason),
+        Command("organisation list", "GET", "/organisations", Nothing),
+        Command("organisation show", "GET", "/organisations/{id}", Id),
+        Command("organisation set", "PATCH", "/organisations/{id}", OrganisationSet),
         Command("credit add", "POST", "/accounts/{id}/credits", CreditAdd),
         Command("credit refund", "POST", "/accounts/{id}/refunds", CreditRefund),
         Command("key create", "POST", "/accounts/{id}/keys", KeyCreate),

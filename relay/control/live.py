@@ -50,6 +50,9 @@ class Live(Protocol):
     async def account_changed(self, account_id: int) -> None:
         """Plan, limits, status or organisation of this account changed."""
 
+    async def organisation_changed(self, organisation_id: int) -> None:
+        """Limits of this organisation changed."""
+
     async def credit_added(self, account_id: int, nano: int) -> None:
         """Credits were committed to the store and may be spent from now on."""
 

@@ -222,7 +222,7 @@ class Operations:
             await self._live.account_changed(account_id)
 
     async def _organisation_id(self, name: str) -> int:
-        name = values.text(name, "organisation", characters_max=values.NAME_CHARACTERS_MAX, required=True)
+        name = _organisation_name(name)
         row = await self._store.find_organisation(name) or await self._store.create_organisation(name)
         return row.id
 
@@ -230,6 +230,40 @@ class Operations:
         if name not in self.config.plans:
             raise invalid(f"plan: expected one of {', '.join(sorted(self.config.plans))}", "plan")
         return name
+
+    # --- organisations
+
+    async def organisation_list(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008
+        """All organisations."""
+        return {"organisations": [documents.organisation(row) for row in await self._store.organisations()]}
+
+    async def organisation_show(self, params: commands.Id) -> Document:
+        """An organisation."""
+        return documents.organisation(await self._organisation(params.id))
+
+    async def organisation_set(self, params: commands.OrganisationSet) -> Document:
+        """Changes what is given."""
+        async with self._changing:
+            row = await self._organisation(params.id)
+            changes: dict[str, Any] = {}
+            if not isinstance(params.name, UnsetType):
+                changes["name"] = _organisation_name(params.name)
+            limits = values.limits(params, row.limits)
+            if limits != row.limits:
+                changes["limits"] = limits
+            if changes:
+                row = await self._store.set_organisation(row.id, **changes)
+                self._record("organisation_set", detail=f"{params.id}: {', '.join(sorted(changes))}")
+                if self._live:
+                    await self._live.organisation_changed(row.id)
+        return documents.organisation(row)
+
+    async def _organisation(self, text: str) -> rows.OrganisationRow:
+        number = values.organisation_id(text)
+        try:
+            return await self._store.organisation(number)
+        except NotFound:
+            raise not_found(f"organisation {text}") from None
 
     # --- credits
 
@@ -506,6 +540,10 @@ class Operations:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _organisation_name(name: str) -> str:
+    return values.text(name, "organisation", characters_max=values.NAME_CHARACTERS_MAX, required=True)
 
 
 def _idempotency_key(value: str | None) -> str | None:

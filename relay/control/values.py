@@ -64,6 +64,11 @@ def account_id(value: str, field: str = "id") -> int:
     return _id("acct", value, field)
 
 
+def organisation_id(value: str, field: str = "id") -> int:
+    """The number of an organisation."""
+    return _id("org", value, field)
+
+
 def key_id(value: str, field: str = "id") -> int:
     """The number of a key."""
     return _id("key", value, field)

@@ -1,0 +1,348 @@
+"""The command `relay` as operators use it: real processes, on a locked store and against a running process."""
+
+import csv
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CONFIG = """
+[server]
+data_dir = "{data_dir}"
+
+[[channels]]
+name = "main"
+api = "openai"
+base_url = "http://127.0.0.1:9/v1"
+api_keys = ["env:RELAY_TEST_UPSTREAM_KEY"]
+models = ["gpt-4o"]
+
+[[rates]]
+model = "gpt-4o"
+input = "2.5"
+output = 10
+cache_read = 1
+"""
+Result = subprocess.CompletedProcess[str]
+
+
+class Cli:
+    """Runs the command with one configuration."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.config = folder / "config.toml"
+        self.config.write_text(CONFIG.format(data_dir=self.data_dir))
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.environment.pop("RELAY_TEST_UPSTREAM_KEY", None)
+
+    def __call__(self, *words: str, cwd: Path | None = None) -> Result:
+        command = [sys.executable, "-W", "error", "-m", "relay", "--config", str(self.config), *words]
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=self.environment,
+            cwd=cwd or self.folder,
+            check=False,
+        )
+
+    def json(self, *words: str) -> Any:
+        """The document, or the list of documents where there are several lines."""
+        result = self(*words, "--json")
+        assert result.returncode == 0, result.stderr
+        assert result.stderr == ""
+        lines = [json.loads(line) for line in result.stdout.splitlines()]
+        return lines[0] if len(lines) == 1 else lines
+
+    def fails(self, *words: str, status: int = 1) -> str:
+        """The one line on stderr."""
+        result = self(*words)
+        assert result.returncode == status, (result.stdout, result.stderr)
+        assert result.stdout == ""
+        assert result.stderr.count("\n") == 1, result.stderr
+        assert "Traceback" not in result.stderr
+        return result.stderr
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    return Cli(tmp_path)
+
+
+@pytest.fixture
+def host(cli: Cli) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts a process that owns the store."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.control_host", str(cli.config)],
+            stdout=subprocess.PIPE, text=True, cwd=ROOT, env=cli.environment | {"RELAY_TEST_UPSTREAM_KEY": "up-key"},
+        )  # fmt: skip
+        running.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield start
+    for process in running:
+        process.terminate()
+        process.wait(30)
+        if process.stdout:
+            process.stdout.close()
+
+
+@pytest.fixture(params=["alone", "running"])
+def either(request: pytest.FixtureRequest, cli: Cli, host: Callable[[], Any]) -> Cli:
+    """The command line without and with a running process: both must answer the same."""
+    if request.param == "running":
+        host()
+    return cli
+
+
+def test_a_customer_from_sign_up_to_refund(either: Cli):
+    cli = either
+    account = cli.json("account", "create", "--email", "Ann@example.com", "--organisation", "Acme", "--plan", "paid")
+    assert (account["id"], account["plan"], account["balance"]) == ("acct_1", "paid", "0")
+    added = cli.json("credit", "add", "acct_1", "12.5", "--reason", "invoice 7", "--idempotency-key", "i7")
+    assert added["balance"] == "12.5"
+    assert cli.json("credit", "add", "acct_1", "12.5", "--reason", "invoice 7", "--idempotency-key", "i7") == {
+        **added,
+        "created": False,
+    }
+    key = cli.json(
+        "key", "create", "acct_1", "--name", "ci", "--scope", "chat", "--scope", "embeddings", "--model", "gpt-4o",
+        "--allow-ip", "203.0.113.0/24", "--allow-ip", "2001:db8::/32", "--rpm", "5", "--tpm", "0", "--concurrency", "2",
+        "--daily-limit", "1.5", "--monthly-limit", "20", "--tokens-per-call", "gpt-4o=100", "--expires", "2099-01-01",
+    )  # fmt: skip
+    assert key["secret"].startswith("sk-")
+    assert key["scopes"] == ["chat", "embeddings"]
+    assert key["limits"]["tokens_per_call"] == {"gpt-4o": 100}
+    changed = cli.json("key", "set", "key_1", "--scope", "default", "--rpm", "default", "--expires", "default")
+    assert (changed["scopes"], changed["limits"]["rpm"], changed["expires"]) == (None, None, None)
+    assert changed["limits"]["concurrency"] == 2
+    rotated = cli.json("key", "rotate", "key_1", "--overlap", "24h")
+    assert len(rotated["credentials"]) == 2
+    assert cli.json("key", "list", "acct_1")["name"] == "ci"
+    assert cli.json("key", "suspend", "key_1")["status"] == "suspended"
+    assert cli.json("key", "resume", "key_1")["status"] == "active"
+    assert cli.json("key", "revoke", "key_1")["status"] == "revoked"
+    assert cli.json("credit", "refund", "acct_1", "2.5", "--reason", "asked")["balance"] == "10"
+    assert cli.json("credit", "add", "acct_1", "-1", "--kind", "adjustment")["balance"] == "9"
+    ledger = cli.json("ledger", "show", "acct_1")
+    assert [entry["amount"] for entry in ledger["entries"]] == ["12.5", "-2.5", "-1"]
+    assert cli.json("ledger", "verify")["ok"] is True
+    for word, status in (("freeze", "frozen"), ("unfreeze", "active"), ("close", "closed"), ("reopen", "active")):
+        assert cli.json("account", word, "acct_1")["status"] == status
+    assert cli.json("account", "set", "acct_1", "--organisation", "default")["organisation"] is None
+    assert cli.json("account", "list")["id"] == "acct_1"
+    assert cli.json("organisation", "set", "org_1", "--rpm", "9")["limits"]["rpm"] == 9
+    assert cli.json("organisation", "list")["name"] == "Acme"
+    assert {event["code"] for event in cli.json("events")} >= {"account_create", "key_revoke"}
+    assert cli.json("calls") == []
+
+
+def test_people_get_tables(either: Cli):
+    cli = either
+    assert cli("account", "create", "--email", "a@example.com").returncode == 0
+    listed = cli("account", "list").stdout.splitlines()
+    assert listed[0].split() == ["ID", "EMAIL", "ORGANISATION", "PLAN", "STATUS", "BALANCE", "HELD", "CREATED"]
+    assert listed[1].split()[:2] == ["acct_1", "a@example.com"]
+    made = cli("key", "create", "acct_1").stdout
+    assert made.startswith("secret  sk-")
+    assert "sk-" not in cli("key", "show", "key_1").stdout
+    for words in (
+        ("rates", "show"),
+        ("rates", "check"),
+        ("ledger", "show", "acct_1"),
+        ("terms",),
+        ("calls",),
+        ("events",),
+    ):
+        result = cli(*words)
+        assert (result.returncode, result.stderr) == (0, ""), words
+        assert result.stdout
+
+
+def test_calls_as_csv(either: Cli):
+    result = either("calls", "--csv")
+    rows = list(csv.reader(io.StringIO(result.stdout)))
+    assert rows[0][:3] == ["id", "time", "account_id"]
+    assert rows[0][-2:] == ["source_ip", "user_agent"]
+    assert len(rows) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("account", "show", "acct_9"), ("account", "show", "nine"), ("key", "show", "key_9"), ("key", "list", "acct_9"),
+        ("credit", "add", "acct_9", "1"), ("ledger", "show", "acct_9"), ("calls", "--account", "acct_9"),
+        ("calls", "--since", "yesterday"), ("account", "create", "--email", "nobody"),
+        ("account", "create", "--email", "a@example.com", "--plan", "gold"), ("account", "list", "--status", "gone"),
+    ],
+)  # fmt: skip
+def test_refusals_are_one_line_and_exit_1(cli: Cli, words: tuple[str, ...]):
+    assert cli.fails(*words).startswith("relay: ")
+
+
+@pytest.mark.parametrize("amount", ["NaN", "1e3", "+1", "-1", "0", "1.0000000001", "inf", "", "1,5", "0x1"])
+def test_amounts_that_are_none(either: Cli, amount: str):
+    either.json("account", "create", "--email", "a@example.com")
+    assert "amount" in either.fails("credit", "add", "acct_1", amount)
+    assert either.json("account", "show", "acct_1")["balance"] == "0"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (), ("nonsense",), ("account",), ("account", "create"), ("account", "show"), ("calls", "--limit", "many"),
+        ("account", "show", "acct_1", "acct_2"), ("key", "create", "acct_1", "--rpm", "-1"), ("serve", "now"),
+        ("key", "create", "acct_1", "--rpm", "1.5"), ("key", "rotate", "key_1", "--overlap", "soon"),
+        ("terms", "--csv"),
+        ("credit", "refund", "acct_1", "1"), ("account", "list", "--stat", "active"), ("calls", "--config"),
+        ("key", "set", "key_1", "--scope", "chat", "--scope", "default"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_exits_2(cli: Cli, words: tuple[str, ...]):
+    cli.fails(*words, status=2)
+    assert not cli.data_dir.exists()
+
+
+def test_help_is_no_failure(cli: Cli):
+    for words in (("--help",), ("account", "--help"), ("key", "create", "--help")):
+        result = cli(*words)
+        assert result.returncode == 0
+        assert "usage: relay" in result.stdout
+
+
+def test_version(cli: Cli):
+    from relay import __version__
+
+    assert cli("version").stdout == f"relay {__version__}\n"
+    assert cli.json("version") == {"version": __version__}
+
+
+def test_check_says_file_key_and_what_is_expected(cli: Cli):
+    line = cli.fails("check")
+    assert "RELAY_TEST_UPSTREAM_KEY" in line
+    cli.environment["RELAY_TEST_UPSTREAM_KEY"] = "up-key"
+    assert cli("check").returncode == 0
+    assert cli.json("check")["ok"] is True
+    cli.config.write_text("[server]\nlisten = 7\nbody_bytes_max = 'x'\n[plan]\n")
+    result = cli("check")
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 3
+    for line, key in zip(
+        sorted(result.stderr.splitlines()), ("plan", "server.body_bytes_max", "server.listen"), strict=True
+    ):
+        assert f"{cli.config}: {key}: expected" in line
+    assert cli("check", "--config", str(cli.folder / "none.toml")).returncode == 1
+
+
+def test_secrets_of_upstreams_are_not_needed_to_manage_accounts(cli: Cli):
+    assert cli.json("account", "create", "--email", "a@example.com")["id"] == "acct_1"
+
+
+def test_rates_check_fails_on_what_cannot_be_used(cli: Cli):
+    assert cli.json("rates", "check")["ok"] is True
+    cli.config.write_text(cli.config.read_text().replace('models = ["gpt-4o"]', 'models = ["gpt-4o", "gpt-5"]'))
+    result = cli("rates", "check")
+    assert result.returncode == 1
+    assert result.stderr.startswith("relay: gpt-5: ")
+
+
+def test_without_a_relay_there_is_none_to_ask(cli: Cli):
+    for word in ("status", "reload", "drain"):
+        assert "no relay is running" in cli.fails(word)
+    assert not cli.data_dir.exists()
+
+
+def test_the_running_relay_answers(cli: Cli, host: Callable[[], Any]):
+    host()
+    assert cli.json("status")["running"] is True
+    assert cli.json("reload")["reloaded"] is True
+    assert cli.json("drain")["draining"] is True
+
+
+def test_a_backup_of_either(either: Cli, tmp_path: Path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    either.json("account", "create", "--email", "a@example.com")
+    made = either("backup", "copy.db", "--json", cwd=folder)
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)["bytes"] == (folder / "copy.db").stat().st_size
+    again = either("backup", "copy.db", cwd=folder)
+    assert again.returncode == 1
+
+
+def test_commands_at_the_same_time_wait_for_each_other(cli: Cli):
+    def create(number: int) -> Result:
+        return cli("account", "create", "--email", f"a{number}@example.com")
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(create, range(6)))
+    assert [result.returncode for result in results] == [0] * 6, [result.stderr for result in results]
+    assert len(cli.json("account", "list")) == 6
+
+
+def test_a_socket_left_by_a_killed_process_is_no_obstacle(cli: Cli, host: Callable[[], subprocess.Popen[str]]):
+    process = host()
+    cli.json("account", "create", "--email", "a@example.com")
+    process.send_signal(signal.SIGKILL)
+    process.wait(30)
+    assert (cli.data_dir / "relay.sock").exists()
+    assert cli.json("account", "list")["id"] == "acct_1"
+    host()
+    assert cli.json("account", "list")["id"] == "acct_1"
+
+
+def test_an_answer_that_breaks_off_is_said_so(cli: Cli):
+    cli.data_dir.mkdir()
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(cli.data_dir / "relay.sock"))
+    server.listen()
+
+    def answer() -> None:
+        connection, _ = server.accept()
+        connection.recv(65_536)
+        connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"half": ')
+        connection.close()
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        assert "broke off" in cli.fails("terms")
+    finally:
+        thread.join(10)
+        server.close()
+
+
+def test_a_reader_that_has_enough_is_no_fault(cli: Cli):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "relay", "--config", str(cli.config), "terms"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=cli.environment, cwd=cli.folder,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.close()
+    _, stderr = process.communicate(timeout=60)
+    assert stderr == b""
+
+
+def test_a_lost_pepper_stops_commands_with_a_clear_line(cli: Cli):
+    cli.json("account", "create", "--email", "a@example.com")
+    (cli.data_dir / "pepper").unlink()
+    assert "pepper" in cli.fails("key", "create", "acct_1")
