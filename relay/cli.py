@@ -8,7 +8,6 @@ says why), 2 wrong usage.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import importlib
 import os
 import sys
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from relay import __version__
 from relay.cli_arguments import UsageError, fields_of, parse
 from relay.cli_output import LISTS, as_csv, as_json, difference, human, table
+from relay.control.failures import CommandError
 from relay.errors import RelayError
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ Send = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
-    from relay.control.failures import CommandError
-    from relay.storage.errors import StoreError
-
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         status = _run(arguments)
@@ -45,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except UsageError as failure:
         return _fail(str(failure), EXIT_USAGE)
-    except (CommandError, RelayError, StoreError) as failure:
+    except RelayError as failure:
         lines = getattr(failure, "lines", None) or (str(failure),)
         return _fail("\n".join(f"relay: {' '.join(line.split())}" for line in lines), EXIT_FAILED)
     except BrokenPipeError:
@@ -98,8 +95,6 @@ def _sender(config: Config) -> Send:
     def send(name: str, fields: dict[str, Any]) -> dict[str, Any]:
         from relay.cli_client import NotRunning
         from relay.cli_client import send as send_to_relay
-        from relay.control.failures import CommandError
-        from relay.storage.errors import StoreLocked
 
         data_dir = Path(config.server.data_dir)
         deadline = time.monotonic() + LOCK_WAIT_SECONDS
@@ -109,39 +104,50 @@ def _sender(config: Config) -> Send:
             except NotRunning:
                 if name in ("status", "reload", "drain"):
                     raise CommandError("unavailable", f"no relay is running on {data_dir}") from None
-            try:
-                return asyncio.run(_run_here(config, name, fields))
-            except StoreLocked as locked:
-                # A relay that starts has the lock before its socket, one that stops has it longer; another command
-                # has it for a moment.
-                if time.monotonic() > deadline:
-                    raise CommandError("unavailable", str(locked)) from None
-                time.sleep(_LOCK_POLL_SECONDS)
+            answer = _run_here(config, name, fields, locked_is_failure=time.monotonic() > deadline)
+            if answer is not None:
+                return answer
+            # A relay that starts has the lock before its socket, one that stops has it longer; another command has it
+            # for a moment.
+            time.sleep(_LOCK_POLL_SECONDS)
 
     return send
 
 
-async def _run_here(config: Config, name: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """Does a command in this process, on the store that no relay has open."""
+def _run_here(config: Config, name: str, fields: dict[str, Any], *, locked_is_failure: bool) -> dict[str, Any] | None:
+    """Does a command in this process, on the store that no relay has open. None: another process has its lock."""
+    # Imported late: most commands are answered by a running relay and need none of this.
+    import asyncio
+
     import msgspec
 
     from relay.control.commands import COMMANDS, read_params
-    from relay.control.failures import CommandError
     from relay.control.operations import Operations
     from relay.control.pepper import load_pepper
-    from relay.storage import Store
+    from relay.storage import Store, StoreError, StoreLocked
 
     command = COMMANDS[name]
     try:
         params = read_params(command, fields)
     except msgspec.ValidationError as failure:
         raise CommandError("invalid", str(failure)) from None
-    store = await Store.open(config.server.data_dir, durability=config.server.durability)
+
+    async def run() -> dict[str, Any]:
+        store = await Store.open(config.server.data_dir, durability=config.server.durability)
+        try:
+            pepper = load_pepper(config.server.data_dir, create=not await store.accounts(limit=1))
+            return await Operations(store, None, config, pepper).run(command, params)
+        finally:
+            await store.close()
+
     try:
-        pepper = load_pepper(config.server.data_dir, create=not await store.accounts(limit=1))
-        return await Operations(store, None, config, pepper).run(command, params)
-    finally:
-        await store.close()
+        return asyncio.run(run())
+    except StoreLocked as failure:
+        if locked_is_failure:
+            raise CommandError("unavailable", str(failure)) from None
+        return None
+    except StoreError as failure:
+        raise CommandError("unavailable", str(failure)) from None
 
 
 # --- what is printed

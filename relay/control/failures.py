@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from relay.errors import RelayError
 
-class CommandError(Exception):
+
+class CommandError(RelayError):
     """A command that was refused or could not be done. The message is for people, and never holds a secret.
 
     code       HTTP status   when

@@ -353,8 +353,8 @@ async def test_calls_are_listed_with_the_whole_record(run: Run, store: Store):
     assert list(found[2]) == [
         "id", "time", "account_id", "organisation_id", "key_id", "path", "model", "upstream_model", "channel",
         "attempts", "stream", "status", "error_code", "input_tokens", "output_tokens", "cache_read_tokens",
-        "cache_write_tokens", "images", "video_seconds", "web_searches", "usage_source", "cost", "rate_card", "latency_ms",
-        "first_byte_ms", "source_ip", "user_agent",
+        "cache_write_tokens", "images", "video_seconds", "web_searches", "usage_source", "cost", "rate_card",
+        "latency_ms", "first_byte_ms", "source_ip", "user_agent",
     ]  # fmt: skip
     assert found[2]["cost"] == "0.0000015"
     assert found[2]["latency_ms"] == 1.5
