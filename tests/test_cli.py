@@ -1,5 +1,6 @@
 """The command `relay` as operators use it: real processes, on a locked store and against a running process."""
 
+import contextlib
 import csv
 import io
 import json
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from relay.cli import main
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -60,9 +63,17 @@ class Cli:
             check=False,
         )
 
+    def inside(self, *words: str) -> Result:
+        """The same in this process: for the many cases that differ only in their words."""
+        out, err = io.StringIO(), io.StringIO()
+        argv = ["--config", str(self.config), *words]
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = main(argv)
+        return Result(argv, status, out.getvalue(), err.getvalue())
+
     def json(self, *words: str) -> Any:
         """The document, or the list of documents where there are several lines."""
-        result = self(*words, "--json")
+        result = self.inside(*words, "--json")
         assert result.returncode == 0, result.stderr
         assert result.stderr == ""
         lines = [json.loads(line) for line in result.stdout.splitlines()]
@@ -70,7 +81,7 @@ class Cli:
 
     def fails(self, *words: str, status: int = 1) -> str:
         """The one line on stderr."""
-        result = self(*words)
+        result = self.inside(*words)
         assert result.returncode == status, (result.stdout, result.stderr)
         assert result.stdout == ""
         assert result.stderr.count("\n") == 1, result.stderr
@@ -162,9 +173,9 @@ def test_people_get_tables(either: Cli):
     listed = cli("account", "list").stdout.splitlines()
     assert listed[0].split() == ["ID", "EMAIL", "ORGANISATION", "PLAN", "STATUS", "BALANCE", "HELD", "CREATED"]
     assert listed[1].split()[:2] == ["acct_1", "a@example.com"]
-    made = cli("key", "create", "acct_1").stdout
+    made = cli.inside("key", "create", "acct_1").stdout
     assert made.startswith("secret  sk-")
-    assert "sk-" not in cli("key", "show", "key_1").stdout
+    assert "sk-" not in cli.inside("key", "show", "key_1").stdout
     for words in (
         ("rates", "show"),
         ("rates", "check"),
@@ -173,7 +184,7 @@ def test_people_get_tables(either: Cli):
         ("calls",),
         ("events",),
     ):
-        result = cli(*words)
+        result = cli.inside(*words)
         assert (result.returncode, result.stderr) == (0, ""), words
         assert result.stdout
 
@@ -199,10 +210,10 @@ def test_refusals_are_one_line_and_exit_1(cli: Cli, words: tuple[str, ...]):
     assert cli.fails(*words).startswith("relay: ")
 
 
-@pytest.mark.parametrize("amount", ["NaN", "1e3", "+1", "-1", "0", "1.0000000001", "inf", "", "1,5", "0x1"])
-def test_amounts_that_are_none(either: Cli, amount: str):
+def test_amounts_that_are_none(either: Cli):
     either.json("account", "create", "--email", "a@example.com")
-    assert "amount" in either.fails("credit", "add", "acct_1", amount)
+    for amount in ("NaN", "1e3", "+1", "-1", "0", "1.0000000001", "inf", "", "1,5", "0x1"):
+        assert "amount" in either.fails("credit", "add", "acct_1", amount)
     assert either.json("account", "show", "acct_1")["balance"] == "0"
 
 
@@ -222,8 +233,15 @@ def test_wrong_usage_exits_2(cli: Cli, words: tuple[str, ...]):
     assert not cli.data_dir.exists()
 
 
+def test_exit_status_of_the_process(cli: Cli):
+    for words, status in ((("nonsense",), 2), (("account", "show", "acct_9"), 1), (("account", "list"), 0)):
+        result = cli(*words)
+        assert result.returncode == status
+        assert len(result.stderr.splitlines()) == (status != 0)
+
+
 def test_help_is_no_failure(cli: Cli):
-    for words in (("--help",), ("account", "--help"), ("key", "create", "--help")):
+    for words in (("--help",), ("key", "create", "--help")):
         result = cli(*words)
         assert result.returncode == 0
         assert "usage: relay" in result.stdout
@@ -240,8 +258,9 @@ def test_check_says_file_key_and_what_is_expected(cli: Cli):
     line = cli.fails("check")
     assert "RELAY_TEST_UPSTREAM_KEY" in line
     cli.environment["RELAY_TEST_UPSTREAM_KEY"] = "up-key"
-    assert cli("check").returncode == 0
-    assert cli.json("check")["ok"] is True
+    checked = cli("check", "--json")
+    assert checked.returncode == 0
+    assert json.loads(checked.stdout)["ok"] is True
     cli.config.write_text("[server]\nlisten = 7\nbody_bytes_max = 'x'\n[plan]\n")
     result = cli("check")
     assert result.returncode == 1
@@ -294,9 +313,9 @@ def test_commands_at_the_same_time_wait_for_each_other(cli: Cli):
         return cli("account", "create", "--email", f"a{number}@example.com")
 
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(create, range(6)))
-    assert [result.returncode for result in results] == [0] * 6, [result.stderr for result in results]
-    assert len(cli.json("account", "list")) == 6
+        results = list(pool.map(create, range(4)))
+    assert [result.returncode for result in results] == [0] * 4, [result.stderr for result in results]
+    assert len(cli.json("account", "list")) == 4
 
 
 def test_a_socket_left_by_a_killed_process_is_no_obstacle(cli: Cli, host: Callable[[], subprocess.Popen[str]]):

@@ -20,7 +20,7 @@ Run = Any
 
 @pytest.fixture
 def run(operations: Operations) -> Run:
-    async def run(name: str, **fields: Any) -> dict[str, Any]:
+    async def run(name: str, /, **fields: Any) -> dict[str, Any]:
         command = COMMANDS[name]
         return await operations.run(command, read_params(command, fields))
 
