@@ -179,12 +179,15 @@ def event(row: rows.EventRow) -> Document:
 
 
 def difference(row: rows.Difference) -> Document:
-    """Something that does not add up. Amounts are shown in credits where they are amounts, in counts elsewhere."""
-    money = row.what in ("balance", "lot", "cost", "entry", "spend")
+    """Something that does not add up. Sums of calls and tokens are counts, everything else is credits."""
+    text = str if row.what in ("rollup", "count") else units.format_credits
+    subject = row.subject
+    if row.what == "cost" and subject.isdigit():
+        subject = units.call_text(int(subject))
     return {
         "what": row.what,
         "account_id": units.account_text(row.account_id) if row.account_id > 0 else None,
-        "subject": row.subject,
-        "expected": units.format_credits(row.expected) if money else str(row.expected),
-        "found": units.format_credits(row.found) if money else str(row.found),
+        "subject": subject,
+        "expected": "a rate card with this model" if row.what == "cost" and row.expected < 0 else text(row.expected),
+        "found": text(row.found),
     }

@@ -517,7 +517,7 @@ class Operations:
     async def ledger_verify(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008
         """Recomputes every balance."""
         await self._store.flush()
-        differences = await self._store.verify()
+        differences = await self._store.verify(published.cost_of)
         return {"ok": not differences, "differences": [documents.difference(row) for row in differences]}
 
     async def rates_show(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008

@@ -7,18 +7,8 @@ from decimal import Decimal
 from relay import units
 from relay.config import Config, Rate
 from relay.control.documents import Document
-
-# Dimensions of a price, in the order in which they are shown: per million tokens, then per piece.
-DIMENSIONS = (
-    "input",
-    "output",
-    "cache_read",
-    "cache_write",
-    "cache_write_1h",
-    "image",
-    "video_second",
-    "web_search",
-)
+from relay.policy import pricing
+from relay.storage import rows
 
 
 def default_plan(config: Config) -> str:
@@ -36,7 +26,7 @@ def _prices(rate: Rate, factor: Decimal) -> Document:
     # Exact: Decimal's context could round a product of many digits, integers cannot.
     numerator, denominator = factor.as_integer_ratio()
     prices: Document = {"model": rate.model}
-    for dimension in DIMENSIONS:
+    for dimension in pricing.DIMENSIONS:
         nano = units.exact_nano(getattr(rate, dimension)) * numerator
         prices[dimension] = _ratio_text(nano, units.NANO_PER_CREDIT * denominator)
     return prices
@@ -52,11 +42,25 @@ def _ratio_text(numerator: int, denominator: int) -> str:
     return f"{whole}.{digits}" if digits else str(whole)
 
 
+def _card(config: Config) -> str:
+    """The id that call records carry from now on."""
+    return pricing.card_id(pricing.card_body(config))
+
+
+def cost_of(card: rows.RateCardRow, call: rows.CallRow) -> int:
+    """What a recorded call should have cost by its card, in nano-credits; -1: the card does not price its model."""
+    try:
+        return pricing.cost_by_card(card.body, call)
+    except KeyError:
+        return -1
+
+
 def rates(config: Config) -> Document:
     """List prices, and the discount that is applied to them."""
     return {
         "credit_name": config.billing.credit_name,
         "discount": _decimal(config.billing.discount),
+        "rate_card": _card(config),
         "unit": "credits per million tokens; image, video_second and web_search per piece",
         "rates": [_prices(rate, Decimal(1)) for rate in sorted(config.rates, key=lambda rate: rate.model)],
     }
@@ -72,6 +76,7 @@ def customer_rates(config: Config, models: frozenset[str] | None) -> Document:
     ]
     return {
         "credit_name": config.billing.credit_name,
+        "rate_card": _card(config),
         "unit": "credits per million tokens; image, video_second and web_search per piece",
         "rates": shown,
     }

@@ -7,10 +7,11 @@ A card's body is stored before its first call; with it, and the record of a call
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from relay import units
 from relay._fastpath import Rate
@@ -68,6 +69,13 @@ def _nano(rate: ConfiguredRate) -> dict[str, int]:
     return {name: units.exact_nano(getattr(rate, name)) for name in DIMENSIONS}
 
 
+@functools.lru_cache(maxsize=64)
+def _parsed(body: str) -> dict[str, Any]:
+    """A card, read once for all of its calls."""
+    card: dict[str, Any] = json.loads(body)
+    return card
+
+
 class Billed(Protocol):
     """What a call's record says of its usage and cost."""
 
@@ -97,7 +105,7 @@ def cost_by_card(body: str, call: Billed) -> int:
     Written apart from the compiled arithmetic, so that it can contradict it. A record does not say which part of the
     cache writes was for an hour: any cost between none and all of them is confirmed. KeyError: no such model.
     """
-    card = json.loads(body)
+    card = _parsed(body)
     prices: Mapping[str, str] = card["rates"][call.model]
     nano = {name: units.parse_credits(prices[name]) for name in DIMENSIONS}
     ppb = units.parse_credits(card["discount"])  # parts per 10^9, as nano-credits are

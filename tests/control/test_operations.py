@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from relay import units
+from relay.config import Config
 from relay.control.commands import COMMANDS, read_params
 from relay.control.failures import CommandError
 from relay.control.live import LiveBalance
 from relay.control.operations import Operations
-from relay.policy import keys
+from relay.policy import keys, pricing
 from relay.records import CALL_RECORD_FIELDS
 from relay.storage import Store
 from tests.support.live import FakeLive
@@ -339,14 +340,17 @@ async def test_what_does_not_exist(run: Run, name: str, fields: dict[str, Any]):
     assert caught.value.code == "not_found"
 
 
-async def test_calls_are_listed_with_the_whole_record(run: Run, store: Store):
+async def test_calls_are_listed_with_the_whole_record(run: Run, store: Store, config: Config):
     await run("account create", email="a@example.com")
     await run("credit add", id="acct_1", amount="1")
     await run("key create", id="acct_1")
+    [(card, body)] = pricing.rate_cards(config).items()
+    await store.put_rate_card(card, body)
+    assert (await run("rates show"))["rate_card"] == card
     store.append_calls([
-        call_record(counter=1, account_id=1, key_id=1, cost_nano=1_500, input_tokens=7),
-        call_record(counter=2, account_id=1, key_id=1, status=429, error_code="rate_limit_requests"),
-        call_record(counter=3, account_id=1, key_id=1, stream=1, first_byte_us=250),
+        call_record(counter=1, account_id=1, key_id=1, cost_nano=14_875, input_tokens=7, rate_card=card),
+        call_record(counter=2, account_id=1, key_id=1, status=429, error_code="rate_limit_requests", rate_card=None),
+        call_record(counter=3, account_id=1, key_id=1, stream=1, first_byte_us=250, rate_card=card),
     ])  # fmt: skip
     found = (await run("calls", account="acct_1"))["calls"]
     assert [row["stream"] for row in found] == [True, False, False]
@@ -356,7 +360,7 @@ async def test_calls_are_listed_with_the_whole_record(run: Run, store: Store):
         "cache_write_tokens", "images", "video_seconds", "web_searches", "usage_source", "cost", "rate_card",
         "latency_ms", "first_byte_ms", "source_ip", "user_agent",
     ]  # fmt: skip
-    assert found[2]["cost"] == "0.0000015"
+    assert found[2]["cost"] == "0.000014875"
     assert found[2]["latency_ms"] == 1.5
     assert found[2]["error_code"] is None
     assert [row["id"] for row in (await run("calls", status="429"))["calls"]] == [found[1]["id"]]
@@ -365,8 +369,25 @@ async def test_calls_are_listed_with_the_whole_record(run: Run, store: Store):
     assert (await run("calls", until="1h"))["calls"] == []
     page = await run("calls", limit=2)
     assert (await run("calls", limit=2, before=page["next"]))["calls"] == found[2:]
-    assert (await run("account show", id="acct_1"))["balance"] == "0.9999985"
+    assert (await run("account show", id="acct_1"))["balance"] == "0.999985125"
     assert (await run("ledger verify"))["ok"]
+
+
+async def test_verify_says_which_call_has_another_cost_than_its_card(run: Run, store: Store, config: Config):
+    await run("account create", email="a@example.com")
+    await run("credit add", id="acct_1", amount="1")
+    [(card, body)] = pricing.rate_cards(config).items()
+    await store.put_rate_card(card, body)
+    store.append_calls([
+        call_record(id=units.call_id(time.time_ns() // 1_000_000, 1), account_id=1, cost_nano=1, rate_card=card),
+        call_record(id=units.call_id(time.time_ns() // 1_000_000, 2), account_id=1, model="unknown", rate_card=card),
+    ])  # fmt: skip
+    verified = await run("ledger verify")
+    assert verified["ok"] is False
+    first, second = verified["differences"]
+    assert first["subject"] == (await run("calls"))["calls"][1]["id"]
+    assert (first["what"], first["expected"], first["found"]) == ("cost", "0", "0.000000001")
+    assert second["expected"] == "a rate card with this model"
 
 
 async def test_rates_and_their_check(run: Run):
