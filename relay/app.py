@@ -229,6 +229,12 @@ class Relay:
     async def account_changed(self, account_id: int) -> None:
         await self.keyring.account_changed(account_id)
 
+    async def organisation_changed(self, organisation_id: int) -> None:
+        await self.keyring.organisation_changed(organisation_id)
+
+    def credit_moving(self, account_id: int) -> contextlib.AbstractContextManager[None]:
+        return self.keyring.credit_moving(account_id)
+
     async def credit_added(self, account_id: int, nano: int) -> None:
         self.keyring.credit_added(account_id, nano)
 

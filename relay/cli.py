@@ -8,7 +8,6 @@ says why), 2 wrong usage.
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 import time
@@ -65,9 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if name == "check":
         return _check(arguments)
     if name in ("serve", "demo"):
-        # Late: it pulls in the whole server, which a short command does not need.
-        app: Any = importlib.import_module("relay.app")
-        return int(app.run_serve(_load(arguments)) if name == "serve" else app.run_demo(arguments))
+        return _run_relay(name, arguments)
     fields = fields_of(arguments)
     if name == "backup":
         fields["path"] = os.path.abspath(fields["path"])
@@ -76,6 +73,18 @@ def _run(arguments: argparse.Namespace) -> int:
     if name in LISTS:
         return _print_list(name, fields, arguments, send)
     return _print_document(name, send(name, fields), arguments)
+
+
+def _run_relay(name: str, arguments: argparse.Namespace) -> int:
+    # Late: it pulls in the whole server, which a short command does not need.
+    from relay import app
+    from relay.storage import StoreError
+
+    try:
+        return app.run_serve(_load(arguments)) if name == "serve" else app.run_demo(arguments)
+    except (OSError, StoreError) as failure:
+        # An address in use, a certificate that cannot be read, a directory that another relay has.
+        raise CommandError("unavailable", str(failure)) from failure
 
 
 def _load(arguments: argparse.Namespace, *, resolve_secrets: bool = True) -> Config:

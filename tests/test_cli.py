@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,10 +19,12 @@ from typing import Any
 import pytest
 
 from relay.cli import main
+from relay.cli_client import NotRunning, send
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
 [server]
+listen = "127.0.0.1:0"
 data_dir = "{data_dir}"
 
 [[channels]]
@@ -95,26 +98,29 @@ def cli(tmp_path: Path) -> Cli:
 
 
 @pytest.fixture
-def host(cli: Cli) -> Iterator[Callable[[], subprocess.Popen[str]]]:
-    """Starts a process that owns the store."""
-    running: list[subprocess.Popen[str]] = []
+def host(cli: Cli) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """Starts `relay serve`, and waits until it answers on its socket."""
+    running: list[subprocess.Popen[bytes]] = []
 
-    def start() -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.control_host", str(cli.config)],
-            stdout=subprocess.PIPE, text=True, cwd=ROOT, env=cli.environment | {"RELAY_TEST_UPSTREAM_KEY": "up-key"},
-        )  # fmt: skip
+    def start() -> subprocess.Popen[bytes]:
+        with open(cli.folder / "serve.log", "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-m", "relay", "serve", "--config", str(cli.config)],
+                stdout=log, stderr=log, cwd=cli.folder, env=cli.environment | {"RELAY_TEST_UPSTREAM_KEY": "up-key"},
+            )  # fmt: skip
         running.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        return process
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(NotRunning):
+                send(cli.data_dir, "status", {})
+                return process
+            time.sleep(0.02)
+        raise AssertionError((cli.folder / "serve.log").read_text())
 
     yield start
     for process in running:
         process.terminate()
         process.wait(30)
-        if process.stdout:
-            process.stdout.close()
 
 
 @pytest.fixture(params=["alone", "running"])
@@ -290,11 +296,41 @@ def test_without_a_relay_there_is_none_to_ask(cli: Cli):
     assert not cli.data_dir.exists()
 
 
-def test_the_running_relay_answers(cli: Cli, host: Callable[[], Any]):
-    host()
-    assert cli.json("status")["running"] is True
+def test_the_running_relay_answers_reloads_and_drains(cli: Cli, host: Callable[[], subprocess.Popen[bytes]]):
+    process = host()
+    status = cli.json("status")
+    assert (status["running"], status["pid"], status["draining"]) == (True, process.pid, False)
+    with_rate = cli.config.read_text()
+    cli.config.write_text(with_rate.replace('input = "2.5"', 'input = "7"'))
+    assert cli.json("rates", "show")["rates"][0]["input"] == "2.5"
     assert cli.json("reload")["reloaded"] is True
+    assert cli.json("rates", "show")["rates"][0]["input"] == "7"
+    cli.config.write_text(with_rate + "\n[[rates]]\nmodel = 7\n")
+    assert "rates[1].model" in cli("reload").stderr
+    cli.config.write_text(with_rate)
+    assert cli.json("rates", "show")["rates"][0]["input"] == "7"
     assert cli.json("drain")["draining"] is True
+    assert process.wait(30) == 0
+    assert not (cli.data_dir / "relay.sock").exists()
+
+
+def test_a_second_relay_on_the_same_store_is_refused(cli: Cli, host: Callable[[], object]):
+    host()
+    cli.environment["RELAY_TEST_UPSTREAM_KEY"] = "up-key"
+    second = cli("serve")
+    assert second.returncode == 1
+    assert len(second.stderr.splitlines()) == 1
+
+
+def test_an_address_in_use_is_said_so(cli: Cli):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        cli.config.write_text(cli.config.read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}"))
+        cli.environment["RELAY_TEST_UPSTREAM_KEY"] = "up-key"
+        result = cli("serve")
+    assert result.returncode == 1
+    assert "in use" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
 
 
 def test_a_backup_of_either(either: Cli, tmp_path: Path):
@@ -318,7 +354,7 @@ def test_commands_at_the_same_time_wait_for_each_other(cli: Cli):
     assert len(cli.json("account", "list")) == 4
 
 
-def test_a_socket_left_by_a_killed_process_is_no_obstacle(cli: Cli, host: Callable[[], subprocess.Popen[str]]):
+def test_a_socket_left_by_a_killed_process_is_no_obstacle(cli: Cli, host: Callable[[], subprocess.Popen[bytes]]):
     process = host()
     cli.json("account", "create", "--email", "a@example.com")
     process.send_signal(signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,6 +53,10 @@ class Live(Protocol):
 
     async def organisation_changed(self, organisation_id: int) -> None:
         """Limits of this organisation changed."""
+
+    def credit_moving(self, account_id: int) -> AbstractContextManager[None]:
+        """Around everything that one change of an account's credits does, here and in the store: while it lasts, the
+        account's balance is not loaded, so that what is loaded has either all of the change or nothing of it."""
 
     async def credit_added(self, account_id: int, nano: int) -> None:
         """Credits were committed to the store and may be spent from now on."""

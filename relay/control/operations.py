@@ -8,6 +8,7 @@ the change at once. What takes from a balance is the exception: it is taken from
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -289,11 +290,12 @@ class Operations:
         else:
             if row.status in _ENDED:
                 raise conflict(f"account {params.id} is {row.status}")
-            result = await self._store.add_credit(
-                row.id, nano, kind=params.kind, reason=reason, idempotency_key=token, expires_ms=expires_ms
-            )  # fmt: skip
-            if result.created and self._live:
-                await self._live.credit_added(row.id, nano)
+            with self._moving(row.id):
+                result = await self._store.add_credit(
+                    row.id, nano, kind=params.kind, reason=reason, idempotency_key=token, expires_ms=expires_ms
+                )
+                if result.created and self._live:
+                    await self._live.credit_added(row.id, nano)
         return await self._credit_document(result)
 
     async def credit_refund(self, params: commands.CreditRefund) -> Document:
@@ -313,16 +315,20 @@ class Operations:
         """Takes from the live balance, then from the store; gives back what the store did not take."""
         if self._live is None:
             return await commit()
-        if not await self._live.credit_taken(account_id, nano):
-            raise conflict("the account has less than that available: the rest is spent, or held by open calls")
-        taken = False
-        try:
-            result = await commit()
-            taken = result.created
-            return result
-        finally:
-            if not taken:
-                await self._live.credit_added(account_id, nano)
+        with self._moving(account_id):
+            if not await self._live.credit_taken(account_id, nano):
+                raise conflict("the account has less than that available: the rest is spent, or held by open calls")
+            taken = False
+            try:
+                result = await commit()
+                taken = result.created
+                return result
+            finally:
+                if not taken:
+                    await self._live.credit_added(account_id, nano)
+
+    def _moving(self, account_id: int) -> contextlib.AbstractContextManager[None]:
+        return self._live.credit_moving(account_id) if self._live else contextlib.nullcontext()
 
     async def _credit_document(self, result: rows.CreditResult) -> Document:
         entry = result.entry

@@ -6,9 +6,10 @@ key is ever built from what was true a moment ago.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from relay import _fastpath
 from relay._fastpath import ApiKey, Balance, Credential, Engine, Scope
@@ -46,6 +47,7 @@ class Keyring:
         self._balances: dict[int, Balance] = {}
         self._scopes: dict[tuple[str, int], Scope] = {}
         self._changes = 0  # counts committed changes; a load that saw another count is out of date
+        self._moving: dict[int, int] = {}  # by account: changes of its credits that have begun and not ended
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- loading
@@ -58,11 +60,7 @@ class Keyring:
 
     async def _load(self, public_id: bytes) -> None:
         try:
-            while True:
-                changes = self._changes
-                loaded = await self._store.find_credential(public_id)
-                if changes == self._changes:
-                    break
+            loaded = await self._read(public_id)
             credential = self._admit(loaded) if loaded is not None else None
         except StoreError as error:
             log.error("a key could not be loaded (%s)", type(error).__name__)
@@ -72,6 +70,14 @@ class Keyring:
             self._engine.load_failed(public_id)
             raise
         self._engine.put_credential(public_id, credential)
+
+    async def _read(self, public_id: str | bytes) -> LoadedKey | None:
+        """A key as the store has it, true at the moment of return: use it before the next `await`."""
+        while True:
+            changes = self._changes
+            loaded = await self._store.find_credential(public_id)
+            if changes == self._changes and (loaded is None or loaded.account.id not in self._moving):
+                return loaded
 
     def _admit(self, loaded: LoadedKey) -> Credential | None:
         """Builds, or finds, the live objects of a loaded key. None for a credential that was revoked."""
@@ -181,12 +187,38 @@ class Keyring:
             if account.status != "active":
                 self._engine.stop_calls(key, ENDING_CODES[account.status])
 
+    async def organisation_changed(self, organisation_id: int) -> None:
+        """Limits changed in the store."""
+        self._changes += 1
+        if organisation_id not in self._organisations:
+            return
+        self._organisations[organisation_id] = await self._store.organisation(organisation_id)
+        for key in self._keys.values():
+            if self._accounts[key.account_id].organisation_id == organisation_id:
+                self._refresh(key)
+
     def _forget(self, key: ApiKey) -> None:
         """Drops a key from memory: its next call loads it again. Its account's balance stays."""
         for public_id in self._credentials.pop(key.key_id, {}):
             self._engine.forget_credential(public_id)
         del self._keys[key.key_id]
         del self._key_rows[key.key_id]
+
+    @contextlib.contextmanager
+    def credit_moving(self, account_id: int) -> Iterator[None]:
+        """Around a change of an account's credits, in memory and in the store.
+
+        Without it a balance that is loaded just then could hold a committed addition that `credit_added` adds once
+        more, or miss a refund that is not committed yet.
+        """
+        self._moving[account_id] = self._moving.get(account_id, 0) + 1
+        try:
+            yield
+        finally:
+            self._moving[account_id] -= 1
+            if not self._moving[account_id]:
+                del self._moving[account_id]
+            self._changes += 1
 
     def credit_added(self, account_id: int, nano: int) -> None:
         """Committed credits become spendable."""
@@ -215,10 +247,7 @@ class Keyring:
             return None
         credential = self._engine.credential(public_id.encode())
         if credential is None:
-            changes = -1
-            while changes != self._changes:
-                changes = self._changes
-                loaded = await self._store.find_credential(public_id)
+            loaded = await self._read(public_id)
             credential = self._admit(loaded) if loaded is not None else None
             self._engine.put_credential(public_id.encode(), credential)
         return credential.key if credential is not None and self._engine.opens(credential, secret) else None
@@ -228,7 +257,7 @@ class Keyring:
         if key_id not in self._keys:
             for row in await self._store.credentials(key_id):
                 if not row.revoked_ms:
-                    loaded = await self._store.find_credential(row.public_id)
+                    loaded = await self._read(row.public_id)
                     if loaded is not None:
                         self._engine.put_credential(row.public_id.encode(), self._admit(loaded))
                     break

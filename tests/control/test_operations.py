@@ -142,7 +142,7 @@ async def test_credits_are_added_once_per_idempotency_key(run: Run, live: FakeLi
     again = await run("credit add", id="acct_1", amount="12.500000001", idempotency_key="order 7")
     assert again["entry_id"] == first["entry_id"]
     assert again["balance"] == "12.500000001"
-    assert live.told == [("added", 12_500_000_001)]
+    assert live.told == [("moving", 1), ("added", 12_500_000_001), ("moved", 1), ("moving", 1), ("moved", 1)]
     with pytest.raises(CommandError) as caught:
         await run("credit add", id="acct_1", amount="13", idempotency_key="order 7")
     assert caught.value.code == "conflict"

@@ -1,5 +1,7 @@
 """A stand-in for the running relay: keeps balances in a dictionary and notes what it was told."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from relay.config_values import ConfigError, Fault
@@ -21,6 +23,14 @@ class FakeLive:
 
     async def organisation_changed(self, organisation_id: int) -> None:
         self.told.append(("organisation", organisation_id))
+
+    @contextlib.contextmanager
+    def credit_moving(self, account_id: int) -> Iterator[None]:
+        self.told.append(("moving", account_id))
+        try:
+            yield
+        finally:
+            self.told.append(("moved", account_id))
 
     async def credit_added(self, account_id: int, nano: int) -> None:
         self.told.append(("added", nano))
