@@ -96,9 +96,19 @@ class Relay:
         admin.add_routes(self.api.app, self.operations, operator_token=self._operator_token)
         CustomerApi(self._store, self, lambda: self.config, self._authenticate).add_routes(self.api.app)
         await self.api.start()
-        await self._socket.start()
+        try:
+            await self._listen(sockets)
+            await self._socket.start()
+        except BaseException:
+            await self.stop()
+            raise
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._sweep()), loop.create_task(self._flush())]
+        gc.collect()
+        gc.freeze()  # what start-up made lives for ever: collections need not walk it again
+
+    async def _listen(self, sockets: list[socket.socket] | None) -> None:
+        loop = asyncio.get_running_loop()
         server = self.config.server
         tls = _server_tls(server.tls_certificate, server.tls_key) if server.tls_certificate else None
         listen = server.listen
@@ -115,8 +125,6 @@ class Relay:
             self._servers.append(
                 await loop.create_server(front_door, listen.host, listen.port, ssl=tls, backlog=BACKLOG)
             )
-        gc.collect()
-        gc.freeze()  # what start-up made lives for ever: collections need not walk it again
 
     @property
     def port(self) -> int:
