@@ -1,5 +1,6 @@
 """The usage tap against every provider's answers, at every cut, and against its oracle."""
 
+import itertools
 import json
 from collections import Counter
 
@@ -180,7 +181,7 @@ def test_numbers(text, value):
 
 
 def test_sums_stay_in_bounds():
-    huge = {name: 10**30 for name in ("input_tokens", "output_tokens", "cache_read_input_tokens")}
+    huge = dict.fromkeys(("input_tokens", "output_tokens", "cache_read_input_tokens"), 10**30)
     huge["cache_creation_input_tokens"] = 10**30
     usage = {**huge, "iterations": [{"type": "compaction", **huge}] * 50}
     result = found(MESSAGES, SSE, [sse(message_delta(usage))])
@@ -330,7 +331,7 @@ def test_any_stream(stream, ascii, end, cuts):
     format, events = stream
     body = "".join(f"data: {json.dumps(event, ensure_ascii=ascii)}{end}{end}" for event in events).encode()
     edges = sorted({min(cut, len(body)) for cut in cuts} | {0, len(body)})
-    chunks = [body[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    chunks = [body[a:b] for a, b in itertools.pairwise(edges)]
     result = found(format, SSE, chunks)
     assert result == tap_oracle.read(format, SSE, body, TABLE)
     assert all(0 <= result[name] <= USAGE_MAX for name in DIMENSIONS)
