@@ -33,6 +33,7 @@ def _arguments() -> argparse.ArgumentParser:
     run.add_argument("--model", default=MODEL, help="model to ask for at --base-url")
     run.add_argument("--calls-per-second", type=float, metavar="N", help="with --base-url: open loop at this rate")
     run.add_argument("--connections", type=int, metavar="N", help="with --base-url: connections (default 4)")
+    run.add_argument("--nice", type=int, default=0, help="priority of all that is started; below 0 needs privileges")
     run.add_argument("--output", type=Path, default=TARGET / "results", help="directory for the results")
     run.add_argument("--write-docs", type=Path, metavar="FILE", help="put the tables into this page")
     run.add_argument("--section", default="standard", help="which generated section of that page (default standard)")
@@ -92,7 +93,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"no contender {known[0]!r}; there are: {', '.join(CONTENDERS)}")
     tools = build()
     environment = machine()
-    runner = Runner(tools, choose_cores(), _say, _progress, model=arguments.model)
+    runner = Runner(tools, choose_cores(), _say, _progress, model=arguments.model, nice=arguments.nice)
     done: list[tuple[Scenario, ScenarioResult]] = []
     failed = False
     for scenario in scenarios:

@@ -81,6 +81,7 @@ class Programs:
     """Everything a run has started; `stop_all` in a finally block leaves nothing behind."""
 
     directory: Path
+    nice: int = 0  # of everything started; below zero needs privileges
     started: list[Program] = field(default_factory=list)
 
     def start(
@@ -96,6 +97,8 @@ class Programs:
                 start_new_session=True,
                 env={**os.environ, **(environment or {})},
             )
+        if self.nice:
+            os.setpriority(os.PRIO_PGRP, process.pid, self.nice)  # before it has threads, so that they inherit it
         program = Program(name, process, log)
         self.started.append(program)
         return program

@@ -111,9 +111,8 @@ def remarks(result: ScenarioResult) -> list[str]:
             found.append(f"{name}: other programs used up to {worst:.0%} of {where}")
         if name != "direct" and any(_load_core_full(s) for s in samples):
             found.append(f"{name}: the load's core was full before the proxy's, so calls/s is not its limit")
-        saturated = [s for s in samples if any("rate was more" in note for note in s.notes)]
-        if saturated:
-            found.append(f"{name}: the rate was more than it could take in {len(saturated)} round(s)")
+        texts = [note for s in samples for note in s.notes]
+        found += [f"{name}: {text}, in {texts.count(text)} round(s)" for text in dict.fromkeys(texts)]
     found += [f"{name}: left out: {reason}" for name, reason in result.unavailable.items()]
     found += [f"WRONG: {text}" for text in result.all_wrong]
     return found

@@ -188,18 +188,21 @@ class _Window:
 class Runner:
     """Runs scenarios one after the other in a directory of its own, and ends everything it started."""
 
-    def __init__(self, tools: Tools, cores: Cores, say: Say, progress: Say, *, model: str = MODEL) -> None:
+    def __init__(
+        self, tools: Tools, cores: Cores, say: Say, progress: Say, *, model: str = MODEL, nice: int = 0
+    ) -> None:
         self._tools = tools
         self._cores = cores
         self._say = say
         self._progress = progress
         self._model = model
+        self._nice = nice
 
     def run(self, scenario: Scenario, contenders: dict[str, Start], rounds: int) -> ScenarioResult:
         """All rounds of one scenario. ProgramError if a program fails; a wrong result is in the result, not raised."""
         with tempfile.TemporaryDirectory(prefix="relay-bench-") as name:
             directory = Path(name)
-            programs = Programs(directory)
+            programs = Programs(directory, self._nice)
             try:
                 return self._run(scenario, contenders, rounds, directory, programs)
             finally:
@@ -347,12 +350,13 @@ class Runner:
             model=self._model,
         )
         edges: list[_Window] = []
-        loaded_memory = 0
+        loaded_memory = open_streams = 0
         raw: dict[str, Any] = {}
         for document in client.lines():
             if "mark" in document:
                 if document["mark"] == "end":
                     loaded_memory = memory_bytes(pids)
+                    open_streams = document["open"]
                 edges.append(self._window(upstream.program.process.pid))
             elif "progress" in document:
                 p = document["progress"]
@@ -385,11 +389,11 @@ class Runner:
         if pids:
             figures["memory_bytes_idle"] = idle_memory
             figures["memory_bytes"] = loaded_memory
-            if scenario.case.stream:
-                figures["memory_bytes_per_stream"] = (loaded_memory - idle_memory) / scenario.load.connections
+            if scenario.case.stream and open_streams:
+                figures["memory_bytes_per_stream"] = (loaded_memory - idle_memory) / open_streams
         notes = []
-        if figures["foreign_share"] > 0.05:
-            notes.append(f"other programs used {figures['foreign_share']:.0%} of the proxy's core")
+        if scenario.case.stream and not scenario.load.rate and open_streams < 0.95 * scenario.load.connections:
+            notes.append(f"{open_streams} of {scenario.load.connections} streams were open")
         if raw["dropped"] or raw["queued_max"] > 4 * scenario.load.connections:
             notes.append("the rate was more than it could take")
         if background:

@@ -195,7 +195,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         "5,000 streams of 4 events per second each",
         partial(stream_case, "streams-5000", 60, gap_us=250_000),
         Load(
-            connections=5000, warmup_seconds=6, duration_seconds=8, drain_seconds=30, ramp_seconds=5, timeout_seconds=60
+            connections=5000, warmup_seconds=6, duration_seconds=8, drain_seconds=60, ramp_seconds=5, timeout_seconds=60
         ),
         (
             "lateness_p99.9_us",

@@ -445,6 +445,13 @@ static uint64_t faults_sum(void) {
     return sum;
 }
 
+/* Answers that have begun and not ended. */
+static int answers_open(void) {
+    int n = 0;
+    for (int i = 0; i < conf.connections; i++) n += conns[i]->active && conns[i]->first_byte_ns;
+    return n;
+}
+
 static void timer_fired(Timed *t, uint64_t now) {
     if (t == &start_mark) {
         begun = true;
@@ -456,7 +463,7 @@ static void timer_fired(Timed *t, uint64_t now) {
         read_clocks(cpu_end, &own_cpu_end);
         window_end = now_ns();
         ended = true;
-        printf("{\"mark\":\"end\"}\n");
+        printf("{\"mark\":\"end\",\"open\":%d}\n", answers_open());
         fflush(stdout);
     } else if (t == &arrival) {
         uint64_t due = t->due_ns;
