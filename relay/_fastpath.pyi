@@ -504,6 +504,7 @@ class Engine:
     refused_total: int
     faults_total: int
     unknown_refusals: dict[int, int]
+    limit_refusals: dict[tuple[int, int, str, str | None], int]
     def __init__(
         self, hooks: Any, pepper: bytes, default_tables: list[TokenTable], reasons: dict[int, bytes], seed: int
     ) -> None: ...

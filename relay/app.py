@@ -39,7 +39,7 @@ from relay.proxy.server import ApiServer, refusal
 from relay.storage import Store
 from relay.wire import headers as wire_headers
 from relay.wire import models as wire_models
-from relay.wire.endpoints import Endpoint
+from relay.wire.endpoints import D_GEMINI, Endpoint
 
 log = logging.getLogger("relay")
 
@@ -73,6 +73,7 @@ class Relay:
             body_idle_seconds=config.timeouts.body_idle_seconds,
         )
         self.hooks.handover = self.api.take_over
+        self.hooks.on_event = self._channel_event
         self.operations = Operations(store, self, config, pepper)
         self._socket = admin.SocketServer(self.operations, Path(config.server.data_dir))
         self._servers: list[asyncio.Server] = []
@@ -177,6 +178,19 @@ class Relay:
         if records:
             self.engine.records = []
             self._store.append_calls(records)
+        refusals = self.engine.limit_refusals
+        if refusals:
+            self.engine.limit_refusals = {}
+            now_ms = time.time_ns() // 1_000_000
+            self._store.append_events(
+                [
+                    (now_ms, "limit", code, account_id, key_id, scope, None, None, count, None)
+                    for (account_id, key_id, code, scope), count in refusals.items()
+                ]
+            )
+
+    def _channel_event(self, kind: str, code: str | None, channel: str | None) -> None:
+        self._store.append_events([(time.time_ns() // 1_000_000, kind, code, None, None, None, channel, None, 1, None)])
 
     def _store_failed(self, error: BaseException) -> None:
         self.failure = f"the store failed ({type(error).__name__}): what is on disk is consistent, start again"
@@ -347,6 +361,8 @@ class Relay:
     async def _local(self, request: web.Request, endpoint: Endpoint, model: str | None) -> web.StreamResponse:
         """Paths that the relay answers itself: the models that this key may use."""
         dialect = wire_models.models_dialect(endpoint.dialect, "anthropic-version" in request.headers)
+        if "x-goog-api-key" in request.headers or "key" in request.query:
+            dialect = D_GEMINI  # Google's SDK asks under /v1 as well
         try:
             caller = await self._authenticate(request)
         except CommandError as error:
@@ -356,7 +372,8 @@ class Relay:
         names = [
             entry.name
             for entry in self.engine.models.values()
-            if (caller.models is None or entry.name in caller.models) and (endpoint.dialect != 2 or entry.routes_of(2))
+            if (caller.models is None or entry.name in caller.models)
+            and (dialect != D_GEMINI or entry.routes_of(D_GEMINI))
         ]
         if model is not None:
             if model not in names:

@@ -118,6 +118,7 @@ cdef class ClientSide:
     cdef Call call
     cdef bint http10              # an HTTP/1.0 client: no chunked framing towards it
     cdef bint write_paused
+    cdef bint request_read        # nothing of the request is still to come
     cdef int64_t paused_tick
     cdef bytes last_secret        # the secret that last opened a key here, so that it is not digested again
     cdef Credential last_credential
@@ -140,7 +141,7 @@ cdef class Call:
     cdef ClientSide client
     cdef UpstreamConnection connection
     cdef int state
-    cdef bint connecting
+    cdef bint on_channel              # counted in its channel's in_flight
     cdef readonly int64_t id
     # request
     cdef Endpoint endpoint
@@ -156,7 +157,8 @@ cdef class Call:
     cdef int64_t max_cost_nano
     cdef list body
     cdef int64_t body_bytes
-    cdef bint body_complete, head_bad
+    cdef bint body_complete
+    cdef bint large_request           # head and body left as several pieces
     cdef RequestScanner scanner
     cdef bint stream
     # policy
@@ -355,11 +357,11 @@ cdef class Call:
         self.route = route
         self.attempts += 1
         route.channel.in_flight += 1
+        self.on_channel = True
         connection = route.channel.take_idle()
         self.phase_ns = monotonic_ns()
         if connection is None:
             self.state = C_CONNECT
-            self.connecting = True
             self.engine.hooks.connect(route.channel, self)
         else:
             self.send(connection)
@@ -371,7 +373,6 @@ cdef class Call:
 
     def connected(self, UpstreamConnection connection):
         """From the connect hook: a new connection is open."""
-        self.connecting = False
         if self.state != C_CONNECT:
             connection.give_back(monotonic_ns())     # the call ended meanwhile; the connection is good for another
             return
@@ -382,7 +383,6 @@ cdef class Call:
 
     def connect_failed(self, bint timed_out):
         """From the connect hook: no connection could be made."""
-        self.connecting = False
         if self.state == C_CONNECT:
             try:
                 self.attempt_failed(E_UPSTREAM_TIMEOUT if timed_out else E_UPSTREAM_UNAVAILABLE)
@@ -425,6 +425,7 @@ cdef class Call:
                 b.add_bytes(part)
             connection.transport.write(b.take())
         else:
+            self.large_request = True
             connection.transport.writelines([b.take(), *body])
         return 0
 
@@ -448,7 +449,6 @@ cdef class Call:
         """This attempt is over and the client has seen nothing: the next channel, or the refusal."""
         self.drop_connection()
         self.route.channel.failures += 1
-        self.route.channel.in_flight -= 1
         self.last_failure = code
         if self.tried is None:
             self.tried = []
@@ -461,8 +461,15 @@ cdef class Call:
             self.refuse(code, None)
         return 0
 
+    cdef void leave_channel(self):
+        if self.on_channel:
+            self.on_channel = False
+            self.route.channel.in_flight -= 1
+
     cdef void drop_connection(self):
+        """The upstream is of no use any more: its connection is closed, whatever it was sending."""
         cdef UpstreamConnection connection = self.connection
+        self.leave_channel()
         if connection is not None:
             self.connection = None
             connection.call = None
@@ -853,8 +860,10 @@ cdef class Call:
         cdef UpstreamConnection connection = self.connection
         cdef bint reusable = not (self.plain or (self.head.framing == B_CLOSE and not self.reframe))
         self.connection = None
-        self.route.channel.in_flight -= 1
-        if self.head.close or self.head.framing == B_CLOSE:
+        self.leave_channel()
+        if self.head.close or self.head.framing == B_CLOSE or (
+                self.large_request and connection.transport.get_write_buffer_size() > 0):
+            # the last: answered before the request had left, the rest of it would meet the next answer
             connection.call = None
             connection.close()
         else:
@@ -865,10 +874,9 @@ cdef class Call:
 
     cdef int fail(self, int code) except -1:
         """The answer has begun and cannot be finished: the dialect's error event where one can stand, then the close."""
-        cdef bytes event
+        cdef bytes event = None
         cdef object transport = self.client.transport
         self.drop_connection()
-        self.route.channel.in_flight -= 1
         if code != E_CLIENT_GONE and transport is not None and self.head_sent:
             if self.strip and self.held.size:
                 out = self.cleared_buffer()
@@ -880,6 +888,8 @@ cdef class Call:
                     self.endpoint.format, 1 if self.head.event_stream else 2, code, self.tap.sequence_number)
                 if event:
                     self.inject(event)
+            if not event and not self.reframe and (self.plain or self.head.framing == B_CLOSE):
+                transport.abort()     # no framing could show the cut: a reset must
         self.end(code, self.status, False)
         self.client.answered(False)
         return 0
@@ -942,8 +952,6 @@ cdef class Call:
             if state == C_RELAY:
                 self.fail(E_CLIENT_GONE)
             elif state != C_DONE:
-                if state in (C_CONNECT, C_HEAD, C_ERROR_BODY):
-                    self.route.channel.in_flight -= 1
                 self.drop_connection()
                 self.end(E_CLIENT_GONE, 499, False)
                 self.client.answered(False)
@@ -956,8 +964,6 @@ cdef class Call:
             if self.state == C_RELAY:
                 self.fail(code)
             elif self.state != C_DONE:
-                if self.state in (C_CONNECT, C_HEAD, C_ERROR_BODY):
-                    self.route.channel.in_flight -= 1
                 self.drop_connection()
                 self.refuse(code, None)
         except Exception as error:
@@ -967,11 +973,13 @@ cdef class Call:
         """Ends the call with an error of our own. Nothing of an upstream's answer has been seen by the client."""
         cdef int64_t retry_after_ns = 0
         cdef char[20] text
-        cdef bint reusable = self.body_complete
+        cdef bint reusable = self.client.request_read
         if self.state == C_DONE:
             return 0
         if self.admission is not None:
             retry_after_ns = self.admission.retry_after_ns
+            if param is None and self.admission.limited_scope is not None:
+                param = self.admission.limited_scope.kind
         self.engine.id_text(self.id, text)
         status, fields, body = self.engine.hooks.render_refusal(
             self.endpoint.dialect, code, PyUnicode_DecodeASCII(text, 18, NULL), retry_after_ns,
@@ -1007,12 +1015,8 @@ cdef class Call:
         if self.state == C_DONE:
             return
         try:
-            if self.connection is not None or self.connecting or self.state in (C_CONNECT, C_HEAD, C_ERROR_BODY, C_RELAY):
-                if self.route is not None:
-                    self.route.channel.in_flight -= 1
             self.drop_connection()
-            head_sent = self.head_sent
-            if head_sent:
+            if self.head_sent:
                 self.end(E_INTERNAL, self.status, False)
                 self.client.answered(False)
             else:
@@ -1038,7 +1042,9 @@ cdef class Call:
         memset(&usage, 0, sizeof(Usage))
         self.engine.calls.discard(self)
         if admission is not None and admission.state == A_OPEN:
-            if tap is not None and self.body_sent and status < 400:
+            if self.endpoint.free:
+                admission.release(now, self.attempts > 0)
+            elif tap is not None and self.body_sent and status < 400:
                 tap.finish()
                 usage = tap.usage
                 source = "upstream"
@@ -1061,6 +1067,8 @@ cdef class Call:
             code = E_NONE       # a client that closes behind the last event has finished
         elif code == E_CLIENT_GONE:
             status = 499
+        if E_RATE_LIMIT_REQUESTS <= code <= E_TOKENS_PER_CALL:
+            self.engine.note_refusal(self, code)
         if self.key is not None:
             self.engine.record(self, code, status, &usage, source, now)
         else:

@@ -38,6 +38,7 @@ cdef class Engine:
     cdef uint64_t random_state
     cdef readonly int64_t calls_total, refused_total, faults_total
     cdef readonly dict unknown_refusals   # error code -> count, of calls that no key could be found for
+    cdef public dict limit_refusals   # (account, key, code, scope) -> count, since the last reader took it
 
     def __init__(self, object hooks, bytes pepper, list default_tables, dict reasons, uint64_t seed):
         self.hooks = hooks
@@ -57,6 +58,7 @@ cdef class Engine:
         self.closing = set()
         self.records = []
         self.unknown_refusals = {}
+        self.limit_refusals = {}
         self.buffer = Buffer()
         self.request_head = RequestHead()
         self.attempts_max = 3
@@ -90,7 +92,7 @@ cdef class Engine:
 
     cdef bint resolve(self, Call call, const uint8_t* p, Py_ssize_t n) except -1:
         """Which endpoint a request target names. False: not for the front door."""
-        cdef Py_ssize_t i, path_size = n, colon = -1
+        cdef Py_ssize_t i, start, path_size = n, colon = -1
         cdef const uint8_t* mark
         for i in range(n):
             if not IS_TARGET[p[i]]:
@@ -99,20 +101,24 @@ cdef class Engine:
                 path_size = i
         call.endpoint = <Endpoint>self.routes.get(PyBytes_FromStringAndSize(<const char*>p, path_size))
         if call.endpoint is None:
-            if path_size < 18 or memcmp(p, b"/v1beta/models/", 15) != 0:
+            if path_size > 15 and memcmp(p, b"/v1beta/models/", 15) == 0:
+                start = 15
+            elif path_size > 11 and memcmp(p, b"/v1/models/", 11) == 0:
+                start = 11      # Google's SDK asks under /v1 as well
+            else:
                 return False
-            for i in range(15, path_size):
+            for i in range(start, path_size):
                 if p[i] == 47 or p[i] == 126 or p[i] == 64:
                     return False
                 if p[i] == 58:
                     colon = i
-            if colon <= 15:
+            if colon <= start:
                 return False
             call.endpoint = <Endpoint>self.gemini_methods.get(
                 PyBytes_FromStringAndSize(<const char*>p + colon + 1, path_size - colon - 1))
             if call.endpoint is None:
                 return False
-            call.path_model = PyBytes_FromStringAndSize(<const char*>p + 15, colon - 15)
+            call.path_model = PyBytes_FromStringAndSize(<const char*>p + start, colon - start)
         if path_size < n:
             return self.resolve_query(call, p + path_size + 1, n - path_size - 1)
         return True
@@ -329,6 +335,14 @@ cdef class Engine:
             (call.first_byte_ns - call.began_ns) // 1000 if call.first_byte_ns else None,
             address, agent, call.written_off_nano, (call.wall_ns // 1_000_000_000) // 86400,
         ))
+        return 0
+
+    cdef int note_refusal(self, Call call, int code) except -1:
+        """A limiter's refusal, for the events: counted, so that a flood of them makes few rows."""
+        cdef Scope scope = call.admission.limited_scope
+        if len(self.limit_refusals) < 10_000:
+            at = (call.key.account_id, call.key.key_id, ERROR_CODES[code], scope.kind if scope is not None else None)
+            self.limit_refusals[at] = self.limit_refusals.get(at, 0) + 1
         return 0
 
     cdef int refused_unknown(self, int code) except -1:

@@ -192,7 +192,14 @@ cdef class FrontDoor(ClientSide):
         if self.call is not None and self.call.connection is not None:
             self.call.connection.resume()
             self.call.active_tick = self.engine.tick
-        elif self.state == P_IDLE and self.pending is not None:
+        elif self.state == P_IDLE:
+            self.next_message()
+
+    cdef void next_message(self):
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        if self.pending is not None:
             self.serve()
 
     def data_received(self, bytes data):
@@ -218,12 +225,17 @@ cdef class FrontDoor(ClientSide):
                 self.pending += data
             if not self.write_paused:
                 self.serve()
+            else:
+                self.bound_pending()
             return
         if self.state == P_BUSY:
             self.pending = data if self.pending is None else self.pending + data
-            if PyBytes_GET_SIZE(self.pending) > PIPELINED_BYTES_MAX and not self.read_paused:
-                self.read_paused = True
-                self.transport.pause_reading()
+            self.bound_pending()
+
+    cdef void bound_pending(self):
+        if self.pending is not None and PyBytes_GET_SIZE(self.pending) > PIPELINED_BYTES_MAX and not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
 
     cdef void take_body(self, bytes data):
         cdef Call call = self.call
@@ -232,6 +244,7 @@ cdef class FrontDoor(ClientSide):
                 call.read(data)
             if self.body_left == 0 and self.state == P_BODY:
                 self.state = P_BUSY
+                self.request_read = True
                 if call is not None and call.state != C_DONE:
                     call.body_end()
         except Exception as error:
@@ -312,7 +325,8 @@ cdef class FrontDoor(ClientSide):
         self.close_after = head.close
         self.call = call
         have = n - end
-        if have >= head.length:
+        self.request_read = have >= head.length
+        if self.request_read:
             self.body_left = 0
             self.state = P_BUSY
             if have == head.length:
@@ -359,11 +373,8 @@ cdef class FrontDoor(ClientSide):
             return
         self.state = P_IDLE
         self.since_tick = self.engine.tick
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
-        if self.pending is not None:
-            self.serve()
+        if not self.write_paused:
+            self.next_message()
 
     cdef int sweep(self) except -1:
         """Deadlines of this connection; four times a second."""
@@ -444,6 +455,7 @@ cdef class Bridge(ClientSide):
 
     def body_end(self):
         cdef Call call = self.call
+        self.request_read = True
         if call is not None and call.state != C_DONE:
             try:
                 call.body_end()

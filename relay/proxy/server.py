@@ -122,6 +122,10 @@ def refusal(dialect: int, code: str, *, headers: dict[str, str] | None = None) -
     return response
 
 
+async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "relay"  # aiohttp would tell its version and Python's
+
+
 class _Runner(web.AppRunner):
     """Serves an application with our protocol."""
 
@@ -146,6 +150,7 @@ class ApiServer:
         self.header_seconds = header_seconds
         self.body_idle_seconds = body_idle_seconds
         self.app = web.Application(client_max_size=1 << 20)
+        self.app.on_response_prepare.append(_name_server)
         self._runner: _Runner | None = None
 
     async def start(self) -> None:
