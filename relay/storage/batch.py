@@ -17,6 +17,7 @@ from relay.records import (
     C_ACCOUNT,
     C_COST_NANO,
     C_ID,
+    C_WRITE_OFF_NANO,
     CALL_COLUMNS,
     CALL_IDS_PER_DAY,
     EVENT_COLUMNS,
@@ -71,8 +72,12 @@ TEXT_LENGTH_MAX: Final = {
     "user_agent": 256,
 }
 TEXT_REQUIRED: Final = {"path": "", "usage_source": "none"}
+IDS: Final = frozenset({"id", "account_id", "organisation_id", "key_id"})
 INTEGER_OPTIONAL: Final = frozenset({"account_id", "organisation_id", "key_id", "first_byte_us"})
 INTEGER_MAX: Final = 2**63 - 1
+# No call has more tokens, images or microseconds; sums of many of these still fit.
+MEASURE_MAX: Final = 2**40
+COST_MAX_NANO: Final = 10**16  # ten million credits; in the schema, too
 
 
 class BatchWriter:
@@ -196,7 +201,7 @@ class BatchWriter:
                 last_used[key_id] = day
                 used_keys.append((day, key_id))
             if cost_nano:
-                write_off_nano = call[26]
+                write_off_nano = call[C_WRITE_OFF_NANO]
                 if write_off_nano:
                     write_off_nano = min(write_off_nano, cost_nano)
                     write_offs.append((account_id, write_off_nano, call_id))
@@ -287,19 +292,22 @@ def mended_call(call: CallRecord) -> CallRecord:
         call[C_ACCOUNT], int | None
     ):
         raise ValueError("a call record without id, account or cost")
-    if not 0 <= call[C_ID] <= INTEGER_MAX or not 0 <= call[C_COST_NANO] <= INTEGER_MAX:
+    write_off_nano = call[C_WRITE_OFF_NANO] if isinstance(call[C_WRITE_OFF_NANO], int) else 0
+    taken_nano = call[C_COST_NANO] - max(write_off_nano, 0)
+    if not 0 <= call[C_ID] <= INTEGER_MAX or call[C_COST_NANO] < 0 or taken_nano > COST_MAX_NANO:
         raise ValueError("a call record with an id or a cost out of range")
+    cost_nano = min(call[C_COST_NANO], COST_MAX_NANO)  # what is cut off was written off
     mended: list[Any] = []
     for name, value in zip(CALL_COLUMNS, call, strict=False):
         if name in TEXT_LENGTH_MAX:
             good = isinstance(value, str) and len(value) <= TEXT_LENGTH_MAX[name] and _is_text(value)
             mended.append(value if good else TEXT_REQUIRED.get(name))
         elif isinstance(value, int):
-            mended.append(min(max(int(value), 0), INTEGER_MAX))
+            mended.append(min(max(int(value), 0), INTEGER_MAX if name in IDS else MEASURE_MAX))
         else:
             mended.append(None if name in INTEGER_OPTIONAL else 0)
-    write_off_nano = call[26] if isinstance(call[26], int) else 0
-    return (*mended, max(write_off_nano, 0), call[C_ID] // CALL_IDS_PER_DAY)
+    mended[C_COST_NANO] = cost_nano
+    return (*mended, min(cost_nano, cost_nano - taken_nano), call[C_ID] // CALL_IDS_PER_DAY)
 
 
 def mended_event(event: EventRecord) -> EventRecord:

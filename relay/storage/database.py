@@ -10,6 +10,7 @@ unseen is lost data (the next fsync reports success).
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -72,7 +73,13 @@ class Worker:
         # end.
         thread: Thread = connection._thread
         thread.daemon = True
-        await connection
+        try:
+            await connection
+        except BaseException:
+            # Its thread ends by itself, but reports that to this event loop, which must still be there.
+            while thread.is_alive():  # noqa: ASYNC110 - a thread, not a task
+                await asyncio.sleep(0.001)
+            raise
         return cls(connection, opened[0])
 
     async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
@@ -224,7 +231,9 @@ def _check(path: Path) -> None:
         if version > latest:
             raise StoreUnusable(f"{path}: written by a newer relay (schema {version}, this one knows {latest})")
         (entries,) = connection.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()
-        connection.execute("SELECT id FROM accounts LIMIT 1").fetchone()
+        connection.execute("SELECT plan FROM accounts LIMIT 1").fetchone()
+        connection.execute("SELECT name FROM keys LIMIT 1").fetchone()
+        connection.execute("SELECT last4 FROM credentials LIMIT 1").fetchone()
         connection.execute("SELECT id FROM calls ORDER BY id DESC LIMIT 1").fetchone()
         if entries <= CHECKED_ENTRIES_MAX:
             problems = connection.execute("PRAGMA quick_check(entries)").fetchall()

@@ -78,6 +78,7 @@ class GroupCommit:
         self._recent: deque[tuple[int, Sequence[CallRecord]]] = deque()  # groups committed while reads were under way
         self._checkpoint_timer: asyncio.TimerHandle | None = None
         self._rows_at_checkpoint = 0
+        self._closed = False
         self._background: set[asyncio.Task[None]] = set()
 
     # -- queue
@@ -87,12 +88,16 @@ class GroupCommit:
         return len(self._calls) + len(self._events)
 
     def append_calls(self, records: list[CallRecord]) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
         self._calls += records
         self._calls_placed += len(records)
         if self._timer is None or len(self._calls) >= self._records_max:
             self._schedule()
 
     def append_events(self, records: list[EventRecord]) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
         room = EVENTS_QUEUED_MAX - len(self._events)
         if len(records) > room:
             self.events_dropped += len(records) - room
@@ -106,7 +111,7 @@ class GroupCommit:
         """Commit at once if enough waits, else after the interval; while a store cannot be written, only its timer
         tries.
         """
-        if self._task is not None or self._failure is not None or not self.writable:
+        if self._task is not None or self._failure is not None or self._closed or not self.writable:
             return
         if self._flushing or len(self._calls) >= self._records_max:
             self._start()
@@ -122,8 +127,7 @@ class GroupCommit:
 
     async def flush(self) -> None:
         """Wait until everything queued before this is committed."""
-        if self._failure is not None:
-            raise self._failure
+        self._require_open()
         if not self.pending and self._task is None and self.writable:
             return
         future: asyncio.Future[None] = self._loop.create_future()
@@ -256,9 +260,14 @@ class GroupCommit:
         """Run a job that manages its own transaction."""
         return await self._run(job)
 
-    async def _run(self, job: Callable[[sqlite3.Connection], T]) -> T:
+    def _require_open(self) -> None:
         if self._failure is not None:
             raise self._failure
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+
+    async def _run(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        self._require_open()
         try:
             result = await self._worker.run(job)
         except StoreUnavailable as error:
@@ -290,20 +299,35 @@ class GroupCommit:
         except StoreError as error:
             self.failed(error)
 
-    async def checkpoint(self) -> None:
-        """Move what is in the WAL into the database. Raises StoreFailed (final), StoreUnavailable (disk full)."""
+    async def checkpoint(self, *, truncate: bool = False) -> None:
+        """Move what is in the WAL into the database. Raises StoreFailed (final), StoreUnavailable (disk full).
+
+        truncate: also empty the WAL, if no reader needs it within a tenth of a second.
+        """
         if self._checkpoint_timer is not None:
             self._checkpoint_timer.cancel()
             self._checkpoint_timer = None
 
         def job(connection: sqlite3.Connection) -> int:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            if truncate:
+                connection.execute("PRAGMA busy_timeout = 100")
+                try:
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                finally:
+                    connection.execute("PRAGMA busy_timeout = 5000")
+            else:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             return connection.total_changes
 
-        self._rows_at_checkpoint = await self._worker.run(job)
+        try:
+            self._rows_at_checkpoint = await self._worker.run(job)
+        except StoreFailed as error:
+            self.failed(error)
+            raise
 
     async def close(self) -> None:
         """Stop timers and tasks; what is still queued is left alone."""
+        self._closed = True
         for timer in (self._timer, self._checkpoint_timer):
             if timer is not None:
                 timer.cancel()

@@ -60,6 +60,17 @@ def balance_of(connection: sqlite3.Connection, account_id: int) -> int:
     return int(balance_nano)
 
 
+def snapshot_balance(connection: sqlite3.Connection, account_id: int) -> tuple[int, int]:
+    """The balance, and the number of the last group of calls that it contains. Raises NotFound."""
+    connection.execute("BEGIN")
+    try:
+        require_account(connection, account_id)
+        (batch,) = connection.execute("SELECT batch FROM store").fetchone()
+        return balance_of(connection, account_id), batch
+    finally:
+        connection.execute("COMMIT")
+
+
 def entries_of(connection: sqlite3.Connection, account_id: int, after_id: int, limit: int) -> list[EntryRow]:
     rows = connection.execute(
         "SELECT id, account_id, kind, amount_nano, call_id, reason, idempotency_key, time_ms FROM entries"

@@ -174,6 +174,19 @@ class Store:
         """Call records and events that are queued and not yet committed."""
         return self._group.pending
 
+    @property
+    def events_dropped(self) -> int:
+        """Events that came while 10,000 were queued, since start."""
+        return self._group.events_dropped
+
+    @property
+    def shortfall_nano(self) -> int:
+        """Cost of calls that neither a lot nor their own write-off covered, since start; it was written off.
+
+        Anything but 0 says that live balances were higher than the ledger's.
+        """
+        return self._writer.shortfall_nano
+
     def on_fatal(self, callback: Callable[[BaseException], None]) -> None:
         """Called once, in the loop, when the store can be trusted no more (failed fsync): the process has to end."""
         self._fatal_callbacks.append(callback)
@@ -348,14 +361,16 @@ class Store:
     # -- ledger
 
     async def balance(self, account_id: int) -> int:
-        """Committed balance in nano-credits, with everything queued counted. Raises NotFound."""
-        await self._group.flush()
-
-        def job(db: Connection) -> int:
-            ledger.require_account(db, account_id)
-            return ledger.balance_of(db, account_id)
-
-        return await self._read(job)
+        """In nano-credits, less what queued calls cost. Does not wait for the writer. Raises NotFound."""
+        self._group.begin_snapshot()
+        try:
+            balance_nano, batch = await self._read(lambda db: ledger.snapshot_balance(db, account_id))
+            for record in self._group.records_behind(batch):
+                if record[C_ACCOUNT] == account_id:
+                    balance_nano -= record[C_COST_NANO] - min(record[C_WRITE_OFF_NANO], record[C_COST_NANO])
+        finally:
+            self._group.end_snapshot()
+        return max(balance_nano, 0)
 
     async def add_credit(
         self,
@@ -533,6 +548,7 @@ class Store:
             deleted += count
         while await self._group.step(lambda db: calls.delete_events_before(db, before_ms, step)) == step:
             pass
+        await self._group.checkpoint(truncate=True)  # the WAL holds the pages as they were before
         return deleted
 
     async def backup(self, path: str | Path) -> int:

@@ -86,6 +86,10 @@ CREATE TRIGGER entries_are_not_changed BEFORE UPDATE ON entries
 BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END;
 CREATE TRIGGER entries_are_not_deleted BEFORE DELETE ON entries
 BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END;
+-- REPLACE deletes without the trigger above.
+CREATE TRIGGER entries_are_not_replaced BEFORE INSERT ON entries
+WHEN EXISTS (SELECT 1 FROM entries WHERE id = NEW.id OR idempotency_key = NEW.idempotency_key)
+BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END;
 
 -- Credit by origin. is_open is only cleared when nothing remains.
 CREATE TABLE lots (
@@ -122,6 +126,9 @@ CREATE TRIGGER entry_lots_are_not_changed BEFORE UPDATE ON entry_lots
 BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END;
 CREATE TRIGGER entry_lots_are_not_deleted BEFORE DELETE ON entry_lots
 BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END;
+CREATE TRIGGER entry_lots_are_not_replaced BEFORE INSERT ON entry_lots
+WHEN EXISTS (SELECT 1 FROM entry_lots WHERE entry_id = NEW.entry_id AND lot_id = NEW.lot_id)
+BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END;
 
 CREATE TABLE rate_cards (
     id TEXT PRIMARY KEY CHECK (length(id) BETWEEN 1 AND 64),
@@ -131,6 +138,9 @@ CREATE TABLE rate_cards (
 CREATE TRIGGER rate_cards_are_not_changed BEFORE UPDATE ON rate_cards
 BEGIN SELECT RAISE(ABORT, 'rate cards are immutable'); END;
 CREATE TRIGGER rate_cards_are_not_deleted BEFORE DELETE ON rate_cards
+BEGIN SELECT RAISE(ABORT, 'rate cards are immutable'); END;
+CREATE TRIGGER rate_cards_are_not_replaced BEFORE INSERT ON rate_cards
+WHEN EXISTS (SELECT 1 FROM rate_cards WHERE id = NEW.id)
 BEGIN SELECT RAISE(ABORT, 'rate cards are immutable'); END;
 
 -- What many calls have in common, stored once: names of the route table, the catalogue and the configuration, and closed
@@ -164,7 +174,7 @@ CREATE TABLE calls (
     images INTEGER NOT NULL,
     video_seconds INTEGER NOT NULL,
     web_searches INTEGER NOT NULL,
-    cost_nano INTEGER NOT NULL CHECK (cost_nano >= 0),
+    cost_nano INTEGER NOT NULL CHECK (cost_nano BETWEEN 0 AND 10000000000000000),
     latency_us INTEGER NOT NULL,
     first_byte_us INTEGER,
     source_ip TEXT CHECK (length(source_ip) <= 45),

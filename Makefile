@@ -1,0 +1,35 @@
+# `make run` and `make test` need Python >= 3.11, a C compiler and make; everything else goes into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := setup.py relay/_fastpath.pyx $(wildcard relay/fastpath/*)
+
+.PHONY: run test lint bench soak asan fuzz clean
+
+run: .make-build
+	$(BIN)/python -m relay demo
+
+test: .make-build
+	$(BIN)/python -m pytest
+
+lint: .make-build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check relay tests benchmarks tools setup.py
+	$(BIN)/mypy
+
+bench: .make-build
+	$(BIN)/python -m benchmarks run --standard
+
+# The lock file pins every package by hash; the project itself is built in place, so that editing needs no reinstall.
+.make-venv: requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	touch $@
+
+.make-build: .make-venv $(SOURCES)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	touch $@
+
+clean:
+	rm -rf $(VENV) .make-venv .make-build build relay/_fastpath.c relay/_fastpath*.so
