@@ -15,6 +15,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 from aiohttp import http_parser, web
 
@@ -131,6 +132,12 @@ class Relay:
     def port(self) -> int:
         """The TCP port that was bound (for `listen` with port 0)."""
         return int(self._servers[0].sockets[0].getsockname()[1])
+
+    @property
+    def address(self) -> str:
+        """Where it listens, with the port that the system gave for port 0."""
+        listen = self.config.server.listen
+        return str(listen) if listen.unix_path else str(msgspec.structs.replace(listen, port=self.port))
 
     async def stop(self) -> None:
         """Drains: idle connections close at once, calls in flight finish up to `drain_seconds`, then are ended."""
@@ -431,7 +438,7 @@ async def _serve(config: Config) -> int:
             loop.add_signal_handler(number, ask_to_stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(_reload(relay)))
         await relay.start()
-        log.info("listening on %s", server.listen)
+        log.info("listening on %s", relay.address)
         await relay.stopping.wait()
         log.info("stopping: %d calls in flight", relay.engine.open_calls)
         await relay.stop()
