@@ -1055,7 +1055,7 @@ cdef class Call:
                     usage.input_tokens = self.prompt_tokens
                     usage.output_tokens = tap.counted_tokens()
                     source = "estimated"
-                elif not complete and not tap.terminal_seen:
+                elif not tap.terminal_seen and (not complete or tap.error_seen):
                     if usage.output_tokens < tap.counted_tokens():
                         usage.output_tokens = tap.counted_tokens()
                         source = "estimated"
