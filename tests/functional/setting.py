@@ -1,0 +1,102 @@
+"""The configuration that most tests share, and its prices."""
+
+from decimal import Decimal
+
+# Credits per million tokens: input, output, cache read, cache write, cache write of one hour; then search, image.
+PRICES: dict[str, tuple[str, ...]] = {
+    "gpt-4o": ("2.5", "10", "1.25", "2.5", "2.5", "0.01", "0.04"),
+    "gpt-5": ("1.25", "10", "0.125", "1.25", "1.25", "0.01", "0.04"),
+    "text-embedding-3-small": ("0.02", "0", "0.02", "0.02", "0.02", "0", "0"),
+    "gpt-renamed": ("0.000000001", "0.000000003", "0", "0", "0", "0", "0"),
+    "gpt-strip": ("2.5", "10", "1.25", "2.5", "2.5", "0", "0"),
+    "gpt-bad-key": ("1", "1", "1", "1", "1", "0", "0"),
+    "missing-upstream": ("1", "1", "1", "1", "1", "0", "0"),
+    "gpt-down": ("1", "1", "1", "1", "1", "0", "0"),
+    "gpt-failover": ("1", "2", "1", "1", "1", "0", "0"),
+    "claude-sonnet-5": ("3", "15", "0.3", "3.75", "6", "0.01", "0"),
+    "gemini-2.5-flash": ("0.3", "2.5", "0.075", "0.3", "0.3", "0.035", "0"),
+    "gemini-3-pro": ("2", "12", "0.2", "2", "2", "0.014", "0"),
+    "gemini-embedding-001": ("0.15", "0", "0", "0", "0", "0", "0"),
+    "raw-chat": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
+    "raw-strip": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
+    "raw-claude": ("1", "2", "0.5", "1.5", "2", "0", "0"),
+    "raw-gemini": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
+    "raw-slow": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
+}
+_FIELDS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "web_search", "image")
+OPERATOR_TOKEN = "operator-token-of-the-tests"
+SIM_KEY = "sim-operator-key"
+RAW_KEY = "raw-operator-key"
+BODY_BYTES_MAX = 1 << 20
+
+
+def cost_nano(
+    model: str, input: int = 0, output: int = 0, cache_read: int = 0, cache_write: int = 0, cache_write_1h: int = 0,
+    web_searches: int = 0, images: int = 0,
+) -> int:  # fmt: skip
+    """The price of a call, rounded up to a whole nano-credit once."""
+    prices = [Decimal(price) for price in PRICES[model]]
+    tokens = (input, output, cache_read, cache_write, cache_write_1h)
+    total = sum(count * price * 1000 for count, price in zip(tokens, prices, strict=False))  # nano per token
+    total += (web_searches * prices[5] + images * prices[6]) * 10**9
+    return -int(-total // 1)
+
+
+def channel(name: str, api: str, base_url: str, models: str, key: str, *more: str) -> str:
+    lines = ["[[channels]]", f'name = "{name}"', f'api = "{api}"', f'base_url = "{base_url}"']
+    return "\n".join([*lines, f'api_keys = ["{key}"]', f"models = {models}", *more, ""])
+
+
+def rates() -> str:
+    tables = []
+    for model, prices in PRICES.items():
+        tables.append(f'[[rates]]\nmodel = "{model}"')
+        tables += [f'{name} = "{price}"' for name, price in zip(_FIELDS, prices, strict=True)]
+    return "\n".join(tables) + "\n"
+
+
+def config_text(simulator: str, raw: str) -> str:
+    """Short deadlines, no limits in the plan `open`, channels to the simulator, to raw scripts and to nowhere."""
+    head = f"""\
+[server]
+drain_seconds = 5
+body_bytes_max = {BODY_BYTES_MAX}
+[admin]
+token = "{OPERATOR_TOKEN}"
+[timeouts]
+header_seconds = 2
+body_idle_seconds = 1
+connect_seconds = 2
+first_byte_seconds = 20
+stream_idle_seconds = 20
+write_stall_seconds = 1
+[plans.open]
+rpm = 0
+tpm = 0
+concurrency = 0
+[billing]
+prompt_margin_permille = 100
+"""
+    nowhere = "http://127.0.0.1:9/v1"  # the port of discard: nobody listens
+    channels = [
+        channel(
+            "sim-openai", "openai", simulator + "/v1",
+            '["gpt-4o", "gpt-5", "text-embedding-3-small", "gpt-unpriced", "missing-upstream"]', SIM_KEY,
+        ),
+        channel("sim-renaming", "openai", simulator + "/v1", '{ "gpt-renamed" = "gpt-4o-2024-11-20" }', SIM_KEY),
+        channel("sim-strip", "openai", simulator + "/v1", '["gpt-strip"]', SIM_KEY, 'ask_usage = "strip"'),
+        channel("sim-bad-key", "openai", simulator + "/v1", '["gpt-bad-key"]', "not-a-key-of-the-simulator"),
+        channel("sim-anthropic", "anthropic", simulator, '["claude-sonnet-5"]', SIM_KEY),
+        channel("sim-gemini", "gemini", simulator, '["gemini-2.5-flash", "gemini-3-pro", "gemini-embedding-001"]', SIM_KEY),
+        channel("down", "openai", nowhere, '["gpt-down", "gpt-failover"]', "nobody"),
+        channel("after-down", "openai", simulator + "/v1", '["gpt-failover"]', SIM_KEY, "priority = 1"),
+        channel("raw-openai", "openai", raw + "/v1", '["raw-chat"]', RAW_KEY),
+        channel("raw-strip", "openai", raw + "/v1", '["raw-strip"]', RAW_KEY, 'ask_usage = "strip"'),
+        channel("raw-anthropic", "anthropic", raw, '["raw-claude"]', RAW_KEY),
+        channel("raw-gemini", "gemini", raw, '["raw-gemini"]', RAW_KEY),
+        channel(
+            "raw-slow", "openai", raw + "/v1", '["raw-slow"]', RAW_KEY,
+            "[channels.timeouts]", "first_byte_seconds = 0.5", "stream_idle_seconds = 0.5",
+        ),
+    ]  # fmt: skip
+    return head + "".join(channels) + rates()
