@@ -87,7 +87,10 @@ prompt_margin_permille = 100
         channel("sim-strip", "openai", simulator + "/v1", '["gpt-strip"]', SIM_KEY, 'ask_usage = "strip"'),
         channel("sim-bad-key", "openai", simulator + "/v1", '["gpt-bad-key"]', "not-a-key-of-the-simulator"),
         channel("sim-anthropic", "anthropic", simulator, '["claude-sonnet-5"]', SIM_KEY),
-        channel("sim-gemini", "gemini", simulator, '["gemini-2.5-flash", "gemini-3-pro", "gemini-embedding-001"]', SIM_KEY),
+        channel(
+            "sim-gemini", "gemini", simulator,
+            '["gemini-2.5-flash", "gemini-3-pro", "gemini-embedding-001"]', SIM_KEY,
+        ),
         channel("down", "openai", nowhere, '["gpt-down", "gpt-failover"]', "nobody"),
         channel("after-down", "openai", simulator + "/v1", '["gpt-failover"]', SIM_KEY, "priority = 1"),
         channel("raw-openai", "openai", raw + "/v1", '["raw-chat"]', RAW_KEY),
