@@ -519,3 +519,15 @@ class Engine:
     def stop_all(self, code: int) -> None: ...
     def sweep(self) -> None: ...
     def close_clients(self, idle_only: bool) -> None: ...
+
+# -- fold.pxi: the store's writer
+
+def fold_calls(
+    records: list[tuple[Any, ...]],
+    shapes: dict[tuple[Any, ...], int],
+    shape_id: Callable[[tuple[Any, ...]], int],
+    last_used: dict[int, int],
+) -> tuple[
+    list[Any], list[Any], list[Any], list[int], list[int], list[tuple[int, int, int]], list[tuple[int, int]]
+]:
+    """A group of call records into values for the store's statements; see fold.pxi for the shape of each list."""

@@ -7,8 +7,6 @@ every step, and each time a busy event loop can keep it for milliseconds.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from itertools import chain
 from typing import Any, Final
 
 # Sizes of the statements: a batch is cut into as many of the largest as fit, then of the next.
@@ -18,12 +16,14 @@ ROWS_PER_STATEMENT: Final = (64, 8, 1)
 class ManyRows:
     """`INSERT INTO x VALUES` / `REPLACE INTO x VALUES` for any number of rows of `columns` values each."""
 
-    def __init__(self, head: str, columns: int, tail: str = "") -> None:
-        row = "(" + ",".join("?" * columns) + ")"
+    def __init__(self, head: str, columns: int, tail: str = "", row: str = "") -> None:
+        """row: the text of one row, with as many question marks as `columns`; by default nothing but these."""
+        row = row or "(" + ",".join("?" * columns) + ")"
+        assert row.count("?") == columns
         self._columns = columns
         self._texts = tuple((rows, " ".join((head, ",".join([row] * rows), tail))) for rows in ROWS_PER_STATEMENT)
 
-    def run_flat(self, connection: sqlite3.Connection, values: list[Any]) -> None:
+    def run(self, connection: sqlite3.Connection, values: list[Any]) -> None:
         """All rows' values, one behind the other."""
         start, end = 0, len(values)
         for rows, text in self._texts:
@@ -31,6 +31,3 @@ class ManyRows:
             while end - start >= size:
                 connection.execute(text, values[start : start + size])
                 start += size
-
-    def run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> None:
-        self.run_flat(connection, list(chain.from_iterable(rows)))
