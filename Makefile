@@ -19,7 +19,7 @@ lint: .make-build
 	$(BIN)/mypy
 
 bench: .make-build
-	$(BIN)/python -m benchmarks run --standard
+	$(BIN)/python -m benchmarks run --write-docs docs/performance.md
 
 # The lock file pins every package by hash; the project itself is built in place, so that editing needs no reinstall.
 .make-venv: requirements.lock

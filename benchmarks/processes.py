@@ -60,20 +60,30 @@ class Program:
     def output(self) -> str:
         return self.log.read_text(errors="replace")[-3000:]
 
+    def ended(self) -> bool:
+        """Whether it is over. Its exit status is left in place, so that nothing else gets its number before `stop`."""
+        if self.process.returncode is not None:
+            return True
+        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def check(self) -> None:
         """ProgramError if it has ended."""
-        if self.process.poll() is not None:
-            raise ProgramError(f"{self.name} ended with status {self.process.returncode}:\n{self.output()}")
+        if self.ended():
+            raise ProgramError(f"{self.name} ended with status {self.process.wait()}:\n{self.output()}")
 
-    def stop(self, timeout_seconds: float = 10.0) -> None:
-        """SIGTERM, then SIGKILL to the whole group; returns when the program is gone."""
+    def stop(self, timeout_seconds: float = 10.0) -> int:
+        """SIGTERM, then SIGKILL to the whole group; returns the exit status when the program is gone."""
+        if self.process.returncode is None:
+            self._signal(signal.SIGTERM)
+            end = time.monotonic() + timeout_seconds
+            while not self.ended() and time.monotonic() < end:
+                time.sleep(0.005)
+            self._signal(signal.SIGKILL)
+        return self.process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout_seconds)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+            os.killpg(self.process.pid, number)
 
 
 @dataclass

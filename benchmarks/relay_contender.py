@@ -6,20 +6,22 @@ spending caps of their own. Afterwards its call records and its ledger are compa
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import sqlite3
+import ssl
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from .cases import MODEL
 from .contenders import HOST, Setting, Tally, Target, UnavailableError
 from .grow import grow
-from .processes import ProgramError, free_port, wait_listening
+from .processes import Program, ProgramError, free_port, wait_listening
 
 ROOT = Path(__file__).parent.parent
 FLUSH_SECONDS_MAX = 15.0
@@ -106,7 +108,9 @@ def start_relay(name: str, setting: Setting) -> Target:
     environment = {"BENCH_UPSTREAM_KEY": "sk-simulated-upstream", "PYTHONPATH": str(ROOT)}
     if setting.certificates:
         environment["SSL_CERT_FILE"] = str(setting.certificates.authority)
-    from relay.cli_client import send  # here: everything else in the suite works without relay
+    # here, because everything else in the suite works without relay
+    from relay.cli_client import NotRunning, send
+    from relay.control.failures import CommandError
 
     cli = _CommandLine(config, environment)
     account = cli("account", "create", "--email", "bench@example.com", "--plan", "bench")["id"]
@@ -118,17 +122,42 @@ def start_relay(name: str, setting: Setting) -> Target:
     program = setting.programs.start(
         name, [sys.executable, "-m", "relay", "serve", "--config", config], setting.cores.proxy, environment
     )
-    wait_listening(program, port)
+    started = time.monotonic()
+    wait_ready(program, port, setting)
+    ready_seconds = time.monotonic() - started
     # over the relay's socket, as the command does it: a thousand processes would take minutes
-    keys = [
-        send(data, "key create", {"id": account, "name": f"bench {i}", **KEY_LIMITS})["secret"]
-        for i in range(setting.keys)
-    ]
+    try:
+        keys = [
+            send(data, "key create", {"id": account, "name": f"bench {i}", **KEY_LIMITS})["secret"]
+            for i in range(setting.keys)
+        ]
+    except (NotRunning, CommandError) as failure:
+        raise ProgramError(f"key create: {type(failure).__name__} {failure}\n{program.output()}") from None
 
     def books(tally: Tally) -> list[str]:
         return check_books(data, cli, last_id, tally, verify=name != "relay-grown")
 
-    return Target(name, HOST, port, setting.client_tls, program, keys=keys, books=books)
+    return Target(name, HOST, port, setting.client_tls, program, keys=keys, books=books, ready_seconds=ready_seconds)
+
+
+def wait_ready(program: Program, port: int, setting: Setting, timeout_seconds: float = 30.0) -> None:
+    """Until /readyz says 200. ProgramError if the program ends or takes longer."""
+    end = time.monotonic() + timeout_seconds
+    wait_listening(program, port, timeout_seconds)
+    while time.monotonic() < end:
+        program.check()
+        connection: http.client.HTTPConnection
+        if setting.client_tls and setting.certificates:
+            context = ssl.create_default_context(cafile=str(setting.certificates.authority))
+            connection = http.client.HTTPSConnection("localhost", port, timeout=5, context=context)
+        else:
+            connection = http.client.HTTPConnection(HOST, port, timeout=5)
+        with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
+            connection.request("GET", "/readyz")
+            if connection.getresponse().status == 200:
+                return
+        time.sleep(0.01)
+    raise ProgramError(f"{program.name} was not ready within {timeout_seconds} s:\n{program.output()}")
 
 
 def check_books(data: Path, cli: _CommandLine, last_id: int, tally: Tally, *, verify: bool) -> list[str]:
@@ -166,12 +195,12 @@ def _reading(data: Path) -> sqlite3.Connection:
 
 
 def _last_call_id(data: Path) -> int:
-    with closing(_reading(data)) as connection:
+    with contextlib.closing(_reading(data)) as connection:
         return int(connection.execute("SELECT coalesce(max(id), 0) FROM calls").fetchone()[0])
 
 
 def _recorded(data: Path, last_id: int) -> tuple[tuple[int, int, int, int], int]:
-    with closing(_reading(data)) as connection:
+    with contextlib.closing(_reading(data)) as connection:
         row = connection.execute(
             "SELECT count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),"
             " coalesce(sum(cost_nano), 0), count(*) FILTER"

@@ -21,6 +21,7 @@ SHOWN: dict[str, tuple[str, float, int]] = {
     "calls_per_second": ("calls/s", 1, 0),
     "events_per_second": ("events/s", 1, 0),
     "memory_bytes_per_stream": ("KiB/stream", 1024, 1),
+    "ready_seconds": ("ready s", 1, 2),
     "memory_bytes": ("memory MiB", 1024 * 1024, 1),
 }
 for _name, _heading in (("latency", "total"), ("first_byte", "first byte"), ("gap", "gap"), ("lateness", "late")):
@@ -39,7 +40,7 @@ class Judged:
     def text(self) -> str:
         if self.summary is None:
             return f"{self.bar.about}: not measured"
-        form = "{:.2f}" if self.bar.kind == "ratio" else "{:.0f}"
+        form = "{:.2f}" if self.bar.limit < 10 else "{:.0f}"
         numbers = [form.format(x) for x in (self.summary.median, self.summary.low, self.summary.high)]
         return f"{self.bar.about}: {numbers[0]} ({numbers[1]} to {numbers[2]}): {self.verdict}"
 

@@ -155,7 +155,7 @@ class _LoadClient:
             log.seek(self._position)
             rest = b""
             while True:
-                over = self.program.process.poll() is not None
+                over = self.program.ended()
                 rest += log.read()
                 *whole, rest = rest.split(b"\n")
                 for line in whole:
@@ -391,6 +391,8 @@ class Runner:
             figures["memory_bytes"] = loaded_memory
             if scenario.case.stream and open_streams:
                 figures["memory_bytes_per_stream"] = (loaded_memory - idle_memory) / open_streams
+        if target.ready_seconds:
+            figures["ready_seconds"] = target.ready_seconds
         notes = []
         if scenario.case.stream and not scenario.load.rate and open_streams < 0.95 * scenario.load.connections:
             notes.append(f"{open_streams} of {scenario.load.connections} streams were open")
