@@ -11,6 +11,7 @@ unseen is lost data (the next fsync reports success).
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,15 @@ class Worker:
             if str(error) == "Connection closed":
                 raise StoreUnavailable("the store is closed") from None
             raise
+
+    def abandon(self) -> None:
+        """Leave the connection open for ever, also past the end of the interpreter.
+
+        Closing the last connection checkpoints: it would copy into the database, with an fsync that reports success,
+        what a failed fsync may have lost. The next start recovers from what is on the disk instead.
+        """
+        for kept in (self._connection, self._raw):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
 
     async def close(self) -> None:
         """Let queued jobs finish, close the connection, end the thread."""

@@ -56,9 +56,6 @@ DATABASE_NAME: Final = "relay.db"
 COMMIT_INTERVAL_MS: Final[dict[str, int]] = {"process": 200, "power": 40}
 DAY_MAX: Final = 2**40
 
-# Workers that must outlive their store: see Store.close.
-_ABANDONED: list[Worker] = []
-
 
 class Store:
     """One data directory, owned by this process.
@@ -158,8 +155,7 @@ class Store:
         if self._group.failure is None:
             await self._writing.close()
         else:
-            # Closing would checkpoint: copy into the database, with a "successful" fsync, what may not be on the disk.
-            _ABANDONED.append(self._writing)
+            self._writing.abandon()
         self._lock.release()
         if failure is not None:
             raise failure

@@ -201,8 +201,10 @@ FSYNC_PROGRAM = """
                 continue
             raise SystemExit("went on after a failed fsync")
         print(error)
-        sys.stdout.flush()
-        os._exit(70)
+        try:
+            await store.close()
+        except StoreFailed:
+            sys.exit(70)
 
     asyncio.run(main())
 """
@@ -233,7 +235,10 @@ async def test_a_failed_fsync_is_final(tmp_path, failing_fsync, durability, mome
         timeout=60,
     )
     assert done.returncode == 70, done.stderr
+    assert done.stderr == ""
     assert "disk I/O error (SQLITE_IOERR_FSYNC)" in done.stdout
+    # Not even the end of the interpreter has checkpointed after it.
+    assert (tmp_path / "data" / "relay.db-wal").stat().st_size > 0
     store = await Store.open(tmp_path / "data")
     assert await store.verify() == []
     assert len(await store.calls()) >= 1
