@@ -193,13 +193,19 @@ def _tools():
     """Tool definitions: their JSON text counts, as an upper bound of what providers make of it."""
     cdef int search = _node(R_SEARCH, flags=NF_RAW | NF_OPEN | NF_SCALAR, mode=M_COUNT, rest=NODE_RAW, elem=NODE_RAW)
     cdef int tool = _node(flags=NF_RAW, mode=M_COUNT, rest=NODE_RAW)
-    _keys(tool, {
-        "type": _node(R_SEARCH_TAG, flags=NF_RAW | NF_SCALAR, mode=M_COUNT | M_CAPTURE, rest=NODE_RAW, elem=NODE_RAW),
+    cdef int tools = _node(R_TOOLS, types=T_ARRAY | T_OBJECT, flags=NF_OPEN, elem=tool)
+    gemini = {
         "googleSearch|google_search": search,
         "googleSearchRetrieval|google_search_retrieval": search,
         "enterpriseWebSearch|enterprise_web_search": search,
+    }
+    _keys(tool, {
+        "type": _node(R_SEARCH_TAG, flags=NF_RAW | NF_SCALAR, mode=M_COUNT | M_CAPTURE, rest=NODE_RAW, elem=NODE_RAW),
+        **gemini,
     })
-    return _node(R_TOOLS, types=T_ARRAY | T_OBJECT, flags=NF_OPEN, elem=tool)
+    # Proto JSON takes one object where a list is meant.
+    _keys(tools, {"functionDeclarations|function_declarations": NODE_RAW, **gemini})
+    return tools
 
 
 def _part():
@@ -327,11 +333,10 @@ def _describe_requests():
         "mediaResolution|media_resolution": _node(R_RESOLUTION, flags=NF_SCALAR, mode=M_CAPTURE),
     })
     gemini = {
-        "contents": _node(R_NONE, types=T_ARRAY | T_OBJECT, elem=turn),
+        "contents": _copy(turn, R_OVERHEAD, T_ARRAY | T_OBJECT, NF_OPEN, 2, turn),
         "systemInstruction|system_instruction": turn, "tools": tools,
         "generationConfig|generation_config": container, "cachedContent|cached_content": stored,
     }
-    _keys(gemini["contents"], {"parts": gemini_part})       # one turn without the array
     _request_root(F_GENERATE, False, gemini)
     root = _node(R_NONE)
     _keys(root, gemini)
