@@ -322,8 +322,10 @@ cdef class Call:
         self.admission = Admission()
         if scanner.web_search:
             self.admission.web_searches = engine.policy.hold_web_searches
+        # The buckets are asked at the time of now: the call may have begun long before, with a slow body or a key that
+        # was loaded, and to the clock of its beginning a bucket that others used since, or that is new, is not full.
         return self.admission.admit(self.key, rate, self.prompt_tokens, self.output_bound(), scanner.choices,
-                                    self.stream, self.max_cost_nano, engine.policy, self.began_ns, self.wall_ns)
+                                    self.stream, self.max_cost_nano, engine.policy, monotonic_ns(), self.wall_ns)
 
     cdef int check_access(self, bytes model_name) except -1:
         """What the key may do, before what it may spend: status, address, endpoint, model."""
