@@ -29,6 +29,8 @@ DIMENSIONS: Final = (
     "video_second",
     "web_search",
 )
+# What a cost is clamped to on the hot path (NANO_MAX in fastpath/limits.pxi); only absurd usage reaches it.
+COST_NANO_MAX: Final = 2**61
 _PPB = units.DISCOUNT_PPB_NONE
 _SCALE = 1_000_000 * _PPB  # a rate is per 10^6 tokens, a discount per 10^9
 
@@ -123,7 +125,7 @@ def cost_by_card(body: str, call: Billed) -> int:
                 + call.web_searches * nano["web_search"]
             )
         )
-        return -(-parts * ppb // _SCALE)
+        return min(-(-parts * ppb // _SCALE), COST_NANO_MAX)
 
     least, most = sorted((total("cache_write"), total("cache_write_1h")))
     return call.cost_nano if least <= call.cost_nano <= most else total("cache_write")
