@@ -142,7 +142,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return _run(arguments)
-    except (ValueError, BuildError) as error:
+    except (ValueError, BuildError, PermissionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

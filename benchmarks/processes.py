@@ -109,6 +109,9 @@ class Programs:
             )
         if self.nice:
             os.setpriority(os.PRIO_PGRP, process.pid, self.nice)  # before it has threads, so that they inherit it
+            # a session is a scheduling group of its own, within which alone nice counts; the group has one, too
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"/proc/{process.pid}/autogroup").write_text(str(self.nice))
         program = Program(name, process, log)
         self.started.append(program)
         return program

@@ -84,9 +84,13 @@ class _CommandLine:
 
 
 def start_relay(name: str, setting: Setting) -> Target:
-    """UnavailableError if relay is not built; ProgramError if it does not start."""
-    if not any((ROOT / "relay").glob("_fastpath*.so")) or not (ROOT / "relay" / "cli.py").exists():
+    """UnavailableError if relay is not built, or from older sources; ProgramError if it does not start."""
+    modules = list((ROOT / "relay").glob("_fastpath.*.so"))
+    if not modules:
         raise UnavailableError("relay is not built here")
+    sources = [ROOT / "relay" / "_fastpath.pyx", *(ROOT / "relay" / "fastpath").iterdir()]
+    if max(m.stat().st_mtime for m in modules) < max(s.stat().st_mtime for s in sources):
+        raise UnavailableError("relay's compiled module is older than its sources: build it again")
     directory = setting.directory / name
     directory.mkdir()
     port = free_port()
