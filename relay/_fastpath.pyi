@@ -1,7 +1,7 @@
 """Specification of the compiled hot path. What is not listed here is not to be used from Python."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 ERROR_CODES: tuple[str, ...]
@@ -322,6 +322,24 @@ class Admission:
 def limits_of(key: ApiKey, now_ns: int) -> tuple[int, int, int, int, int, int]:
     """The tightest limits: requests limit, remaining, reset_ns, tokens limit, remaining, reset_ns (limit 0: none)."""
 
+# journal
+
+JOURNAL_SLOT_SIZE: int
+JOURNAL_HEADER_SIZE: int
+
+class Journal:
+    """Slots of open calls in a writable buffer of whole slots (a mapped file). ValueError for another size."""
+
+    size: int
+    free_slots: int
+    uncommitted: int
+    def __init__(self, memory: memoryview | bytearray) -> None: ...
+    def committed(self, records: Sequence[tuple[Any, ...]]) -> None:
+        """Frees the slots of call records that the store has committed."""
+    def left_over(self) -> list[dict[str, Any]]:
+        """Slots that are not free, as values for a call record, in the order of the calls' ids."""
+    def clear(self) -> None: ...
+
 # HTTP
 
 TICKS_PER_SECOND: int
@@ -484,6 +502,7 @@ class Engine:
     hooks: Any
     field_table: FieldTable
     models: dict[bytes, Model]
+    journal: Journal | None
     free_rate: Rate
     policy: Policy
     records: list[tuple[Any, ...]]

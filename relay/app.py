@@ -87,6 +87,7 @@ class Relay:
 
     async def start(self, sockets: list[socket.socket] | None = None) -> None:
         """Opens the listeners. Raises OSError where one cannot be had."""
+        self.engine.journal = self._store.open_journal(self.config.server.calls_max)
         await self._apply(self.config)
         self._store.on_fatal(self._store_failed)
         health.add_routes(

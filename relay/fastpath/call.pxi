@@ -191,6 +191,8 @@ cdef class Call:
     cdef int64_t active_tick
     cdef int64_t wall_ns
     cdef int64_t cost_nano, written_off_nano
+    cdef Slot* slot                   # in the journal, from admission to the end; NULL before
+    cdef uint16_t route_texts         # where the slot's texts about the attempt begin
 
     def __cinit__(self):
         self.max_cost_nano = -1
@@ -298,7 +300,7 @@ cdef class Call:
         cdef RequestScanner scanner = self.scanner
         cdef Endpoint endpoint = self.endpoint
         cdef bytes name = self.path_model if endpoint.model_in_path else scanner.model
-        cdef int64_t bound
+        cdef int64_t now
         cdef Rate rate
         self.stream = endpoint.stream_by_path or scanner.stream == 1
         if engine.draining:
@@ -324,8 +326,65 @@ cdef class Call:
             self.admission.web_searches = engine.policy.hold_web_searches
         # The buckets are asked at the time of now: the call may have begun long before, with a slow body or a key that
         # was loaded, and to the clock of its beginning a bucket that others used since, or that is new, is not full.
-        return self.admission.admit(self.key, rate, self.prompt_tokens, self.output_bound(), scanner.choices,
-                                    self.stream, self.max_cost_nano, engine.policy, monotonic_ns(), self.wall_ns)
+        now = monotonic_ns()
+        code = self.admission.admit(self.key, rate, self.prompt_tokens, self.output_bound(), scanner.choices,
+                                    self.stream, self.max_cost_nano, engine.policy, now, now + engine.wall_offset_ns)
+        if code == 0 and engine.journal is not None and not self.open_slot(rate):
+            self.admission.release(now)
+            code = E_OVERLOADED
+        return code
+
+    # ---- the journal ----
+
+    cdef bint open_slot(self, Rate rate) except -1:
+        """Writes what a dead process's successor would need to charge this call. False: there are too many open calls."""
+        cdef Journal journal = self.engine.journal
+        cdef Slot* slot = journal.open()
+        if slot == NULL:
+            return False
+        slot.id = self.id
+        slot.account_id = self.key.account_id
+        slot.organisation_id = self.key.organisation_id
+        slot.key_id = self.key.key_id
+        slot.wall_ns = self.wall_ns
+        slot.stream = self.stream
+        slot.hold_nano = self.admission.hold_nano
+        slot.max_cost_nano = self.max_cost_nano
+        slot.prices = rate.prices
+        slot.prompt_tokens = self.prompt_tokens
+        journal.put_text(slot, T_PATH, self.endpoint.name)
+        journal.put_text(slot, T_MODEL, self.model.name)
+        journal.put_text(slot, T_CARD, rate.card)
+        if self.engine.keep_source_ip:
+            journal.put_text(slot, T_ADDRESS, self.source_ip)
+        if self.engine.keep_user_agent:
+            journal.put_text(slot, T_AGENT, self.engine.agent_of(self))
+        self.route_texts = slot.text_used
+        self.slot = slot
+        journal.publish(slot)
+        return True
+
+    cdef int note_route(self) except -1:
+        cdef Slot* slot = self.slot
+        if slot != NULL:
+            slot.attempts = self.attempts
+            slot.text_size[T_UPSTREAM_MODEL] = slot.text_size[T_CHANNEL] = 0xFFFF
+            slot.text_used = self.route_texts
+            self.engine.journal.put_text(slot, T_UPSTREAM_MODEL, self.route.upstream_model)
+            self.engine.journal.put_text(slot, T_CHANNEL, self.route.channel.name)
+        return 0
+
+    cdef void note_delivery(self) noexcept:
+        """What has been written to the client so far, for the journal: a handful of stores."""
+        cdef Slot* slot = self.slot
+        cdef UsageTap tap = self.tap
+        if slot == NULL or not self.body_sent or tap is None:
+            return
+        slot.counted_tokens = tap.counted_tokens()
+        if tap.usage_seen:
+            tap_normalise(&tap.tap, &slot.usage)
+            slot.usage_seen = 1
+        slot.delivered = 1
 
     cdef int check_access(self, bytes model_name) except -1:
         """What the key may do, before what it may spend: status, address, endpoint, model."""
@@ -358,6 +417,7 @@ cdef class Call:
             return 0
         self.route = route
         self.attempts += 1
+        self.note_route()
         route.channel.in_flight += 1
         self.on_channel = True
         connection = route.channel.take_idle()
@@ -584,6 +644,9 @@ cdef class Call:
         cdef ResponseHead head = self.head
         cdef int kind
         self.state = C_RELAY
+        if self.slot != NULL:
+            self.slot.status = head.status
+            self.slot.first_byte_us = (self.first_byte_ns - self.began_ns) // 1000
         if head.status < 300:
             if head.event_stream:
                 kind = 1
@@ -699,6 +762,8 @@ cdef class Call:
         if bad and not (ended or self.cut) and framing == B_CHUNKED and self.chunked.state == K_BAD:
             i = last if last > offset else i
         self.write_out(data, offset, i, head, out, ended)
+        if not ended:
+            self.note_delivery()
         if self.cut:
             return self.fail(self.cut_code)
         if bad:
@@ -715,7 +780,7 @@ cdef class Call:
             return False
         if self.endpoint.format not in (F_CHAT, F_COMPLETIONS, F_RESPONSES, F_MESSAGES, F_GENERATE):
             return False
-        return not (self.tap.terminal_seen or self.tap.error_seen)
+        return not (self.tap.terminal_seen or self.tap.finish_seen or self.tap.error_seen)
 
     cdef int tap_kind(self):
         return 1 if self.head.event_stream else 0
@@ -1061,7 +1126,7 @@ cdef class Call:
                     if usage.output_tokens < tap.counted_tokens():
                         usage.output_tokens = tap.counted_tokens()
                         source = "estimated"
-                self.cost_nano = admission.settle(&usage, now, self.wall_ns)
+                self.cost_nano = admission.settle(&usage, now, now + self.engine.wall_offset_ns)
                 self.written_off_nano = admission.written_off_nano
             else:
                 admission.release(now, self.attempts > 0)
@@ -1075,9 +1140,24 @@ cdef class Call:
             self.engine.record(self, code, status, &usage, source, now)
         else:
             self.engine.refused_unknown(code)
+        if self.slot != NULL:
+            self.close_slot(code, status, &usage, source, now)
         self.body = None
         self.error_parts = None
         return 0
+
+    cdef int close_slot(self, int code, int status, Usage* usage, str source, int64_t now) except -1:
+        """The ending, in the journal as in the record: until the record is committed, this is where it stands."""
+        cdef Slot* slot = self.slot
+        slot.usage = usage[0]
+        slot.cost_nano = self.cost_nano
+        slot.written_off_nano = self.written_off_nano
+        slot.status = status
+        slot.error_code = code
+        slot.source = 1 if source == "upstream" else 2 if source == "estimated" else 0
+        slot.latency_us = (now - self.began_ns) // 1000
+        self.slot = NULL
+        return self.engine.journal.end(slot)
 
 
 cdef bint client_address_needed(Call call):

@@ -14,6 +14,7 @@ cdef class Engine:
     cdef dict gemini_methods          # b"generateContent" -> Endpoint
     cdef dict endpoints               # name -> Endpoint
     cdef public dict models           # public name as bytes -> Model; replaced as a whole on reload
+    cdef public Journal journal       # None: nothing survives the process (tests)
     cdef public Rate free_rate        # of endpoints that are never charged
     cdef public Policy policy
     cdef list default_tables          # TokenTable by dialect: what a prompt is counted with before its model is known
@@ -311,15 +312,9 @@ cdef class Engine:
     cdef int record(self, Call call, int code, int status, Usage* u, str source, int64_t now) except -1:
         cdef ApiKey key = call.key
         cdef Route route = call.route
-        cdef ClientSide client = call.client
         cdef str agent = None, address = None
-        if self.keep_user_agent and call.agent is not None:
-            if client.last_agent_bytes is not None and client.last_agent_bytes == call.agent:
-                agent = client.last_agent
-            else:
-                agent = self.hooks.clean_agent(call.agent)
-                client.last_agent_bytes = call.agent
-                client.last_agent = agent
+        if self.keep_user_agent:
+            agent = self.agent_of(call)
         if self.keep_source_ip:
             address = call.source_ip
         self.records.append((
@@ -336,6 +331,16 @@ cdef class Engine:
             address, agent, call.written_off_nano, (call.wall_ns // 1_000_000_000) // 86400,
         ))
         return 0
+
+    cdef str agent_of(self, Call call):
+        """The cleaned User-Agent; cleaned once per connection."""
+        cdef ClientSide client = call.client
+        if call.agent is None:
+            return None
+        if client.last_agent_bytes is None or client.last_agent_bytes != call.agent:
+            client.last_agent = self.hooks.clean_agent(call.agent)
+            client.last_agent_bytes = call.agent
+        return client.last_agent
 
     cdef int note_refusal(self, Call call, int code) except -1:
         """A limiter's refusal, for the events: counted, so that a flood of them makes few rows."""

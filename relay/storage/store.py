@@ -27,6 +27,8 @@ from relay.storage.database import Connection, Worker, open_reader, open_writer
 from relay.storage.errors import Conflict, StoreError
 from relay.storage.groupcommit import GroupCommit
 from relay.storage.lock import DirectoryLock
+from relay._fastpath import Journal
+from relay.storage import journal
 from relay.storage.rows import (
     NO_OVERRIDES,
     AccountRow,
@@ -121,7 +123,27 @@ class Store:
             now_ms=store._now_ms,
             fatal=store._report_fatal,
         )
+        try:
+            store._store_id = await store._read(lambda db: db.execute("SELECT store_id FROM store").fetchone()[0])
+            store.recovered = await journal.recover(store, path.parent, store._store_id)
+            (path.parent / journal.NAME).unlink(missing_ok=True)
+        except BaseException:
+            await store.close()
+            raise
         return store
+
+    def open_journal(self, slots: int) -> Journal:
+        """The in-flight journal of a server: a slot per open call. Slots are freed as their records are committed.
+
+        Raises StoreUnavailable where the file cannot be made whole.
+        """
+        self._journal = journal.JournalFile.create(self._path.parent, self._store_id, slots)
+        self.on_committed(self._journal.journal.committed)
+        return self._journal.journal
+
+    recovered = 0  # calls of a dead process that were settled at open
+    _store_id: bytes
+    _journal: journal.JournalFile | None = None
 
     _path: Path
     _lock: DirectoryLock

@@ -1,0 +1,230 @@
+# The in-flight journal: what would be lost if the process died now.
+#
+# A memory-mapped file of fixed-size slots, one per open call. A slot holds everything that the call's record and charge
+# need. Writing to it is writing to memory: what is there when the process is killed is what the kernel has, so it survives
+# kill -9 without a system call on the hot path. (Not a power cut: after a reboot slots are not trusted.)
+#
+# A slot's `state` is written last, with release order, after everything that it vouches for:
+#     FREE -> OPEN      admitted: the hold is taken, ids and prices are written
+#     OPEN              counts move as the answer is delivered, one aligned store each
+#     OPEN -> ENDED     the ending is decided: cost, usage, status are final
+#     ENDED -> FREE     the record is committed in the store
+# Texts are written length last, so that one that was being written reads as absent.
+#
+# relay/storage/journal.py makes the file, checks its header, and settles what a dead process left.
+
+cdef extern from * nogil:
+    """
+    #include <stdint.h>
+    #define RELAY_STORE_RELEASE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+    #define RELAY_LOAD_ACQUIRE(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+    """
+    void store_release "RELAY_STORE_RELEASE"(uint32_t* p, uint32_t v)
+    uint32_t load_acquire "RELAY_LOAD_ACQUIRE"(uint32_t* p)
+
+cdef enum:
+    J_FREE = 0
+    J_OPEN = 1
+    J_ENDED = 2
+
+cdef enum:
+    JOURNAL_SLOT_BYTES = 2048
+    JOURNAL_TEXT_BYTES = 1536
+    JOURNAL_HEADER_BYTES = 4096
+
+cdef enum:
+    T_PATH = 0
+    T_MODEL
+    T_CARD
+    T_ADDRESS
+    T_AGENT
+    T_UPSTREAM_MODEL      # the last two change with every attempt
+    T_CHANNEL
+    TEXTS
+
+ctypedef struct Slot:
+    uint32_t state
+    int32_t attempts, stream, status, error_code, source      # source: index into USAGE_SOURCES
+    int32_t delivered                                          # bytes of a body have been written to the client
+    int32_t usage_seen
+    int64_t id, account_id, organisation_id, key_id
+    int64_t wall_ns, hold_nano
+    Prices prices
+    Usage usage                 # as reported so far; final when ENDED
+    int64_t prompt_tokens       # the estimate
+    int64_t counted_tokens      # output, by our own count, delivered so far
+    int64_t cost_nano, written_off_nano, latency_us, first_byte_us, max_cost_nano
+    uint16_t[8] text_start
+    uint16_t[8] text_size       # 0xFFFF: absent
+    uint16_t text_used
+    char[JOURNAL_TEXT_BYTES] text
+
+assert sizeof(Slot) <= JOURNAL_SLOT_BYTES
+
+USAGE_SOURCES = ("none", "upstream", "estimated")
+JOURNAL_SLOT_SIZE = JOURNAL_SLOT_BYTES
+JOURNAL_HEADER_SIZE = JOURNAL_HEADER_BYTES
+
+
+cdef class Journal:
+    """The slots of one mapped file. `memory` is a writable buffer of whole slots and outlives every call."""
+    cdef object memory
+    cdef uint8_t[::1] view
+    cdef Slot* slots
+    cdef readonly Py_ssize_t size
+    cdef uint32_t* free            # a stack of free slot numbers
+    cdef Py_ssize_t free_count
+    cdef dict ended                # call id -> slot number, until its record is committed
+
+    def __cinit__(self, memory):
+        cdef Py_ssize_t i
+        self.memory = memory
+        self.view = memory
+        self.size = self.view.shape[0] // JOURNAL_SLOT_BYTES
+        if self.size == 0 or self.view.shape[0] % JOURNAL_SLOT_BYTES:
+            raise ValueError("a journal has whole slots")
+        self.slots = <Slot*>&self.view[0]
+        self.ended = {}
+        self.free = <uint32_t*>PyMem_Malloc(self.size * sizeof(uint32_t))
+        if self.free == NULL:
+            raise MemoryError
+        for i in range(self.size):
+            if self.at(i).state == J_FREE:
+                self.free[self.free_count] = <uint32_t>i
+                self.free_count += 1
+
+    def __dealloc__(self):
+        PyMem_Free(self.free)
+
+    cdef inline Slot* at(self, Py_ssize_t i) noexcept:
+        return <Slot*>(<uint8_t*>self.slots + i * JOURNAL_SLOT_BYTES)
+
+    cdef Slot* open(self) noexcept:
+        """A free slot, still FREE until `publish`; NULL where there is none."""
+        cdef Slot* slot
+        if self.free_count == 0:
+            return NULL
+        self.free_count -= 1
+        slot = self.at(self.free[self.free_count])
+        memset(slot, 0, JOURNAL_SLOT_BYTES - JOURNAL_TEXT_BYTES)
+        memset(slot.text_size, 0xFF, sizeof(slot.text_size))
+        return slot
+
+    cdef void publish(self, Slot* slot) noexcept:
+        store_release(&slot.state, J_OPEN)
+
+    cdef int put_text(self, Slot* slot, int which, str text) except -1:
+        """Writes a text, its length last. One that does not fit stays absent."""
+        cdef bytes raw
+        cdef Py_ssize_t n
+        slot.text_size[which] = 0xFFFF
+        if text is None:
+            return 0
+        raw = text.encode()
+        n = PyBytes_GET_SIZE(raw)
+        if slot.text_used + n > JOURNAL_TEXT_BYTES:
+            return 0
+        memcpy(slot.text + slot.text_used, PyBytes_AS_STRING(raw), n)
+        slot.text_start[which] = slot.text_used
+        slot.text_used += <uint16_t>n
+        store_release(<uint32_t*>&slot.state, slot.state)
+        slot.text_size[which] = <uint16_t>n
+        return 0
+
+    cdef int end(self, Slot* slot) except -1:
+        """The ending stands in the slot: it counts from now on."""
+        store_release(&slot.state, J_ENDED)
+        self.ended[slot.id] = (<uint8_t*>slot - <uint8_t*>self.slots) // JOURNAL_SLOT_BYTES
+        return 0
+
+    cdef void release(self, Slot* slot) noexcept:
+        """Frees a slot without a record: nothing was admitted after all."""
+        store_release(&slot.state, J_FREE)
+        self.free[self.free_count] = <uint32_t>((<uint8_t*>slot - <uint8_t*>self.slots) // JOURNAL_SLOT_BYTES)
+        self.free_count += 1
+
+    def committed(self, records):
+        """Frees the slots of call records that the store has committed."""
+        cdef Py_ssize_t i
+        for record in records:
+            number = self.ended.pop(record[0], None)
+            if number is not None:
+                i = number
+                store_release(&self.at(i).state, J_FREE)
+                self.free[self.free_count] = <uint32_t>i
+                self.free_count += 1
+
+    @property
+    def free_slots(self):
+        return self.free_count
+
+    @property
+    def uncommitted(self):
+        """Calls that have ended and whose records are not committed yet."""
+        return len(self.ended)
+
+    def left_over(self):
+        """What a dead process left: one dict per slot that is not free, in the order of the calls' ids."""
+        cdef Py_ssize_t i
+        found = [slot_document(self.at(i)) for i in range(self.size) if load_acquire(&self.at(i).state) != J_FREE]
+        found.sort(key=lambda document: document["id"])
+        return found
+
+    def clear(self):
+        """Frees every slot: what they held is settled."""
+        cdef Py_ssize_t i
+        self.ended = {}
+        self.free_count = 0
+        for i in range(self.size):
+            store_release(&self.at(i).state, J_FREE)
+            self.free[self.free_count] = <uint32_t>i
+            self.free_count += 1
+
+
+cdef str slot_text(Slot* slot, int which):
+    cdef uint16_t n = slot.text_size[which]
+    cdef uint16_t start = slot.text_start[which]
+    if n == 0xFFFF or start + n > JOURNAL_TEXT_BYTES:
+        return None
+    return slot.text[start:start + n].decode("utf-8", "replace")
+
+
+cdef dict slot_document(Slot* slot):
+    """A slot as plain values. For an OPEN one the charge is worked out here: what was delivered, and never above what
+    the caller allowed; a call of which nothing was delivered costs nothing."""
+    cdef Usage usage = slot.usage
+    cdef bint ended = slot.state == J_ENDED
+    cdef int64_t cost = slot.cost_nano
+    cdef int source = slot.source
+    if not ended:
+        cost = 0
+        source = 0
+        if slot.delivered:
+            source = 1 if slot.usage_seen else 2
+            if not slot.usage_seen:
+                usage.input_tokens = slot.prompt_tokens
+            if usage.output_tokens < slot.counted_tokens:
+                usage.output_tokens = slot.counted_tokens
+                source = 2
+            cost = price_cost(&slot.prices, usage.input_tokens, usage.output_tokens, usage.cache_read_tokens,
+                              usage.cache_write_tokens, usage.cache_write_1h_tokens, usage.images, usage.video_seconds,
+                              usage.web_searches)
+        else:
+            memset(&usage, 0, sizeof(Usage))
+    return {
+        "ended": ended, "id": slot.id, "account_id": slot.account_id, "organisation_id": slot.organisation_id or None,
+        "key_id": slot.key_id, "path": slot_text(slot, T_PATH), "model": slot_text(slot, T_MODEL),
+        "upstream_model": slot_text(slot, T_UPSTREAM_MODEL), "channel": slot_text(slot, T_CHANNEL),
+        "attempts": slot.attempts, "stream": slot.stream,
+        "status": slot.status if ended or slot.status else 499,
+        "error_code": (ERROR_CODES[slot.error_code] or None) if ended and 0 <= slot.error_code < E_COUNT else "recovered",
+        "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens,
+        "cache_read_tokens": usage.cache_read_tokens,
+        "cache_write_tokens": usage.cache_write_tokens + usage.cache_write_1h_tokens,
+        "images": usage.images, "video_seconds": usage.video_seconds, "web_searches": usage.web_searches,
+        "usage_source": USAGE_SOURCES[source] if 0 <= source < 3 else "none", "cost_nano": cost,
+        "rate_card": slot_text(slot, T_CARD), "latency_us": slot.latency_us, "first_byte_us": slot.first_byte_us or None,
+        "source_ip": slot_text(slot, T_ADDRESS), "user_agent": slot_text(slot, T_AGENT),
+        "written_off_nano": slot.written_off_nano if ended else -1, "hold_nano": slot.hold_nano,
+        "max_cost_nano": slot.max_cost_nano,
+    }
