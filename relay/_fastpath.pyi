@@ -60,9 +60,7 @@ def scan_request(format: int, body: bytes, table: TokenTable, cuts: tuple[int, .
     (the counted text alone, in 1/TOKEN_UNIT token).
     """
 
-def tap(
-    format: int, kind: int, chunks: list[bytes], table: TokenTable, by_event: bool = False
-) -> dict[str, Any]:
+def tap(format: int, kind: int, chunks: list[bytes], table: TokenTable, by_event: bool = False) -> dict[str, Any]:
     """All that a UsageTap finds in an answer that comes in `chunks`. Kinds: 0 JSON, 1 SSE, 2 JSON array of answers.
 
     Keys: the fields of Usage, usage_seen, output_seen, terminal_seen, finish_seen, error_seen, events, sequence_number,
@@ -546,7 +544,5 @@ def fold_calls(
     shapes: dict[tuple[Any, ...], int],
     shape_id: Callable[[tuple[Any, ...]], int],
     last_used: dict[int, int],
-) -> tuple[
-    list[Any], list[Any], list[Any], list[int], list[int], list[tuple[int, int, int]], list[tuple[int, int]]
-]:
+) -> tuple[list[Any], list[Any], list[Any], list[int], list[int], list[tuple[int, int, int]], list[tuple[int, int]]]:
     """A group of call records into values for the store's statements; see fold.pxi for the shape of each list."""

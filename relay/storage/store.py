@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
+from relay._fastpath import Journal
 from relay.records import (
     C_ACCOUNT,
     C_COST_NANO,
@@ -21,14 +22,12 @@ from relay.records import (
     EventRecord,
     call_day,
 )
-from relay.storage import backup, calls, directory, events, ledger, verify
+from relay.storage import backup, calls, directory, events, journal, ledger, verify
 from relay.storage.batch import BatchWriter
 from relay.storage.database import Connection, Worker, open_reader, open_writer
 from relay.storage.errors import Conflict, StoreError
 from relay.storage.groupcommit import GroupCommit
 from relay.storage.lock import DirectoryLock
-from relay._fastpath import Journal
-from relay.storage import journal
 from relay.storage.rows import (
     NO_OVERRIDES,
     AccountRow,
