@@ -205,7 +205,7 @@ def _key_options(parser: argparse.ArgumentParser) -> None:
     # A list that is given replaces the old one.
     parser.add_argument("--description")
     for option, name, metavar, text in (
-        ("--scope", "scopes", "SCOPE", "class of endpoints it may use (chat, embeddings, models, ...); repeatable"),
+        ("--scope", "scopes", "SCOPE", "class of endpoints it may use (chat, embeddings, images, ...); repeatable"),
         ("--model", "models", "MODEL", "model it may use; repeatable"),
         ("--allow-ip", "allow_ips", "CIDR", "network it may be used from; repeatable"),
     ):
@@ -245,7 +245,7 @@ def _list_words(words: _Words) -> None:
     calls.add_argument("--since", metavar="T", help="date or time, or an age such as 24h")
     calls.add_argument("--until", metavar="T")
     calls.add_argument(
-        "--status", metavar="S", help="HTTP status (402), class (4xx) or error code (rate_limit_requests)"
+        "--status", metavar="S", help="HTTP status (402) or error code (rate_limit_requests)"
     )
     calls.add_argument("--limit", type=_count, metavar="N", help="default 100; 0: all")
     calls.add_argument("--csv", action="store_true")
