@@ -1,4 +1,4 @@
-"""The layering is a fact, not a drawing: imports go one way, every module imports alone, warnings are errors."""
+"""The layering is a fact, not a drawing: imports go one way, and every module can be imported alone."""
 
 import ast
 import subprocess

@@ -1,8 +1,8 @@
 """The file behind the in-flight journal, and what is done with it when a process has died.
 
-`_fastpath.Journal` writes the slots (relay/fastpath/journal.pxi says what is in them). Here: the file is made whole before
-it is used (a sparse page on a full disk would kill the process at the first touch), its header is checked, and whoever
-takes the store's lock first settles every slot that is not free, exactly once.
+`_fastpath.Journal` writes the slots (relay/fastpath/journal.pxi says what is in them). Here: the file is made whole
+before it is used (a sparse page on a full disk would kill the process at the first touch), its header is checked, and
+whoever takes the store's lock first settles every slot that is not free, exactly once.
 
 After a reboot of the machine the slots are not trusted: memory that had not reached the disk is lost, so a slot may be
 older than what the store has. Then the holds are gone with the process and nothing is charged; it is said in the log.
