@@ -238,12 +238,39 @@ cdef inline int key_number(const uint8_t* p, Py_ssize_t n, bint* exact) noexcept
     return 0
 
 
+cdef int key_folded(const uint8_t* p, Py_ssize_t n) noexcept nogil:
+    """A key of ours in which U+017F stands for s or U+212A for k: equal to it where Unicode folds case (Go does)."""
+    cdef uint8_t out[KEY_BYTES_MAX]
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t size = 0
+    cdef bint exact = True
+    while i < n:
+        if size == KEY_BYTES_MAX:
+            return 0
+        if n - i >= 2 and p[i] == 0xC5 and p[i + 1] == 0xBF:
+            out[size] = c's'
+            i += 2
+        elif n - i >= 3 and p[i] == 0xE2 and p[i + 1] == 0x84 and p[i + 2] == 0xAA:
+            out[size] = c'k'
+            i += 3
+        elif p[i] >= 0x80:
+            return 0
+        else:
+            out[size] = p[i]
+            i += 1
+        size += 1
+    return key_number(out, size, &exact)
+
+
 cdef inline void json_key(Json* j, const uint8_t* p, Py_ssize_t n) noexcept nogil:
     """A key has ended: find the node of its value."""
     cdef bint exact = True
     cdef int k = key_number(p, n, &exact)
     cdef unsigned child
     cdef uint64_t bit
+    if not k and j.strict and (memchr(p, 0xC5, n) != NULL or memchr(p, 0xE2, n) != NULL):
+        k = key_folded(p, n)
+        exact = False
     if k:
         child = CHILD[j.node][k]
         if child:

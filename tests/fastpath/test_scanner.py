@@ -166,6 +166,8 @@ def test_faults(format, body, expected):
         (b'{"model":"a","Model":"b"}', b"model"),
         (b'{"MODEL":"a","model":"b"}', b"model"),
         (b'{"model":null,"model":"b"}', b"model"),
+        ('{"model":"a","stream":true,"ſtream":false}'.encode(), b"stream"),
+        (b'{"model":"a","max_to\\u212aens":1,"max_tokens":2}', b"max_tokens"),
         (b'{"model":"a","stream":false,"x":{"stream":1},"stream":true}', b"stream"),
         (b'{"model":"a","max_tokens":1,"max_tokens":99999}', b"max_tokens"),
         (b'{"model":"a","messages":[],"messages":[]}', b"messages"),
@@ -191,6 +193,11 @@ def test_repeated_keys_elsewhere_pass():
     assert not scan(CHAT, b'{"model":"a","tools":[{"function":{"a":1,"a":2}}]}')["error"]
     assert not scan(CHAT, b'{"model":"a","messages":[{"content":"x"},{"content":"y"}]}')["error"]
     assert not scan(OTHER, b'{"messages":1,"messages":2}')["error"]
+
+
+def test_another_case_alone_is_not_the_key():
+    assert fault(CHAT, b'{"Model":"a"}') == ("missing_model", b"model")
+    assert scan(CHAT, '{"model":"a","ſtream":true,"é":1,"ſ":2}'.encode())["stream"] == -1
 
 
 def test_the_first_fault_stays():

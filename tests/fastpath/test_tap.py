@@ -260,7 +260,7 @@ CHUNKS = st.fixed_dictionaries(
             st.fixed_dictionaries(
                 {"index": st.integers(0, 9), "delta": st.fixed_dictionaries({}, optional={"content": TEXTS})},
                 optional={"usage": OPENAI, "finish_reason": st.sampled_from([None, "stop"])},
-            ),
+            ).map(lambda choice: {"index": choice["index"], **choice}),  # first, as every provider writes it
             max_size=2,
         )
     },
