@@ -261,6 +261,18 @@ def _relay_grown(setting: Setting) -> Target:
     return start_relay("relay-grown", setting)
 
 
+def _envoy(setting: Setting) -> Target:
+    from .peers import envoy
+
+    return envoy(setting)
+
+
+def _sglang_router(setting: Setting) -> Target:
+    from .peers import sglang_router
+
+    return sglang_router(setting)
+
+
 def external(url: str, key: str) -> Callable[[Setting], Target]:
     """Any OpenAI-compatible base URL (as the SDK takes it): times and errors only, no CPU, no byte check."""
     parts = urlsplit(url)
@@ -287,6 +299,8 @@ def external(url: str, key: str) -> Callable[[Setting], Target]:
 CONTENDERS: dict[str, Callable[[Setting], Target]] = {
     "direct": _direct,
     "nginx": _nginx,
+    "envoy": _envoy,
+    "sglang-router": _sglang_router,
     "naive": _naive,
     "relay": _relay,
     "relay-grown": _relay_grown,
