@@ -7,6 +7,7 @@ Order matters: each file uses only what stands above it.
 
 include "fastpath/constants.pxi"
 include "fastpath/estimator.pxi"
+include "fastpath/json_state.pxi"
 include "fastpath/json.pxi"
 include "fastpath/schema.pxi"
 include "fastpath/media.pxi"
