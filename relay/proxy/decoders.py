@@ -31,9 +31,12 @@ def _zlib(window_bits: int) -> Decoder:
     stream = zlib.decompressobj(window_bits)
 
     def decode(data: bytes) -> Iterator[bytes]:
+        nonlocal stream
         while data:
+            if stream.eof:  # a body may be several gzip members in a row (RFC 1952 2.2)
+                stream = zlib.decompressobj(window_bits)
             yield stream.decompress(data, PIECE_BYTES)
-            data = stream.unconsumed_tail
+            data = stream.unused_data if stream.eof else stream.unconsumed_tail
 
     return decode
 
@@ -50,7 +53,9 @@ def _brotli() -> Decoder:
 
 
 def _zstandard() -> Decoder:
-    stream = zstandard.ZstdDecompressor(max_window_size=2**27).decompressobj(write_size=PIECE_BYTES)
+    stream = zstandard.ZstdDecompressor(max_window_size=2**27).decompressobj(
+        write_size=PIECE_BYTES, read_across_frames=True
+    )
 
     def decode(data: bytes) -> Iterator[bytes]:
         yield stream.decompress(data)
