@@ -732,6 +732,7 @@ cdef class Call:
                         i += start + taken
                         self.cut_bytes = size - taken
                         break
+                    last = i + eaten      # what was counted passes, whatever follows it
                 i += eaten
                 if self.chunked.state >= K_END:
                     bad = self.chunked.state == K_BAD
@@ -760,7 +761,7 @@ cdef class Call:
             bad = True
             i = last
         if bad and not (ended or self.cut) and framing == B_CHUNKED and self.chunked.state == K_BAD:
-            i = last if last > offset else i
+            i = last
         self.write_out(data, offset, i, head, out, ended)
         if not ended:
             self.note_delivery()

@@ -274,7 +274,7 @@ cdef void chunked_init(Chunked* c) noexcept:
     c.plain = True
 
 cdef Py_ssize_t chunked_next(Chunked* c, const uint8_t* p, Py_ssize_t n, Py_ssize_t* data_start, Py_ssize_t* data_size) noexcept:
-    """Eats framing and at most one piece of data. Returns the bytes eaten; the piece is p[data_start:+data_size].
+    """Eats framing of at most one chunk and at most one piece of data. Returns the bytes eaten; the piece is p[data_start:+data_size].
 
     Ends in K_END behind the last chunk, in K_BAD at the first byte that breaks the grammar (bare LF, a size above
     15 hex digits, more than 16 KiB of extensions and trailers).
@@ -330,6 +330,7 @@ cdef Py_ssize_t chunked_next(Chunked* c, const uint8_t* p, Py_ssize_t n, Py_ssiz
             c.state = K_DATA_LF if b == 13 else K_BAD
         elif c.state == K_DATA_LF:
             c.state = K_SIZE if b == 10 else K_BAD
+            return i     # between two chunks: the caller may want to know where the next one begins
         elif c.state == K_TRAILER:
             if b == 13:
                 c.state = K_LAST_LF
