@@ -429,7 +429,14 @@ class Route:
     channel: Channel
     upstream_model: str
     def __init__(
-        self, channel: Channel, upstream_model: str, table: TokenTable, upstream_model_json: bytes | None = None
+        self,
+        channel: Channel,
+        upstream_model: str,
+        table: TokenTable,
+        upstream_model_json: bytes | None = None,
+        *,
+        prompts: Calibration | None = None,
+        outputs: Calibration | None = None,
     ) -> None: ...
 
 class Model:
@@ -513,6 +520,8 @@ class Engine:
     body_idle_ticks: int
     write_stall_ticks: int
     keep_alive_ticks: int
+    read_on_ns_max: int
+    read_on_tokens_max: int
     keep_source_ip: bool
     keep_user_agent: bool
     open_calls: int

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import orjson
 import uvloop
 from aiohttp import http_parser, web
 
@@ -31,6 +32,7 @@ from relay.control.live import LiveBalance, ScopeView
 from relay.control.operations import Operations
 from relay.control.pepper import Pepper, load_pepper
 from relay.policy import pricing
+from relay.policy.calibration import Calibrations
 from relay.proxy import catalogue
 from relay.proxy.addresses import Addresses
 from relay.proxy.connect import Connector, tls_context
@@ -48,6 +50,8 @@ SWEEP_SECONDS = 1 / _fastpath.TICKS_PER_SECOND
 FLUSH_SECONDS = 0.1
 IDLE_UPSTREAM_SECONDS = 50.0  # providers and their load balancers close idle connections after about a minute
 BACKLOG = 4096
+CALIBRATION_SECONDS = 600
+CALIBRATION_NAME = "calibration.json"
 REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus} | {499: b"Client Closed Request"}
 
 
@@ -67,6 +71,7 @@ class Relay:
         self.keyring = Keyring(store, self.engine, lambda: self.config)
         self.hooks.load_key = self.keyring.load_key
         self._channels: list[_fastpath.Channel] = []
+        self._calibrations = load_calibrations(Path(config.server.data_dir))
         self.api = ApiServer(
             self.engine,
             self._local,
@@ -162,6 +167,7 @@ class Relay:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._socket.stop()
         self._hand_over_records()
+        save_calibrations(Path(self.config.server.data_dir), self._calibrations)
 
     async def _sweep(self) -> None:
         ticks = 0
@@ -170,6 +176,8 @@ class Relay:
             self.engine.store_writable = self._store.writable
             self.engine.sweep()
             ticks += 1
+            if ticks % (CALIBRATION_SECONDS * _fastpath.TICKS_PER_SECOND) == 0:
+                save_calibrations(Path(self.config.server.data_dir), self._calibrations)
             if ticks % _fastpath.TICKS_PER_SECOND == 0:
                 self.api.sweep()
                 idle_before = time.monotonic_ns() - round(IDLE_UPSTREAM_SECONDS * 1e9)
@@ -226,7 +234,7 @@ class Relay:
             channel.close_idle()
         self._channels = channels
         engine, server, timeouts, billing = self.engine, config.server, config.timeouts, config.billing
-        engine.models = catalogue.build_models(config, channels, rates)
+        engine.models = catalogue.build_models(config, channels, rates, self._calibrations)
         engine.policy = _fastpath.Policy(
             hold_output_tokens=billing.hold_output_tokens,
             hold_slice_tokens=billing.hold_slice_tokens,
@@ -241,6 +249,8 @@ class Relay:
         engine.header_ticks = ticks(timeouts.header_seconds)
         engine.body_idle_ticks = ticks(timeouts.body_idle_seconds)
         engine.write_stall_ticks = ticks(timeouts.write_stall_seconds)
+        engine.read_on_ns_max = round(billing.disconnect_seconds_max * 1e9)
+        engine.read_on_tokens_max = billing.disconnect_tokens_max
         engine.keep_source_ip = config.retention.source_ip
         engine.keep_user_agent = config.retention.user_agent
         self.api.header_seconds = timeouts.header_seconds
@@ -392,6 +402,30 @@ class Relay:
         except ValueError:
             return refusal(dialect, "invalid_value")
         return web.Response(body=body, content_type="application/json")
+
+
+def load_calibrations(data_dir: Path) -> Calibrations:
+    """What was learnt about token counts before. Estimates only, no money: a file that cannot be read is begun anew."""
+    calibrations = Calibrations()
+    try:
+        calibrations.load(orjson.loads((data_dir / CALIBRATION_NAME).read_bytes()))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError) as error:
+        log.warning("%s cannot be used (%s); learning begins anew", CALIBRATION_NAME, type(error).__name__)
+        return Calibrations()
+    return calibrations
+
+
+def save_calibrations(data_dir: Path, calibrations: Calibrations) -> None:
+    """Whole or not at all. Names of models and channels, and counts."""
+    path = data_dir / CALIBRATION_NAME
+    beside = path.with_suffix(".new")
+    try:
+        beside.write_bytes(orjson.dumps(calibrations.export()))
+        beside.replace(path)
+    except OSError as error:
+        log.warning("%s could not be written (%s)", CALIBRATION_NAME, type(error).__name__)
 
 
 def configuration_name(dialect: int) -> str:

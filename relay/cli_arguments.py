@@ -244,9 +244,7 @@ def _list_words(words: _Words) -> None:
     calls.add_argument("--key", metavar="KEY")
     calls.add_argument("--since", metavar="T", help="date or time, or an age such as 24h")
     calls.add_argument("--until", metavar="T")
-    calls.add_argument(
-        "--status", metavar="S", help="HTTP status (402) or error code (rate_limit_requests)"
-    )
+    calls.add_argument("--status", metavar="S", help="HTTP status (402) or error code (rate_limit_requests)")
     calls.add_argument("--limit", type=_count, metavar="N", help="default 100; 0: all")
     calls.add_argument("--csv", action="store_true")
     words.group("rates", "prices")

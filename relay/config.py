@@ -105,6 +105,8 @@ class Billing(_Table, frozen=True):
     hold_slice_tokens: Positive = 256
     prompt_margin_permille: Annotated[int, Meta(ge=0, le=10_000)] = 100
     on_disconnect: Literal["cancel", "drain"] = "cancel"
+    disconnect_seconds_max: Seconds = 60.0
+    disconnect_tokens_max: Positive = 4096
     unpriced: Literal["refuse"] = "refuse"
     no_balance_status_openai: Literal[402, 429] = 402
 

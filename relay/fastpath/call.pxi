@@ -44,6 +44,7 @@ cdef enum:
 
 cdef Py_ssize_t ERROR_BODY_BYTES_MAX = 65536    # an error answer above this is passed on without being looked at
 cdef Py_ssize_t ONE_WRITE_BYTES_MAX = 65536     # head and body leave as one object up to here, as two above
+cdef int64_t ABSURD_TOKENS = 1_000_000_000       # no call has this many: such a report counts as missing
 cdef int EVENT_BYTES_HELD_MAX = 65536           # of an event that might have to be taken out (ask_usage)
 
 
@@ -73,8 +74,12 @@ cdef class Route:
     cdef readonly str upstream_model
     cdef bytes upstream_model_json     # None where the name is the same on both sides
     cdef readonly TokenTable table
+    cdef readonly Calibration prompts, outputs    # how far our counts are off here, learnt from reported usage
 
-    def __init__(self, Channel channel, str upstream_model, TokenTable table, bytes upstream_model_json=None):
+    def __init__(self, Channel channel, str upstream_model, TokenTable table, bytes upstream_model_json=None, *,
+                 Calibration prompts=None, Calibration outputs=None):
+        self.prompts = prompts if prompts is not None else Calibration()
+        self.outputs = outputs if outputs is not None else Calibration()
         self.channel = channel
         self.upstream_model = upstream_model
         self.table = table
@@ -166,7 +171,8 @@ cdef class Call:
     cdef Model model
     cdef Route route
     cdef Admission admission
-    cdef int64_t prompt_tokens
+    cdef int64_t prompt_tokens        # the estimate, calibrated
+    cdef int64_t prompt_counted       # the same before calibration
     # answer
     cdef UsageTap tap
     cdef object decoder               # decompresses a copy for the tap
@@ -189,6 +195,8 @@ cdef class Call:
     # times (monotonic nanoseconds) and ticks of the sweep
     cdef int64_t began_ns, sent_ns, first_byte_ns, phase_ns
     cdef int64_t active_tick
+    cdef int64_t left_ns              # when the client went away while its call is read on; 0: it is there
+    cdef int64_t left_tokens
     cdef int64_t wall_ns
     cdef int64_t cost_nano, written_off_nano
     cdef Slot* slot                   # in the journal, from admission to the end; NULL before
@@ -320,7 +328,8 @@ cdef class Call:
         rate = engine.free_rate if endpoint.free else self.model.rate
         if rate is None:
             return E_MODEL_UNPRICED
-        self.prompt_tokens = scanner.prompt_tokens()
+        self.prompt_counted = scanner.prompt_tokens()
+        self.prompt_tokens = (<Route>(<list>self.model.routes[endpoint.dialect])[0]).prompts.apply_tokens(self.prompt_counted)
         self.admission = Admission()
         if scanner.web_search:
             self.admission.web_searches = engine.policy.hold_web_searches
@@ -380,7 +389,7 @@ cdef class Call:
         cdef UsageTap tap = self.tap
         if slot == NULL or not self.body_sent or tap is None:
             return
-        slot.counted_tokens = tap.counted_tokens()
+        slot.counted_tokens = self.counted()
         if tap.usage_seen:
             tap_normalise(&tap.tap, &slot.usage)
             slot.usage_seen = 1
@@ -801,12 +810,12 @@ cdef class Call:
                 if self.strip:
                     self.hold_event(p + i, k, out)
                 i += k
-                if self.tap.counted_tokens() > self.admission.output_allowance and self.tap.event_ended and not self.grow():
+                if self.tap.event_ended and self.counted() > self.admission.output_allowance and not self.grow():
                     break
         else:
             self.tap.feed(p, n)
             i = n
-            if self.metered and self.tap.counted_tokens() > self.admission.output_allowance:
+            if self.metered and self.counted() > self.admission.output_allowance:
                 self.grow()
         if i:
             self.body_sent = True
@@ -814,9 +823,13 @@ cdef class Call:
             self.frame(out, p, i)
         return i
 
+    cdef int64_t counted(self) noexcept:
+        """Output tokens delivered so far, by our own count with what was learnt about this model."""
+        return self.route.outputs.apply_tokens(self.tap.counted_tokens())
+
     cdef bint grow(self) except -1:
         """Another slice of output on the hold. Where it cannot be had the answer ends here."""
-        cdef int code = self.admission.grow(self.tap.counted_tokens(), self.engine.wall_ns())
+        cdef int code = self.admission.grow(self.counted(), self.engine.wall_ns())
         if code:
             self.cut = True
             self.cut_code = code
@@ -936,7 +949,7 @@ cdef class Call:
             connection.close()
         else:
             connection.give_back(monotonic_ns())
-        self.end(E_NONE if self.status < 400 else E_UPSTREAM_ERROR, self.status, True)
+        self.end(E_CLIENT_GONE if self.left_ns else E_NONE if self.status < 400 else E_UPSTREAM_ERROR, self.status, True)
         self.client.answered(reusable)
         return 0
 
@@ -1017,7 +1030,9 @@ cdef class Call:
         """The client closed its connection."""
         cdef int state = self.state
         try:
-            if state == C_RELAY:
+            if (state == C_RELAY or state == C_HEAD) and self.key.on_disconnect == ON_DISCONNECT_DRAIN and not self.engine.draining:
+                self.read_on()
+            elif state == C_RELAY:
                 self.fail(E_CLIENT_GONE)
             elif state != C_DONE:
                 self.drop_connection()
@@ -1025,6 +1040,17 @@ cdef class Call:
                 self.client.answered(False)
         except Exception as error:
             self.broken(error)
+
+    cdef void read_on(self):
+        """on_disconnect = "drain": nobody listens any more, but the upstream's own usage is worth waiting for, up to a bound."""
+        cdef ClientSide client = self.client
+        self.left_ns = monotonic_ns()
+        self.left_tokens = self.tap.counted_tokens() if self.tap is not None else 0
+        self.client = self.engine.nobody
+        client.call = None
+        if self.connection is not None:
+            self.connection.resume()
+        client.answered(False)
 
     cdef void stop(self, int code):
         """Ends a call in flight from outside: key revoked, account frozen, drain deadline."""
@@ -1116,22 +1142,26 @@ cdef class Call:
                 tap.finish()
                 usage = tap.usage
                 source = "upstream"
-                if not tap.usage_seen:
+                if not tap.usage_seen or usage.input_tokens > ABSURD_TOKENS or usage.output_tokens > ABSURD_TOKENS:
                     memset(&usage, 0, sizeof(Usage))
                     usage.images = tap.usage.images
                     usage.web_searches = tap.usage.web_searches
                     usage.input_tokens = self.prompt_tokens
-                    usage.output_tokens = tap.counted_tokens()
+                    usage.output_tokens = self.counted()
                     source = "estimated"
                 elif not tap.terminal_seen and (not complete or tap.error_seen):
-                    if usage.output_tokens < tap.counted_tokens():
-                        usage.output_tokens = tap.counted_tokens()
+                    if usage.output_tokens < self.counted():
+                        usage.output_tokens = self.counted()
                         source = "estimated"
+                elif complete:
+                    self.route.prompts.observe_tokens(self.prompt_counted, usage.input_tokens + usage.cache_read_tokens
+                                                      + usage.cache_write_tokens + usage.cache_write_1h_tokens)
+                    self.route.outputs.observe_tokens(tap.counted_tokens(), usage.output_tokens)
                 self.cost_nano = admission.settle(&usage, now, now + self.engine.wall_offset_ns)
                 self.written_off_nano = admission.written_off_nano
             else:
                 admission.release(now, self.attempts > 0)
-        if code == E_CLIENT_GONE and tap is not None and tap.terminal_seen:
+        if code == E_CLIENT_GONE and tap is not None and tap.terminal_seen and not self.left_ns:
             code = E_NONE       # a client that closes behind the last event has finished
         elif code == E_CLIENT_GONE:
             status = 499

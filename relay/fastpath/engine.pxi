@@ -32,6 +32,8 @@ cdef class Engine:
     cdef public int64_t body_bytes_max
     cdef public Py_ssize_t connections_max
     cdef public int64_t header_ticks, body_idle_ticks, write_stall_ticks, keep_alive_ticks, discard_ticks
+    cdef ClientSide nobody            # whose transport is None: the client of calls that are read on after theirs has gone
+    cdef public int64_t read_on_ns_max, read_on_tokens_max
     cdef public bint keep_source_ip, keep_user_agent
     cdef readonly int64_t tick
     cdef int64_t wall_offset_ns       # wall clock minus monotonic, renewed at every sweep
@@ -72,6 +74,10 @@ cdef class Engine:
         self.discard_ticks = 8
         self.keep_source_ip = self.keep_user_agent = True
         self.store_writable = True
+        self.nobody = ClientSide()
+        self.nobody.engine = self
+        self.read_on_ns_max = 60_000_000_000
+        self.read_on_tokens_max = 4096
         self.random_state = seed | 1
         self.wall_offset_ns = wall_clock_ns() - monotonic_ns()
 
@@ -472,6 +478,9 @@ cdef class Engine:
                         transport.abort()
             elif (self.tick - call.active_tick) * (1_000_000_000 // 4) > channel.stream_idle_timeout_ns:
                 call.fail(E_UPSTREAM_STALLED)
+        if call.left_ns and (now - call.left_ns > self.read_on_ns_max or (
+                call.tap is not None and call.tap.counted_tokens() - call.left_tokens > self.read_on_tokens_max)):
+            call.stop(E_CLIENT_GONE)
         return 0
 
     def close_clients(self, bint idle_only):

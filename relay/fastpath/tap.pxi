@@ -178,8 +178,8 @@ cdef int64_t tap_number(const Json* j, int type) noexcept nogil:
         return -1
     if type != T_INTEGER and type != T_NUMBER:
         return -1
-    if j.negative:
-        return 0
+    if j.negative and j.magnitude:
+        return -1      # nobody used less than nothing: such a report says nothing
     return clamp_usage(<int64_t>j.magnitude)
 
 

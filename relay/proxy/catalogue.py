@@ -10,6 +10,7 @@ from relay import config as configuration
 from relay._fastpath import Channel, Engine, Model, Rate, Route
 from relay._fastpath import Endpoint as CompiledEndpoint
 from relay.policy import tokenizers
+from relay.policy.calibration import Calibrations
 from relay.proxy.connect import Target
 from relay.wire import endpoints, headers, usage
 
@@ -76,7 +77,9 @@ def build_channel(config: configuration.Config, channel: configuration.Channel, 
     )
 
 
-def build_models(config: configuration.Config, channels: list[Channel], rates: dict[str, Rate]) -> dict[bytes, Model]:
+def build_models(
+    config: configuration.Config, channels: list[Channel], rates: dict[str, Rate], calibrations: Calibrations
+) -> dict[bytes, Model]:
     """Every public name that a channel serves. A model without a rate is known, and refused as unpriced."""
     models: dict[bytes, Model] = {}
     for configured, channel in zip(config.channels, channels, strict=True):
@@ -85,7 +88,9 @@ def build_models(config: configuration.Config, channels: list[Channel], rates: d
             if model is None:
                 model = models[public.encode()] = Model(public, rates.get(public))
             renamed = orjson.dumps(upstream) if upstream != public else None
-            model.add_route(Route(channel, upstream, tokenizers.table_for(upstream), renamed))
+            learnt = calibrations.pair(upstream, configured.name)
+            table = tokenizers.table_for(upstream)
+            model.add_route(Route(channel, upstream, table, renamed, prompts=learnt.prompt, outputs=learnt.output))
     return models
 
 

@@ -38,7 +38,8 @@ def number(value: Any) -> int | None:
     """A token count, or None where it is none."""
     if not isinstance(value, Number) or not re.fullmatch(r"-?[0-9]+(\.0+)?", value):
         return None
-    return min(max(int(value.partition(".")[0]), 0), USAGE_MAX)
+    whole = int(value.partition(".")[0])
+    return min(whole, USAGE_MAX) if whole >= 0 else None
 
 
 def at(value: Any, *path: str) -> Any:
