@@ -1,5 +1,6 @@
 """python -m benchmarks            lists scenarios and contenders
-python -m benchmarks run …      measures; --help tells the options"""
+python -m benchmarks run …      measures; --help tells the options
+python -m benchmarks report …   reports earlier results again"""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from . import page, report
 from .build import TARGET, BuildError, build
@@ -37,6 +39,11 @@ def _arguments() -> argparse.ArgumentParser:
     run.add_argument("--output", type=Path, default=TARGET / "results", help="directory for the results")
     run.add_argument("--write-docs", type=Path, metavar="FILE", help="put the tables into this page")
     run.add_argument("--section", default="standard", help="which generated section of that page (default standard)")
+    again = commands.add_parser("report", help="report earlier results again")
+    again.add_argument("results", type=Path, nargs="+", help="results.json, one or more")
+    again.add_argument("--output", type=Path, default=TARGET / "results")
+    again.add_argument("--write-docs", type=Path, metavar="FILE")
+    again.add_argument("--section", default="full")
     return parser
 
 
@@ -93,6 +100,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"no contender {known[0]!r}; there are: {', '.join(CONTENDERS)}")
     tools = build()
     environment = machine()
+    environment["command"] = f"python -m benchmarks {shlex.join(sys.argv[1:])}"
     runner = Runner(tools, choose_cores(), _say, _progress, model=arguments.model, nice=arguments.nice)
     done: list[tuple[Scenario, ScenarioResult]] = []
     failed = False
@@ -123,25 +131,41 @@ def _run(arguments: argparse.Namespace) -> int:
         page.write_page(arguments.output / "report.html", environment, done)
         _say(f"written: {arguments.output / 'results.json'}, {arguments.output / 'report.html'}")
     if arguments.write_docs and done and not failed:
-        command = (
-            "make bench" if arguments.section == "standard" else f"python -m benchmarks {shlex.join(sys.argv[1:])}"
-        )
+        command = "make bench" if arguments.section == "standard" else environment["command"]
         report.write_docs(arguments.write_docs, arguments.section, environment, done, command)
         _say(f"written: {arguments.write_docs}")
     return 1 if failed else 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    done: list[tuple[Scenario, ScenarioResult]] = []
+    environment: dict[str, Any] = {}
+    for path in arguments.results:
+        environment, found = report.read_json(path)
+        done += found
+    for scenario, result in done:
+        _say(report.terminal(scenario, result))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    page.write_page(arguments.output / "report.html", environment, done)
+    _say(f"written: {arguments.output / 'report.html'}")
+    if arguments.write_docs:
+        command = environment.get("command", "python -m benchmarks run")
+        report.write_docs(arguments.write_docs, arguments.section, environment, done, command)
+        _say(f"written: {arguments.write_docs}")
+    return 1 if any(result.all_wrong for _, result in done) else 0
 
 
 def main() -> int:
     """Exit status: 0 measured and right, 1 a result was wrong or a program failed, 2 wrong usage."""
     parser = _arguments()
     arguments = parser.parse_args()
-    if arguments.command != "run":
+    if arguments.command is None:
         _list()
         return 0
     # a terminated run ends what it started, as an interrupted one does
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        return _run(arguments)
+        return _run(arguments) if arguments.command == "run" else _report(arguments)
     except (ValueError, BuildError, PermissionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

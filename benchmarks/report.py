@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from .runner import Sample, ScenarioResult
-from .scenarios import Bar, Scenario
+from .scenarios import Bar, Scenario, find
 from .stats import ROUNDS_MIN, Summary, pairwise, summarize, verdict
 
 REFERENCE = "nginx"
+FOREIGN_SHARE_MAX = 0.1  # of the proxy's core used by other programs; above it, no verdict on times
 
 # figure → heading, divisor, decimals
 SHOWN: dict[str, tuple[str, float, int]] = {
@@ -62,8 +63,19 @@ def judge(scenario: Scenario, result: ScenarioResult) -> list[Judged]:
         else:
             compared = pairwise(ours, values(result.samples[bar.against], bar.figure), bar.kind)
         summary = summarize(compared)
-        judged.append(Judged(bar, summary, "wrong result" if result.all_wrong else verdict(summary, bar.limit)))
+        text = verdict(summary, bar.limit)
+        if result.all_wrong:
+            text = "wrong result"
+        elif not bar.figure.startswith(("cpu", "memory")) and _disturbed(result, bar):
+            text = "inconclusive (other programs on the proxy's core)"
+        judged.append(Judged(bar, summary, text))
     return judged
+
+
+def _disturbed(result: ScenarioResult, bar: Bar) -> bool:
+    """Whether times say more about the machine than about the proxies: its core was shared in the middle round."""
+    shares = [summarize([s.foreign_share for s in result.samples.get(name, [])]) for name in {bar.of, bar.against}]
+    return any(share is not None and share.median > FOREIGN_SHARE_MAX for share in shares)
 
 
 def show(figure: str, summary: Summary | None) -> str:
@@ -105,9 +117,9 @@ def remarks(result: ScenarioResult) -> list[str]:
     if 0 < rounds < ROUNDS_MIN:
         found.append(f"{rounds} round(s): no verdict below {ROUNDS_MIN}")
     for name, samples in result.samples.items():
-        disturbed = [s for s in samples if s.figures.get("foreign_share", 0) > 0.05]
+        disturbed = [s for s in samples if s.foreign_share > 0.05]
         if disturbed:
-            worst = max(s.figures["foreign_share"] for s in disturbed)
+            worst = max(s.foreign_share for s in disturbed)
             where = f"the proxy's core in {len(disturbed)} round(s)"
             found.append(f"{name}: other programs used up to {worst:.0%} of {where}")
         if name != "direct" and any(_load_core_full(s) for s in samples):
@@ -160,6 +172,23 @@ def document(machine: dict[str, Any], done: Sequence[tuple[Scenario, ScenarioRes
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path: Path) -> tuple[dict[str, Any], list[tuple[Scenario, ScenarioResult]]]:
+    """What `write_json` wrote: machine and results, to report them again. ValueError if it is something else."""
+    content = json.loads(path.read_text())
+    if content.get("format") != 1:
+        raise ValueError(f"{path}: not a result file of this version")
+    done = []
+    for item in content["scenarios"]:
+        result = ScenarioResult(item["name"], item["about"], item["load"], unavailable=item["unavailable"])
+        for name, samples in item["contenders"].items():
+            result.samples[name] = [Sample(**{**sample, "wrong": []}) for sample in samples]
+        for text in item["wrong"]:  # those of single rounds are among them
+            name, _, what = text.partition(": ")
+            result.wrong.setdefault(name, []).append(what)
+        done.append((find(item["name"]), result))
+    return content["machine"], done
 
 
 def marks(section: str) -> tuple[str, str]:

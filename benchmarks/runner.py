@@ -47,6 +47,11 @@ class Sample:
     notes: list[str]
     raw: dict[str, Any]
 
+    @property
+    def foreign_share(self) -> float:
+        """What other programs used of the proxy's core."""
+        return self.figures.get("foreign_share", 0.0)
+
 
 @dataclass
 class ScenarioResult:
@@ -394,7 +399,8 @@ class Runner:
         if target.ready_seconds:
             figures["ready_seconds"] = target.ready_seconds
         notes = []
-        if scenario.case.stream and not scenario.load.rate and open_streams < 0.95 * scenario.load.connections:
+        # (only where streams last: an unpaced one is over before it can be counted)
+        if scenario.case.gap_us and not scenario.load.rate and open_streams < 0.95 * scenario.load.connections:
             notes.append(f"{open_streams} of {scenario.load.connections} streams were open")
         if raw["dropped"] or raw["queued_max"] > 4 * scenario.load.connections:
             notes.append("the rate was more than it could take")

@@ -84,6 +84,29 @@ def test_terminal_and_page(tmp_path: Path) -> None:
     assert "bytes &lt;differ&gt;" in html
 
 
+def test_results_are_read_again(tmp_path: Path) -> None:
+    scenario = find("json-small")
+    before = result(["bytes differ"])
+    report.write_json(tmp_path / "r.json", report.document(MACHINE, [(scenario, before)]))
+    machine, done = report.read_json(tmp_path / "r.json")
+    assert machine == MACHINE
+    assert done[0][0] is scenario
+    assert done[0][1].all_wrong == before.all_wrong
+    assert report.table(scenario, done[0][1]) == report.table(scenario, before)
+
+
+def test_times_on_a_shared_core_get_no_verdict() -> None:
+    half_load = find("half-load")
+    shared = result()
+    assert {j.verdict for j in report.judge(half_load, shared) if j.bar.figure == "latency_p50_us"} == {
+        "inconclusive (other programs on the proxy's core)"
+    }
+    for samples in shared.samples.values():
+        for one in samples:
+            one.figures["foreign_share"] = 0.01
+    assert {j.verdict for j in report.judge(half_load, shared) if j.bar.figure == "latency_p50_us"} == {"met"}
+
+
 def test_docs_keep_what_is_not_generated(tmp_path: Path) -> None:
     file = tmp_path / "performance.md"
     begin, end = report.marks("full")
