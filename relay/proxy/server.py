@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.web_protocol import RequestHandler
 
 from relay import _fastpath
@@ -211,7 +211,8 @@ class ApiServer:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         target = request.raw_path
         path, _, query = target.partition("?")
-        if not path.startswith("/") or not _plain_host(request):
+        # aiohttp lets HTTP/0.9 and 2.0 request lines through; neither is spoken here.
+        if request.version not in _VERSIONS or not path.startswith("/") or not _plain_host(request):
             response = refusal(D_OPENAI, "malformed_http")
             response.force_close()
             return response
@@ -277,6 +278,8 @@ class ApiServer:
             protocol.bridge = None
         return Written(reusable and not self._engine.draining and request.keep_alive)
 
+
+_VERSIONS = (HttpVersion10, HttpVersion11)
 
 # Framing and one-connection fields are aiohttp's business; the pipeline must not judge them a second time.
 _FRAMING = {b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade", b"host"}
