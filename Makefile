@@ -33,3 +33,13 @@ bench: .make-build
 
 clean:
 	rm -rf $(VENV) .make-venv .make-build build relay/_fastpath.c relay/_fastpath*.so
+
+# The compiled module under AddressSanitizer and UndefinedBehaviorSanitizer, and every test that runs in this process.
+asan: .make-venv
+	rm -rf build/asan && mkdir -p build/asan
+	cp -r setup.py pyproject.toml README.md LICENSE relay tests build/asan/
+	rm -f build/asan/relay/_fastpath*.so build/asan/relay/_fastpath.c
+	cd build/asan && RELAY_BUILD=asan $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	cd build/asan && ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
+	  LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
+	  $(CURDIR)/$(BIN)/python -m pytest tests/fastpath tests/proxy tests/test_estimator.py -p no:cacheprovider
