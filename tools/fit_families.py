@@ -7,9 +7,12 @@ packages unpacked under VOCABULARIES (Gemma 3 for Gemini, DeepSeek V3). docs/tok
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 Count = Callable[[str], int]
 
@@ -98,11 +101,9 @@ def claude_4_7_factor(kind: str, corpus: str) -> float:
     return claude_factor(kind, corpus) * grown
 
 
+FAMILIES = ("o200k", "cl100k", "claude", "claude-4-7", "gemini", "deepseek", "qwen", "llama", "mistral")
+LEGACY_CLAUDE = "legacy-claude"
 CLAUDE_FACTORS = {"claude": claude_factor, "claude-4-7": claude_4_7_factor}
-
-
-def legacy_claude(vocabularies: Path) -> Count:
-    return _tokenizer_json(vocabularies / "litellm" / "anthropic_tokenizer.json")
 
 
 def counters(vocabularies: Path) -> dict[str, Count]:
@@ -112,6 +113,7 @@ def counters(vocabularies: Path) -> dict[str, Count]:
     """
     litellm = vocabularies / "litellm"
     return {
+        LEGACY_CLAUDE: _tokenizer_json(litellm / "anthropic_tokenizer.json"),
         "o200k": _bpe(litellm / _O200K_FILE, _O200K_PATTERN),
         "cl100k": _bpe(litellm / _CL100K_FILE, _CL100K_PATTERN),
         "gemini": _tokenizer_json(vocabularies / "gemma3" / "tokenizer.json"),
@@ -120,3 +122,13 @@ def counters(vocabularies: Path) -> dict[str, Count]:
         "llama": _bpe(_package("llama_models") / "llama3" / "tokenizer.model", _LLAMA3_PATTERN),
         "mistral": _tekken(),
     }
+
+
+def exact_counts(family: str, rows: Sequence[dict[str, str]], count_of: dict[str, Count]) -> Any:
+    """What the chunks cost by the family's tokenizer; for Claude, by the legacy one times the published factors."""
+    factor = CLAUDE_FACTORS.get(family)
+    count = count_of[LEGACY_CLAUDE if factor else family]
+    counts = np.array([count(row["text"]) for row in rows], float)
+    if factor:
+        counts *= np.array([factor(row["kind"], row["corpus"]) for row in rows])
+    return counts

@@ -205,6 +205,7 @@ def main() -> None:
     parser.add_argument("vocabularies", type=Path)
     parser.add_argument("--family", action="append", help="only this family; may be repeated")
     parser.add_argument("--write", action="store_true", help="write relay/data/tokens-<family>.bin")
+    parser.add_argument("--measure", action="store_true", help="measure the tables in relay/data, fit nothing")
     parser.add_argument("--corpora", action="store_true", help="tell the accuracy by corpus, not by class of text")
     arguments = parser.parse_args()
     rows = [json.loads(line) for line in arguments.chunks.open()]
@@ -213,23 +214,21 @@ def main() -> None:
     weight = importance([row for row in rows if row["part"] == "train"])
     matrix = features(texts)
     count_of = fit_families.counters(arguments.vocabularies)
+    data = Path(__file__).parent.parent / "relay" / "data"
     errors: dict[str, Any] = {}
-    legacy = np.zeros(0)
-    for family in arguments.family or [*count_of, *fit_families.CLAUDE_FACTORS]:
+    for family in arguments.family or [*fit_families.FAMILIES]:
         began = time.monotonic()
-        if factor := fit_families.CLAUDE_FACTORS.get(family):
-            if not len(legacy):
-                legacy = np.array([fit_families.legacy_claude(arguments.vocabularies)(text) for text in texts], float)
-            exact = legacy * np.array([factor(row["kind"], row["corpus"]) for row in rows])
+        exact = fit_families.exact_counts(family, rows, count_of)
+        if arguments.measure:
+            packed = zlib.decompress((data / f"tokens-{family}.bin").read_bytes())
         else:
-            exact = np.array([count_of[family](text) for text in texts], float)
-        packed = pack(fit(matrix[train], exact[train], weight))
+            packed = pack(fit(matrix[train], exact[train], weight))
         whole = np.frombuffer(packed[-2 * matrix.shape[1] :], "<u2") / UNIT
         errors[family] = (matrix @ whole - exact) / exact
         compressed = zlib.compress(packed, 9)
         print(f"{family}: {time.monotonic() - began:.1f} s, {len(compressed)} bytes", file=sys.stderr)
-        if arguments.write:
-            (Path(__file__).parent.parent / "relay" / "data" / f"tokens-{family}.bin").write_bytes(compressed)
+        if arguments.write and not arguments.measure:
+            (data / f"tokens-{family}.bin").write_bytes(compressed)
     print(report(rows, errors, (lambda row: row["corpus"]) if arguments.corpora else class_of))
 
 
