@@ -392,7 +392,7 @@ cdef class Call:
         slot.counted_tokens = self.counted()
         if tap.usage_seen:
             tap_normalise(&tap.tap, &slot.usage)
-            slot.usage_seen = 1
+            slot.usage_seen = 2 if tap.terminal_seen else 1
         slot.delivered = 1
 
     cdef int check_access(self, bytes model_name) except -1:

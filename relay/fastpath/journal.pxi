@@ -46,7 +46,7 @@ ctypedef struct Slot:
     uint32_t state
     int32_t attempts, stream, status, error_code, source      # source: index into USAGE_SOURCES
     int32_t delivered                                          # bytes of a body have been written to the client
-    int32_t usage_seen
+    int32_t usage_seen                                         # 1: a report so far; 2: the one at the end of the answer
     int64_t id, account_id, organisation_id, key_id
     int64_t wall_ns, hold_nano
     Prices prices
@@ -203,7 +203,7 @@ cdef dict slot_document(Slot* slot):
             source = 1 if slot.usage_seen else 2
             if not slot.usage_seen:
                 usage.input_tokens = slot.prompt_tokens
-            if usage.output_tokens < slot.counted_tokens:
+            if slot.usage_seen < 2 and usage.output_tokens < slot.counted_tokens:
                 usage.output_tokens = slot.counted_tokens
                 source = 2
             cost = price_cost(&slot.prices, usage.input_tokens, usage.output_tokens, usage.cache_read_tokens,
