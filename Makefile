@@ -13,6 +13,13 @@ run: .make-build
 test: .make-build
 	$(BIN)/python -m pytest
 
+# The long forms of tests/faults: kills, endings, bursts. Stop it with MINUTES=5; repeat a run with SEED=n.
+MINUTES ?= 30
+SEED ?= 0
+
+soak: .make-build
+	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED)
+
 lint: .make-build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check relay tests benchmarks tools setup.py

@@ -83,6 +83,7 @@ class RelayProcess:
     folder: Path
     config: str
     port: int = 0
+    program: tuple[str, ...] = ("-m", "relay")  # of the interpreter, before `serve`
     log: list[str] = field(default_factory=list)
     _process: asyncio.subprocess.Process | None = None
     _reader: asyncio.Task[None] | None = None
@@ -120,7 +121,7 @@ class RelayProcess:
         self.write_config(self.config)
         self.port = 0
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "relay", "serve", "--config", str(self.config_file),
+            sys.executable, *self.program, "serve", "--config", str(self.config_file),
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, cwd=REPOSITORY,
         )  # fmt: skip
         self._reader = asyncio.get_running_loop().create_task(self._read_log())

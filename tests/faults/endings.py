@@ -1,0 +1,291 @@
+"""Calls that end in every way there is, in random mix on one relay; when all is quiet nothing may be left over."""
+
+import asyncio
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from relay.simulator import Running
+from tests.faults.books import check_calls, rows
+from tests.faults.traffic import CHAT, DIALECTS, Call, Dialect, make_call, words
+from tests.functional.relay_process import Customer, RelayProcess, eventually, nano
+from tests.functional.setting import config_text
+from tests.support.rawclient import RawClient
+from tests.support.stored import assert_books_agree
+
+NOWHERE = "http://127.0.0.1:9"
+SETTINGS = {
+    "drain_seconds = 5": "drain_seconds = 1",
+    "first_byte_seconds = 20": "first_byte_seconds = 2",
+    "stream_idle_seconds = 20": "stream_idle_seconds = 2",
+}
+Ending = Callable[["Mix"], Awaitable[Call]]
+ENDINGS: dict[str, tuple[int, Ending]] = {}  # name -> weight, what makes it
+
+
+def ending(weight: int) -> Callable[[Ending], Ending]:
+    def register(function: Ending) -> Ending:
+        ENDINGS[function.__name__.replace("_", " ")] = (weight, function)
+        return function
+
+    return register
+
+
+@dataclass
+class Mix:
+    folder: Path
+    simulator: Running
+    rng: random.Random
+    made: Counter[str] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)
+    seen: Counter[str] = field(default_factory=Counter)
+    calls: list[Call] = field(default_factory=list)
+    customers: list[Customer] = field(default_factory=list)
+
+    async def run(self, count: int, *, at_once: int = 12) -> None:
+        text = config_text(self.simulator.base_url, NOWHERE)
+        for old, new in SETTINGS.items():
+            text = text.replace(old, new)
+        self.relay = await RelayProcess(self.folder, text).start()
+        try:
+            self.customers = [await self.relay.customer() for _ in range(6)]
+            self.rich = list(self.customers)
+            await self._make(["finished"] * 8, 8)
+            files, memory = self._files(), self._resident_bytes()
+            names = list(ENDINGS) + self.rng.choices(
+                list(ENDINGS), [weight for weight, _ in ENDINGS.values()], k=max(0, count - len(ENDINGS))
+            )
+            self.rng.shuffle(names)
+            await self._make(names, at_once)
+            await self._quiet(files)
+            self.grown_bytes = self._resident_bytes() - memory
+            await self._drain()
+            self._check()
+        finally:
+            await self.relay.kill()
+
+    async def _make(self, names: list[str], at_once: int) -> None:
+        left = list(reversed(names))
+
+        async def worker() -> None:
+            while left:
+                name = left.pop()
+                call = await ENDINGS[name][1](self)
+                call.ending = name
+                self.made[name] += 1
+                self.calls.append(call)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(worker())
+
+    async def _quiet(self, files: int) -> None:
+        """Nothing open, nothing held, as many file descriptors as before."""
+
+        async def quiet() -> bool:
+            status = await self.relay.status()
+            idle = sum(channel["idle_connections"] for channel in status["channels"])
+            return status["open_calls"] == 0 and self._files() - idle <= files
+
+        await eventually(quiet, 20)
+        assert (await self.relay.status())["faults"] == 0, self.relay.faults
+        for customer in self.customers:
+            assert nano((await customer.money())["held"]) == 0
+        assert all(channel["in_flight"] == 0 for channel in (await self.relay.status())["channels"])
+        assert (await self.relay.command("ledger verify"))["ok"]
+
+    async def _drain(self) -> None:
+        """The last ending: the relay is told to stop while streams run that would take longer than it waits."""
+        said = words(CHAT, 400, 1)
+        tasks = [
+            asyncio.ensure_future(make_call(customer, CHAT, stream=True, directives=f"{said} pace_ms=20"))
+            for customer in self.rich
+        ]
+
+        async def begun() -> bool:
+            return sum(entry.events_sent > 2 for entry in self.simulator.book.entries) >= len(tasks)
+
+        await self.simulator.book.wait(lambda book: book.open >= len(tasks), 10)
+        await asyncio.sleep(0.2)
+        self.relay.signal(signal.SIGTERM)
+        for call in await asyncio.gather(*tasks):
+            call.ending = "drained"
+            self.made["drained"] += 1
+            self.calls.append(call)
+            assert b"error" in call.body.rpartition(b"\n\ndata:")[2], call.body[-300:]
+        assert await self.relay.wait() == 0
+
+    def _check(self) -> None:
+        data_dir = self.relay.data_dir
+        assert_books_agree(data_dir)
+        self.seen = check_calls(data_dir, self.calls, self.simulator.book, one_event=False)
+        for row in rows(
+            data_dir, "SELECT coalesce(error_code, 'none') AS code, count(*) AS n FROM call_records GROUP BY 1"
+        ):
+            self.codes[row["code"]] = row["n"]
+
+    def _files(self) -> int:
+        return len(os.listdir(f"/proc/{self.relay.pid}/fd"))
+
+    def _resident_bytes(self) -> int:
+        return int(Path(f"/proc/{self.relay.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def report(self) -> str:
+        return f"made {dict(self.made)}\nrecorded {dict(self.codes)}\nchecked {dict(self.seen)}"
+
+    # -- parts of endings
+
+    @property
+    def customer(self) -> Customer:
+        return self.rng.choice(self.rich)
+
+    async def own(self, credits: str = "10", **key: object) -> Customer:
+        customer = await self.relay.customer(credits, **key)
+        self.customers.append(customer)
+        return customer
+
+    def call(self, more: str, *, stream: bool | None = None, events: int = 8, **given: object) -> Awaitable[Call]:
+        """A call in any dialect with these directives."""
+        dialect: Dialect = given.pop("dialect", None) or self.rng.choice(DIALECTS)  # type: ignore[assignment]
+        customer: Customer = given.pop("customer", None) or self.customer  # type: ignore[assignment]
+        if stream is None:
+            stream = self.rng.random() < 0.7
+        said = words(dialect, events, self.rng.randrange(40))
+        return make_call(customer, dialect, stream=stream, directives=f"{said} {more}", **given)  # type: ignore[arg-type]
+
+
+async def some_events(client: RawClient, count: int = 3) -> None:
+    await client.until(lambda: client.received.count(b"data:") >= count or client.lost, 20)
+
+
+async def the_end(client: RawClient) -> None:
+    await client.until(lambda: client.lost or client.eof or client.received.endswith(b"0\r\n\r\n"), 20)
+
+
+@ending(6)
+async def finished(mix: Mix) -> Call:
+    return await mix.call("pace_ms=5")
+
+
+@ending(2)
+async def unknown_model(mix: Mix) -> Call:
+    return await make_call(mix.customer, replace(mix.rng.choice(DIALECTS), model="nobody"), stream=False)
+
+
+@ending(3)
+async def upstream_refuses(mix: Mix) -> Call:
+    return await mix.call(f"status={mix.rng.choice((400, 404, 429, 500, 503, 529))}")
+
+
+@ending(2)
+async def upstream_error_event(mix: Mix) -> Call:
+    return await mix.call("error_at=3", stream=True)
+
+
+@ending(4)
+async def upstream_cut(mix: Mix) -> Call:
+    return await mix.call(f"cut={mix.rng.randrange(2500)} cut_how={mix.rng.choice(('fin', 'rst'))} pace_ms=5")
+
+
+@ending(1)
+async def upstream_cut_in_its_head(mix: Mix) -> Call:
+    return await mix.call(f"cut_head={mix.rng.randrange(60)}")
+
+
+@ending(1)
+async def upstream_garbage(mix: Mix) -> Call:
+    return await mix.call("garbage")
+
+
+@ending(1)
+async def upstream_silent(mix: Mix) -> Call:
+    return await mix.call("first_ms=3500")
+
+
+@ending(1)
+async def upstream_stalls(mix: Mix) -> Call:
+    return await mix.call(f"stall={mix.rng.randrange(100, 1200)}")
+
+
+@ending(2)
+async def stream_without_its_end(mix: Mix) -> Call:
+    return await mix.call("done=0", stream=True)
+
+
+@ending(2)
+async def without_usage(mix: Mix) -> Call:
+    return await mix.call("usage=missing")
+
+
+@ending(3)
+async def client_gone_before(mix: Mix) -> Call:
+    async def during(call: Call, client: RawClient) -> None:
+        await asyncio.sleep(mix.rng.uniform(0, 0.1))
+
+    return await mix.call("first_ms=150", during=during)
+
+
+@ending(4)
+async def client_gone_during(mix: Mix) -> Call:
+    async def during(call: Call, client: RawClient) -> None:
+        await some_events(client, mix.rng.randint(1, 12))
+        if mix.rng.random() < 0.5:
+            client.reset()
+
+    return await mix.call("pace_ms=20", stream=True, events=20, during=during)
+
+
+@ending(1)
+async def client_does_not_read(mix: Mix) -> Call:
+    async def during(call: Call, client: RawClient) -> None:
+        await some_events(client)
+        client.pause_reading()
+        await asyncio.sleep(3)
+        client.resume_reading()
+        await client.until(lambda: client.lost or client.eof, 20)
+
+    said = "events=1500 size=4000 seed=1 output=100000"
+    return await make_call(mix.customer, CHAT, stream=True, directives=said, during=during)
+
+
+@ending(1)
+async def key_revoked(mix: Mix) -> Call:
+    customer = await mix.own()
+
+    async def during(call: Call, client: RawClient) -> None:
+        await some_events(client)
+        await mix.relay.command("key revoke", id=customer.key)
+        await the_end(client)
+
+    return await mix.call("pace_ms=30", customer=customer, stream=True, events=200, during=during)
+
+
+@ending(1)
+async def account_frozen(mix: Mix) -> Call:
+    customer = await mix.own()
+
+    async def during(call: Call, client: RawClient) -> None:
+        await some_events(client)
+        await mix.relay.command("account freeze", id=customer.account)
+        await the_end(client)
+
+    return await mix.call("pace_ms=30", customer=customer, stream=True, events=200, during=during)
+
+
+@ending(1)
+async def balance_out(mix: Mix) -> Call:
+    return await mix.call("", customer=await mix.own("0.001"), stream=True, events=1500)
+
+
+@ending(1)
+async def cap_reached(mix: Mix) -> Call:
+    return await mix.call("", customer=await mix.own(daily_limit="0.001"), stream=True, events=1500)
+
+
+@ending(1)
+async def most_cost_reached(mix: Mix) -> Call:
+    return await mix.call("", stream=True, events=1500, headers={"x-relay-max-cost": "0.001"})
