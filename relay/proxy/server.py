@@ -21,6 +21,8 @@ from relay.wire.endpoints import D_OPENAI, Endpoint
 
 log = logging.getLogger("relay.server")
 
+HEAD_BYTES_MAX = 65_536  # names and values together; aiohttp itself bounds only their number and the size of each
+E_BODY_TOO_LARGE = _fastpath.ERROR_CODES.index("body_too_large")
 E_BODY_TIMEOUT = _fastpath.ERROR_CODES.index("body_timeout")
 LocalHandler = Callable[[web.Request, Endpoint, str | None], Awaitable[web.StreamResponse]]
 
@@ -126,6 +128,18 @@ async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = "relay"  # aiohttp would tell its version and Python's
 
 
+def _malformed() -> web.Response:
+    response = refusal(D_OPENAI, "malformed_http")
+    response.force_close()
+    return response
+
+
+@web.middleware
+async def _unrouted(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
+    """Targets that are no path (`CONNECT host:port`, `OPTIONS *`) match no route; aiohttp has a page of its own."""
+    return await handler(request) if request.match_info.http_exception is None else _malformed()
+
+
 class _Runner(web.AppRunner):
     """Serves an application with our protocol."""
 
@@ -149,13 +163,13 @@ class ApiServer:
         self._local = local
         self.header_seconds = header_seconds
         self.body_idle_seconds = body_idle_seconds
-        self.app = web.Application(client_max_size=1 << 20)
+        self.app = web.Application(client_max_size=1 << 20, middlewares=[_unrouted])
         self.app.on_response_prepare.append(_name_server)
         self._runner: _Runner | None = None
 
     async def start(self) -> None:
         """Routes must have been added to `app` before."""
-        self.app.router.add_route("*", "/{path:.*}", self._handle)
+        self.app.router.add_route("*", "/{path:.*}", self._handle, expect_handler=self._expect)
         self._runner = _Runner(
             self.app,
             handle_signals=False,
@@ -208,14 +222,27 @@ class ApiServer:
 
     # -- requests
 
+    async def _expect(self, request: web.Request) -> web.StreamResponse | None:
+        """`Expect: 100-continue`: a body that would be refused for its size is not asked for."""
+        if request.headers["Expect"].lower() != "100-continue":
+            raise web.HTTPExpectationFailed
+        if request.version >= (1, 1) and (request.content_length or 0) <= self._engine.body_bytes_max:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # the head of the answer has not been written yet
+        return None
+
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         target = request.raw_path
         path, _, query = target.partition("?")
         # aiohttp lets HTTP/0.9 and 2.0 request lines through; neither is spoken here.
-        if request.version not in _VERSIONS or not path.startswith("/") or not _plain_host(request):
-            response = refusal(D_OPENAI, "malformed_http")
-            response.force_close()
-            return response
+        head_bytes = sum(len(name) + len(value) for name, value in request.raw_headers)
+        if (
+            not path.startswith("/")
+            or not _plain_host(request)
+            or request.version not in _VERSIONS
+            or head_bytes > HEAD_BYTES_MAX
+        ):
+            return _malformed()
         if path == "/" and request.method in ("HEAD", "GET"):
             return web.json_response({"service": "relay"})
         resolved = paths.resolve(request.method, path, _NameSet(self._engine.models))
@@ -260,6 +287,8 @@ class ApiServer:
                 fields + b"\r\n",
                 keys,
             )
+            if (request.content_length or 0) > self._engine.body_bytes_max:
+                bridge.refuse(E_BODY_TOO_LARGE)
             try:
                 while not ended.done():
                     async with asyncio.timeout(self.body_idle_seconds):
