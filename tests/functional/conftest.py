@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from relay.simulator import Running, start
 from tests.functional.raw_upstream import RawUpstream
-from tests.functional.relay_process import Customer, RelayProcess
+from tests.functional.relay_process import Customer, RelayProcess, eventually
 from tests.functional.setting import config_text
 from tests.support.loops import BOTH_LOOPS
 
@@ -42,12 +42,16 @@ async def shared_relay(
     relay = await RelayProcess(folder, config_text(simulator.base_url, raw.base_url)).start()
     yield relay
     # Whatever the tests did: nothing is held, every balance is what its entries and calls say, and it stops in order.
+    await eventually(lambda: _no_open_calls(relay))
     verified = await relay.command("ledger verify")
     status = await relay.status()
     assert await relay.stop() == 0
     assert verified["ok"], verified
-    assert status["open_calls"] == 0
     assert status["faults"] == 0
+
+
+async def _no_open_calls(relay: RelayProcess) -> bool:
+    return (await relay.status())["open_calls"] == 0
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -128,6 +128,8 @@ class _Connection(asyncio.Protocol):
         for step in exchange.steps:
             match step:
                 case bytes():
+                    if self.lost.is_set():
+                        return
                     self.transport.write(step)
                     exchange.sent += len(step)
                     await asyncio.sleep(0)

@@ -64,7 +64,7 @@ body_bytes_max = {BODY_BYTES_MAX}
 [admin]
 token = "{OPERATOR_TOKEN}"
 [timeouts]
-header_seconds = 2
+header_seconds = 1
 body_idle_seconds = 1
 connect_seconds = 2
 first_byte_seconds = 20
