@@ -5,6 +5,8 @@ It imports nothing from relay. `_fastpath.pyi` is its specification: what that f
 Order matters: each file uses only what stands above it.
 """
 
+cimport cython
+
 include "fastpath/constants.pxi"
 include "fastpath/estimator.pxi"
 include "fastpath/json_state.pxi"

@@ -9,6 +9,7 @@ cdef enum:
 _STATES = ("new", "open", "settled", "released")
 
 
+@cython.freelist(64)      # one is made for every call
 cdef class Admission:
     """The hold of one call and everything else it took: NEW -> OPEN -> SETTLED or RELEASED, or raises.
 

@@ -141,6 +141,7 @@ cdef class ClientSide:
         self.peer, self.peer_packed, self.peer_trusted = self.engine.hooks.peer(peername)
 
 
+@cython.freelist(64)      # one is made for every call
 cdef class Call:
     cdef Engine engine
     cdef ClientSide client
@@ -584,7 +585,7 @@ cdef class Call:
                 return 0
             if end > RESPONSE_HEAD_BYTES_MAX:
                 return self.attempt_failed(E_UPSTREAM_GARBAGE)
-            head = ResponseHead()
+            head = self.connection.head
             if head.parse(p, end, self.engine.fields) < 0 or head.status == 101:
                 return self.attempt_failed(E_UPSTREAM_GARBAGE)
             if head.status >= 200:

@@ -164,6 +164,7 @@ cdef void request_close(Request* r, const Node* node, bint array) noexcept nogil
         media_count(&r.media, &r.sums, &r.json.counter)
 
 
+@cython.freelist(64)      # one is made for every call
 cdef class RequestScanner:
     """Reads one request body in any pieces.
 

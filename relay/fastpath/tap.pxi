@@ -530,6 +530,7 @@ cdef void tap_normalise(const Tap* s, Usage* u) noexcept nogil:
     u.web_searches = clamp_usage(u.web_searches)
 
 
+@cython.freelist(64)      # one is made for every call
 cdef class UsageTap:
     """Reads one answer body in any pieces. Never fails: what cannot be read only means that no usage is found in it."""
 

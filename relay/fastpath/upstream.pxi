@@ -98,9 +98,11 @@ cdef class UpstreamConnection:
     cdef bint closed, used
     cdef bint want_read_paused
     cdef int64_t idle_since_ns
+    cdef ResponseHead head             # used again by every call on this connection: one at a time
 
     def __init__(self, Channel channel):
         self.channel = channel
+        self.head = ResponseHead()
 
     def connection_made(self, transport):
         self.transport = transport
