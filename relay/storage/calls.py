@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from relay.records import MS_PER_DAY, call_day, first_call_id
@@ -105,6 +106,12 @@ def select_calls(
 def select_call(connection: sqlite3.Connection, call_id: int) -> CallRow | None:
     row = connection.execute("SELECT * FROM call_records WHERE id = ?", (call_id,)).fetchone()
     return None if row is None else CallRow(*row)
+
+
+def select_recorded(connection: sqlite3.Connection, call_ids: Sequence[int]) -> set[int]:
+    ids = json.dumps(list(call_ids))
+    rows = connection.execute("SELECT id FROM calls WHERE id IN (SELECT value FROM json_each(?))", (ids,))
+    return {row[0] for row in rows}
 
 
 def select_rollups(connection: sqlite3.Connection, account_id: int, since_day: int, until_day: int) -> list[RollupRow]:

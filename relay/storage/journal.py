@@ -117,10 +117,12 @@ async def recover(store: Store, data_dir: Path, store_id: bytes) -> int:
         return 0
     ended = [_record(document, document["written_off_nano"]) for document in found if document["ended"]]
     await store.settle_recovered(ended)
+    # What a recovery before this one has settled is in the balances already.
+    settled = await store.recorded([document["id"] for document in found if not document["ended"]])
     balances: dict[int, int] = {}
     opened = []
     for document in found:
-        if document["ended"]:
+        if document["ended"] or document["id"] in settled:
             continue
         account_id = document["account_id"]
         if account_id not in balances:

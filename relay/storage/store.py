@@ -544,6 +544,10 @@ class Store:
     async def call(self, call_id: int) -> CallRow | None:
         return await self._read(lambda db: calls.select_call(db, call_id))
 
+    async def recorded(self, call_ids: Sequence[int]) -> set[int]:
+        """Which of these calls have a record that is committed."""
+        return await self._read(lambda db: calls.select_recorded(db, call_ids))
+
     async def rollups(self, account_id: int, *, since_day: int = 0, until_day: int | None = None) -> list[RollupRow]:
         """Sums per key, model and day; until_day is included."""
         last_day = DAY_MAX if until_day is None else until_day
