@@ -1,0 +1,120 @@
+"""What a dead process's slots say: who is charged what."""
+
+import ctypes
+
+import pytest
+
+from relay._fastpath import ERROR_CODES, JOURNAL_SLOT_SIZE, Journal
+from tests.support.money_oracle import NANO_MAX
+from tests.support.slots import ENDED, FREE, PER_TOKEN, Slot, Usage, write_slot
+
+
+def memory(slots: int = 4) -> bytearray:
+    return bytearray(slots * JOURNAL_SLOT_SIZE)
+
+
+def left(**fields) -> dict:
+    """The document of the only slot."""
+    data = memory()
+    write_slot(data, 2, id=77, **fields)
+    (document,) = Journal(data).left_over()
+    return document
+
+
+def test_the_layout_is_what_this_test_writes():
+    assert ctypes.sizeof(Slot) <= JOURNAL_SLOT_SIZE
+    texts = {"upstream_model": "gpt-4o-2024", "channel": "main", "source_ip": "::1", "user_agent": "é"}
+    document = left(texts=texts, organisation_id=3, hold_nano=9, max_cost_nano=8, first_byte_us=4, attempts=2)
+    assert document == document | texts | {
+        "id": 77, "account_id": 1, "organisation_id": 3, "key_id": 1, "path": "/v1/chat/completions", "model": "gpt-4o",
+        "rate_card": "card", "attempts": 2, "stream": 1, "status": 200, "first_byte_us": 4, "latency_us": 0,
+        "hold_nano": 9, "max_cost_nano": 8,
+    }  # fmt: skip
+
+
+def test_an_open_call_is_charged_for_what_was_delivered():
+    document = left()
+    assert (document["input_tokens"], document["output_tokens"], document["cost_nano"]) == (10, 5, 15)
+    assert (document["ended"], document["error_code"], document["usage_source"]) == (False, "recovered", "estimated")
+
+
+def test_an_open_call_of_which_nothing_was_delivered_is_free():
+    document = left(delivered=0, status=0, counted_tokens=0)
+    assert (document["input_tokens"], document["output_tokens"], document["cost_nano"]) == (0, 0, 0)
+    assert (document["status"], document["error_code"], document["usage_source"]) == (499, "recovered", "none")
+
+
+@pytest.mark.parametrize(
+    ("usage_seen", "reported", "charged", "source"),
+    [(1, 3, 5, "estimated"), (1, 9, 9, "upstream"), (2, 3, 3, "upstream"), (2, 9, 9, "upstream")],
+    ids=["behind the text", "ahead of it", "final and less", "final and more"],
+)
+def test_a_report_so_far_and_the_final_one(usage_seen: int, reported: int, charged: int, source: str):
+    document = left(usage_seen=usage_seen, usage=Usage(input_tokens=4, output_tokens=reported))
+    assert (document["input_tokens"], document["output_tokens"]) == (4, charged)
+    assert (document["cost_nano"], document["usage_source"]) == (4 + charged, source)
+
+
+def test_an_ended_call_is_charged_as_it_was_decided():
+    usage = Usage(input_tokens=4, output_tokens=3, cache_write_tokens=2, cache_write_1h_tokens=1)
+    code = ERROR_CODES.index("client_gone")
+    document = left(
+        state=ENDED,
+        usage=usage,
+        cost_nano=1234,
+        written_off_nano=34,
+        source=1,
+        error_code=code,
+        status=499,
+        latency_us=6,
+    )
+    assert (document["cost_nano"], document["written_off_nano"]) == (1234, 34)
+    assert (document["output_tokens"], document["cache_write_tokens"], document["latency_us"]) == (3, 3, 6)
+    assert (document["status"], document["error_code"], document["usage_source"]) == (499, "client_gone", "upstream")
+
+
+def test_texts_that_were_being_written_are_absent():
+    data = memory()
+    slot = write_slot(data, 0, id=1)
+    slot.text_size[1] = 0xFFFF  # its length comes last
+    slot.text_start[2], slot.text_size[2] = 1500, 100  # points out of the slot: damage
+    (document,) = Journal(data).left_over()
+    assert (document["path"], document["model"], document["rate_card"]) == ("/v1/chat/completions", None, None)
+
+
+def test_a_text_torn_in_a_letter_is_still_text():
+    data = memory()
+    slot = write_slot(data, 0, id=1, texts={"model": "modèle"})
+    slot.text_size[1] -= 3
+    (document,) = Journal(data).left_over()
+    assert document["model"].encode().startswith(b"mod")
+
+
+def test_left_over_is_ordered_and_free_slots_are_not_in_it():
+    data = memory(5)
+    for number, (call, state) in enumerate([(30, 1), (10, ENDED), (99, FREE), (20, 1)]):
+        write_slot(data, number, id=call, state=state)
+    journal = Journal(data)
+    assert [document["id"] for document in journal.left_over()] == [10, 20, 30]
+    assert journal.free_slots == 2
+    journal.clear()
+    assert journal.left_over() == []
+    assert journal.free_slots == 5
+
+
+def test_absurd_prices_and_counts_do_not_overflow():
+    document = left(counted_tokens=1 << 40, prompt_tokens=1 << 40)
+    assert document["cost_nano"] == 2 << 40
+    data = memory()
+    slot = write_slot(data, 0, id=1, counted_tokens=1 << 40)
+    slot.prices.output = 1 << 53
+    (document,) = Journal(data).left_over()
+    assert document["cost_nano"] == NANO_MAX
+
+
+def test_a_journal_has_whole_slots():
+    for size in (0, 1, JOURNAL_SLOT_SIZE - 1, JOURNAL_SLOT_SIZE + 1):
+        with pytest.raises(ValueError, match="whole slots"):
+            Journal(bytearray(size))
+    assert Journal(bytearray(JOURNAL_SLOT_SIZE)).free_slots == 1
+    assert PER_TOKEN == 10**6
