@@ -124,11 +124,12 @@ def _run(arguments: argparse.Namespace) -> int:
             continue
         done.append((scenario, result))
         failed = failed or bool(result.all_wrong)
-        _say(report.terminal(scenario, result).lstrip("\n").partition("\n")[2] + "\n")
-    if done:
+        # after each scenario, so that what comes later cannot lose it
         arguments.output.mkdir(parents=True, exist_ok=True)
         report.write_json(arguments.output / "results.json", report.document(environment, done))
         page.write_page(arguments.output / "report.html", environment, done)
+        _say(report.terminal(scenario, result).lstrip("\n").partition("\n")[2] + "\n")
+    if done:
         _say(f"written: {arguments.output / 'results.json'}, {arguments.output / 'report.html'}")
     if arguments.write_docs and done and not failed:
         command = "make bench" if arguments.section == "standard" else environment["command"]

@@ -14,6 +14,7 @@ import sqlite3
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,7 @@ def start_relay(name: str, setting: Setting) -> Target:
     sources = [ROOT / "relay" / "_fastpath.pyx", *(ROOT / "relay" / "fastpath").iterdir()]
     if max(m.stat().st_mtime for m in modules) < max(s.stat().st_mtime for s in sources):
         raise UnavailableError("relay's compiled module is older than its sources: build it again")
-    directory = setting.directory / name
-    directory.mkdir()
+    directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=setting.directory))  # a store of its own at every start
     port = free_port()
     tls = ""
     if setting.client_tls and setting.certificates:
