@@ -73,7 +73,9 @@ class Target:
     authority: Path | None = None
     books: Callable[[Tally], list[str]] | None = None  # differences between its records and what was called
     tally: Tally = Tally(0, 0, 0)
-    ready_seconds: float = 0.0  # from the start of the process until it says it is ready; 0: not measured
+    ready_seconds: list[float] = field(
+        default_factory=list
+    )  # from the start of the process until it is ready, each start
 
     @property
     def authority_header(self) -> str:

@@ -26,6 +26,7 @@ from .processes import Program, ProgramError, free_port, wait_listening
 
 ROOT = Path(__file__).parent.parent
 FLUSH_SECONDS_MAX = 15.0
+STARTS_GROWN = 5  # so often its start is timed
 
 CONFIG = """\
 [server]
@@ -123,12 +124,17 @@ def start_relay(name: str, setting: Setting) -> Target:
     if name == "relay-grown":
         grow(data / DATABASE, *setting.stock)
     last_id = _last_call_id(data)
-    program = setting.programs.start(
-        name, [sys.executable, "-m", "relay", "serve", "--config", config], setting.cores.proxy, environment
-    )
-    started = time.monotonic()
-    wait_ready(program, port, setting)
-    ready_seconds = time.monotonic() - started
+    ready_seconds: list[float] = []
+    starts = STARTS_GROWN if name == "relay-grown" else 1
+    for _ in range(starts):
+        if ready_seconds:
+            setting.programs.stop(program)
+        program = setting.programs.start(
+            name, [sys.executable, "-m", "relay", "serve", "--config", config], setting.cores.proxy, environment
+        )
+        started = time.monotonic()
+        wait_ready(program, port, setting)
+        ready_seconds.append(time.monotonic() - started)
     # over the relay's socket, as the command does it: a thousand processes would take minutes
     try:
         keys = [

@@ -397,7 +397,7 @@ class Runner:
             if scenario.case.stream and open_streams:
                 figures["memory_bytes_per_stream"] = (loaded_memory - idle_memory) / open_streams
         if target.ready_seconds:
-            figures["ready_seconds"] = target.ready_seconds
+            figures["ready_seconds"] = target.ready_seconds.pop(0)
         notes = []
         # (only where streams last: an unpaced one is over before it can be counted)
         if scenario.case.gap_us and not scenario.load.rate and open_streams < 0.95 * scenario.load.connections:
