@@ -75,7 +75,7 @@ class _CommandLine:
 
     def __call__(self, *words: str) -> Any:
         """Runs a command with --json; returns the document, or the list of JSON lines. ProgramError if it fails."""
-        command = [sys.executable, "-m", "relay", *words, "--config", str(self._config), "--json"]
+        command: list[str | Path] = [sys.executable, "-m", "relay", *words, "--config", str(self._config), "--json"]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **self._environment}
         )
@@ -124,17 +124,15 @@ def start_relay(name: str, setting: Setting) -> Target:
     if name == "relay-grown":
         grow(data / DATABASE, *setting.stock)
     last_id = _last_call_id(data)
+    command: list[str | Path] = [sys.executable, "-m", "relay", "serve", "--config", config]
     ready_seconds: list[float] = []
-    starts = STARTS_GROWN if name == "relay-grown" else 1
-    for _ in range(starts):
-        if ready_seconds:
-            setting.programs.stop(program)
-        program = setting.programs.start(
-            name, [sys.executable, "-m", "relay", "serve", "--config", config], setting.cores.proxy, environment
-        )
+    for last in [False] * (STARTS_GROWN - 1 if name == "relay-grown" else 0) + [True]:
+        program = setting.programs.start(name, command, setting.cores.proxy, environment)
         started = time.monotonic()
         wait_ready(program, port, setting)
         ready_seconds.append(time.monotonic() - started)
+        if not last:
+            setting.programs.stop(program)
     # over the relay's socket, as the command does it: a thousand processes would take minutes
     try:
         keys = [
