@@ -385,7 +385,7 @@ cdef class Call:
         return 0
 
     cdef void note_delivery(self) noexcept:
-        """What has been written to the client so far, for the journal: a handful of stores."""
+        """What is written to the client up to now, for the journal: a handful of stores."""
         cdef Slot* slot = self.slot
         cdef UsageTap tap = self.tap
         if slot == NULL or not self.body_sent or tap is None:
@@ -772,9 +772,8 @@ cdef class Call:
             i = last
         if bad and not (ended or self.cut) and framing == B_CHUNKED and self.chunked.state == K_BAD:
             i = last
+        self.note_delivery()     # before the write: a process killed inside it must not have given away what it wrote
         self.write_out(data, offset, i, head, out, ended)
-        if not ended:
-            self.note_delivery()
         if self.cut:
             return self.fail(self.cut_code)
         if bad:
