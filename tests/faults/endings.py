@@ -158,12 +158,22 @@ class Mix:
         return make_call(customer, dialect, stream=stream, directives=f"{said} {more}", **given)  # type: ignore[arg-type]
 
 
+def ended(client: RawClient) -> bool:
+    """The answer is over, or is an error from the start."""
+    return (
+        client.lost
+        or client.eof
+        or client.received.endswith(b"0\r\n\r\n")
+        or client.received[9:12] not in (b"", b"200")
+    )
+
+
 async def some_events(client: RawClient, count: int = 3) -> None:
-    await client.until(lambda: client.received.count(b"data:") >= count or client.lost, 20)
+    await client.until(lambda: client.received.count(b"data:") >= count or ended(client), 20)
 
 
 async def the_end(client: RawClient) -> None:
-    await client.until(lambda: client.lost or client.eof or client.received.endswith(b"0\r\n\r\n"), 20)
+    await client.until(lambda: ended(client), 20)
 
 
 @ending(6)

@@ -6,6 +6,7 @@ until the time is up; then what was counted. Exit status 0 where every check hel
 
 import argparse
 import asyncio
+import logging
 import random
 import shutil
 import sys
@@ -88,7 +89,7 @@ async def endings(folder: Path, rng: random.Random, totals: Totals) -> None:
     simulator = await start()
     mix = Mix(folder, simulator, rng)
     try:
-        await mix.run(1000, at_once=40)
+        await mix.run(1000, at_once=20)
     finally:
         await simulator.stop()
         totals.made += mix.made
@@ -149,6 +150,7 @@ def main() -> int:
     arguments = parser.parse_args()
     seed = arguments.seed or random.randrange(1, 1 << 32)
     print(f"seed {seed}", flush=True)
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # the simulator, about clients that were killed
     return uvloop.run(soak(min(arguments.minutes, MINUTES_MAX), seed))
 
 
