@@ -516,6 +516,11 @@ class Engine:
     attempts_max: int
     body_bytes_max: int
     connections_max: int
+    other_connections: int  # those that are not the front door's
+    waiting_bytes_max: int
+    waiting_bytes: int  # of request bodies in memory
+    turn_away_answer: bytes | None  # for connections above connections_max
+    turned_away_total: int
     header_ticks: int
     body_idle_ticks: int
     write_stall_ticks: int

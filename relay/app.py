@@ -9,22 +9,20 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import orjson
 import uvloop
-from aiohttp import http_parser, web
+from aiohttp import web
 
-from relay import __version__, _fastpath
+from relay import __version__, _fastpath, activation, capacity, hardening, quiet
 from relay import config as configuration
 from relay._fastpath import Engine, FrontDoor, Rate
 from relay.config import Config
-from relay.config_values import ConfigError
+from relay.config_values import ConfigError, Listen
 from relay.control import admin, health
 from relay.control.customer import Caller, CustomerApi
 from relay.control.failures import CommandError
@@ -40,9 +38,10 @@ from relay.proxy.hooks import Hooks
 from relay.proxy.keyring import Keyring
 from relay.proxy.server import ApiServer, refusal
 from relay.storage import Store
+from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
 from relay.wire import models as wire_models
-from relay.wire.endpoints import D_GEMINI, Endpoint
+from relay.wire.endpoints import D_GEMINI, D_OPENAI, Endpoint
 
 log = logging.getLogger("relay")
 
@@ -55,14 +54,16 @@ BACKLOG = 4096
 GC_THRESHOLDS = (20_000, 20, 50)
 CALIBRATION_SECONDS = 600
 CALIBRATION_NAME = "calibration.json"
+FIRST_REQUEST_SECONDS = 1.0  # while draining: for connections that were let in just before
 REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus} | {499: b"Client Closed Request"}
 
 
 class Relay:
     """One running relay. Also the `Live` side of the control plane."""
 
-    def __init__(self, config: Config, store: Store, pepper: Pepper) -> None:
+    def __init__(self, config: Config, store: Store, pepper: Pepper, *, descriptors_max: int = 2**31) -> None:
         self.config = config
+        self._descriptors_max = descriptors_max
         self._store = store
         self._began = time.monotonic()
         self._connector = Connector()
@@ -130,7 +131,8 @@ class Relay:
 
         if sockets:
             for given in sockets:
-                self._servers.append(await loop.create_server(front_door, sock=given, ssl=tls, backlog=BACKLOG))
+                create = loop.create_unix_server if given.family == socket.AF_UNIX else loop.create_server
+                self._servers.append(await create(front_door, sock=given, ssl=tls, backlog=BACKLOG))
         elif listen.unix_path:
             self._servers.append(await loop.create_unix_server(front_door, listen.unix_path, ssl=tls, backlog=BACKLOG))
         else:
@@ -146,8 +148,10 @@ class Relay:
     @property
     def address(self) -> str:
         """Where it listens, with the port that the system gave for port 0."""
-        listen = self.config.server.listen
-        return str(listen) if listen.unix_path else str(msgspec.structs.replace(listen, port=self.port))
+        bound = self._servers[0].sockets[0].getsockname()
+        if not isinstance(bound, tuple):
+            return f"unix:{bound}"
+        return str(Listen(host=bound[0], port=bound[1]))
 
     async def stop(self) -> None:
         """Drains: idle connections close at once, calls in flight finish up to `drain_seconds`, then are ended."""
@@ -155,8 +159,14 @@ class Relay:
         for server in self._servers:
             server.close()
         self.engine.close_clients(True)
-        deadline = time.monotonic() + self.config.server.drain_seconds
-        while self.engine.open_calls and time.monotonic() < deadline and not self.stop_now.is_set():
+        self.api.close_idle()
+        began = time.monotonic()
+        while self.engine.open_calls or self.engine.open_connections:
+            waited = time.monotonic() - began
+            if waited >= self.config.server.drain_seconds or self.stop_now.is_set():
+                break
+            if not self.engine.open_calls and waited >= FIRST_REQUEST_SECONDS:
+                break
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stop_now.wait(), 0.05)
         self.engine.stop_all(_fastpath.ERROR_CODES.index("drain_deadline"))
@@ -178,7 +188,11 @@ class Relay:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self.engine.store_writable = self._store.writable
+            self.engine.other_connections = self.api.connections
             self.engine.sweep()
+            if self._descriptors_used() > self._descriptors_max - capacity.DESCRIPTORS_RESERVED:
+                for channel in self._channels:
+                    channel.close_idle()
             ticks += 1
             if ticks % (CALIBRATION_SECONDS * _fastpath.TICKS_PER_SECOND) == 0:
                 save_calibrations(Path(self.config.server.data_dir), self._calibrations)
@@ -187,6 +201,10 @@ class Relay:
                 idle_before = time.monotonic_ns() - round(IDLE_UPSTREAM_SECONDS * 1e9)
                 for channel in self._channels:
                     channel.close_idle(idle_before)
+
+    def _descriptors_used(self) -> int:
+        upstream = sum(channel.in_flight + channel.idle_connections for channel in self._channels)
+        return self.engine.open_connections + self.api.connections + upstream
 
     async def _flush(self) -> None:
         while True:
@@ -245,7 +263,9 @@ class Relay:
             prompt_margin_permille=billing.prompt_margin_permille,
         )
         engine.body_bytes_max = server.body_bytes_max
-        engine.connections_max = server.connections_max
+        engine.connections_max = capacity.connections_within(server.connections_max, self._descriptors_max)
+        engine.waiting_bytes_max = server.waiting_bytes_max
+        engine.turn_away_answer = turn_away_answer()
 
         def ticks(seconds: float) -> int:
             return max(1, round(seconds * _fastpath.TICKS_PER_SECOND))
@@ -445,29 +465,40 @@ def _server_tls(certificate: str, key: str) -> Any:
     return context
 
 
-def check_environment() -> None:
-    """Refuses to start where a promise could not be kept."""
-    if not __debug__:
-        raise SystemExit("relay: do not run with -O: invariants are checked in production")
-    if http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
-        raise SystemExit("relay: aiohttp's C parser is not loaded; install aiohttp from a wheel or with a C compiler")
+def turn_away_answer() -> bytes:
+    """What a connection above `connections_max` is told; its request has not been read, so the dialect is unknown."""
+    status, fields, body = wire_errors.render_refusal(D_OPENAI, "overloaded", "", 0, None)
+    head = [b"HTTP/1.1 %d %s" % (status, REASONS[status])]
+    head += [name + b": " + value for name, value in fields if value]
+    head += [b"Content-Length: %d" % len(body), b"Connection: close", b"", b""]
+    return b"\r\n".join(head) + body
+
+
+def _prepare(level: int, form: str) -> int:
+    """What every relay process does first. Returns its limit on file descriptors. Raises RelayError."""
+    quiet.set_up(level, form)
+    hardening.harden()
+    capacity.check_versions()
+    return capacity.raise_descriptor_limit()
 
 
 def run_serve(config: Config) -> int:
     """`relay serve`: until SIGTERM, SIGINT or `relay drain`. Exit status."""
-    check_environment()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return uvloop.run(_serve(config))
+    descriptors_max = _prepare(logging.INFO, "%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return uvloop.run(_serve(config, descriptors_max))
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, descriptors_max: int) -> int:
+    quiet.watch_loop(asyncio.get_running_loop())
+    log.info("relay %s with %s", __version__, capacity.versions())
     for warning in config.warnings:
         log.warning("%s", warning)
     server = config.server
+    sockets = activation.take_sockets()
     store = await Store.open(server.data_dir, durability=server.durability)
     try:
         pepper = load_pepper(server.data_dir, create=not await store.accounts(limit=1))
-        relay = Relay(config, store, pepper)
+        relay = Relay(config, store, pepper, descriptors_max=descriptors_max)
         loop = asyncio.get_running_loop()
 
         def ask_to_stop() -> None:
@@ -476,8 +507,8 @@ async def _serve(config: Config) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ask_to_stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(_reload(relay)))
-        await relay.start()
-        log.info("listening on %s", relay.address)
+        await relay.start(sockets)
+        log.info("listening on %s%s", relay.address, " (socket from the supervisor)" if sockets else "")
         await relay.stopping.wait()
         log.info("stopping: %d calls in flight", relay.engine.open_calls)
         await relay.stop()
@@ -504,6 +535,5 @@ def run_demo(arguments: Namespace) -> int:
     """`relay demo`: a relay with a simulated upstream, an account with credits, and a key. Exit status."""
     from relay import demo
 
-    check_environment()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    _prepare(logging.WARNING, "%(levelname)s %(name)s: %(message)s")
     return uvloop.run(demo.run(arguments))

@@ -60,6 +60,7 @@ class Server(_Table, frozen=True):
     connections_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 20_000
     calls_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 8192
     body_bytes_max: Bytes = 33_554_432
+    waiting_bytes_max: Bytes = 1_073_741_824
     upload_bytes_max: Bytes = 536_870_912
     tls_certificate: str = ""
     tls_key: str = ""
@@ -255,6 +256,9 @@ def _contradictions(tables: Tables, *, read_files: bool) -> list[Fault]:
         for name in ("tls_certificate", "tls_key"):
             if not os.access(getattr(server, name), os.R_OK):
                 faults.append(Fault(f"server.{name}", "a readable file", "a path that cannot be read"))
+    if server.waiting_bytes_max < server.body_bytes_max:
+        expected = f"at least server.body_bytes_max ({server.body_bytes_max})"
+        faults.append(Fault("server.waiting_bytes_max", expected, str(server.waiting_bytes_max)))
     if server.upload_bytes_max < server.body_bytes_max:
         expected = f"at least server.body_bytes_max ({server.body_bytes_max})"
         faults.append(Fault("server.upload_bytes_max", expected, str(server.upload_bytes_max)))

@@ -8,6 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from relay import config as configuration
+from relay import quiet
 from relay.app import Relay
 from relay.control import commands
 from relay.control.pepper import load_pepper
@@ -94,6 +95,7 @@ What is left:    curl {base}/relay/v1/balance -H "Authorization: Bearer {secret}
 
 async def run(arguments: Namespace) -> int:
     """Until SIGINT or SIGTERM; 0. The data directory is a temporary one and goes with it."""
+    quiet.watch_loop(asyncio.get_running_loop())
     listen = getattr(arguments, "listen", None) or "127.0.0.1:8787"
     upstream = await simulator.start()
     with tempfile.TemporaryDirectory(prefix="relay-demo-") as folder:

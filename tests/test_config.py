@@ -340,6 +340,7 @@ def test_not_model_names(name):
         # contradictions name both keys
         ("[server]\ntls_key = 'x'", "server.tls_certificate", "server.tls_key is set", "nothing"),
         ("[server]\ntls_certificate = 'x'", "server.tls_key", "server.tls_certificate is set", "nothing"),
+        ("[server]\nwaiting_bytes_max = 1024", "server.waiting_bytes_max", "server.body_bytes_max (33554432)", "1024"),
         ("[server]\nupload_bytes_max = 1024", "server.upload_bytes_max", "server.body_bytes_max (33554432)", "1024"),
         (
             "[billing]\nhold_slice_tokens = 5000",

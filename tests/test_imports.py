@@ -16,7 +16,20 @@ MODULES = sorted(
 )
 
 # A layer may import itself and what is named; everything may import the foundation.
-FOUNDATION = {"relay", "units", "errors", "records", "config", "config_values", "metrics", "_fastpath"}
+FOUNDATION = {
+    "relay",
+    "units",
+    "errors",
+    "records",
+    "config",
+    "config_values",
+    "metrics",
+    "_fastpath",
+    "activation",
+    "capacity",
+    "hardening",
+    "quiet",
+}
 ALLOWED = {
     "wire": {"wire"},
     "policy": {"policy"},

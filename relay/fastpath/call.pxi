@@ -273,10 +273,16 @@ cdef class Call:
     cdef int read(self, bytes data) except -1:
         """More of the body. Its scan happens here, piece by piece, so that a large body never holds up other calls."""
         cdef int code
+        if self.state == C_DONE:
+            return 0
         self.body.append(data)
         self.body_bytes += PyBytes_GET_SIZE(data)
+        self.engine.waiting_bytes += PyBytes_GET_SIZE(data)
         if self.body_bytes > self.engine.body_bytes_max:
             self.refuse(E_BODY_TOO_LARGE, None)
+            return 0
+        if self.engine.waiting_bytes > self.engine.waiting_bytes_max:
+            self.refuse(E_OVERLOADED, None)
             return 0
         code = self.scanner.feed(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
         if code and self.state == C_READ:
@@ -312,8 +318,6 @@ cdef class Call:
         cdef int64_t now
         cdef Rate rate
         self.stream = endpoint.stream_by_path or scanner.stream == 1
-        if engine.draining:
-            return E_DRAINING
         if not engine.store_writable:
             return E_STORE_UNAVAILABLE
         if scanner.background == 1:
@@ -1173,6 +1177,8 @@ cdef class Call:
             self.engine.refused_unknown(code)
         if self.slot != NULL:
             self.close_slot(code, status, &usage, source, now)
+        self.engine.waiting_bytes -= self.body_bytes
+        self.body_bytes = 0
         self.body = None
         self.error_parts = None
         return 0

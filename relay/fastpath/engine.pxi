@@ -21,7 +21,7 @@ cdef class Engine:
     cdef dict credentials             # public id -> Credential
     cdef dict unknown                 # public ids that are no key; bounded, emptied when full
     cdef dict waiting                 # public id -> calls that wait for it to be loaded
-    cdef readonly set calls, clients, closing
+    cdef readonly set calls, clients, closing, turned_away
     cdef public list records
     cdef Buffer buffer
     cdef RequestHead request_head
@@ -30,7 +30,11 @@ cdef class Engine:
     cdef public bint draining, store_writable
     cdef public int attempts_max
     cdef public int64_t body_bytes_max
-    cdef public Py_ssize_t connections_max
+    cdef public Py_ssize_t connections_max, other_connections   # others: those that aiohttp's parser has
+    cdef public int64_t waiting_bytes_max
+    cdef readonly int64_t waiting_bytes           # of request bodies in memory
+    cdef readonly int64_t turned_away_total
+    cdef public bytes turn_away_answer            # for a connection above the limit; None: it is only closed
     cdef public int64_t header_ticks, body_idle_ticks, write_stall_ticks, keep_alive_ticks, discard_ticks
     cdef ClientSide nobody            # whose transport is None: the client of calls that are read on after theirs has gone
     cdef public int64_t read_on_ns_max, read_on_tokens_max
@@ -59,6 +63,7 @@ cdef class Engine:
         self.calls = set()
         self.clients = set()
         self.closing = set()
+        self.turned_away = set()
         self.records = []
         self.unknown_refusals = {}
         self.limit_refusals = {}
@@ -67,6 +72,7 @@ cdef class Engine:
         self.attempts_max = 3
         self.body_bytes_max = 33_554_432
         self.connections_max = 20_000
+        self.waiting_bytes_max = 1 << 40
         self.header_ticks = 40
         self.body_idle_ticks = 120
         self.write_stall_ticks = 240
@@ -433,7 +439,7 @@ cdef class Engine:
     # ---- the sweep ----
 
     cdef bint refuses_connections(self):
-        return self.draining or <Py_ssize_t>len(self.clients) >= self.connections_max
+        return self.draining or <Py_ssize_t>len(self.clients) + self.other_connections >= self.connections_max
 
     def sweep(self):
         """Deadlines of everything that is open. Called four times a second."""
@@ -442,7 +448,7 @@ cdef class Engine:
         cdef int64_t now = monotonic_ns()
         self.tick += 1
         self.wall_offset_ns = wall_clock_ns() - now
-        for client in list(self.clients):
+        for client in list(self.clients) + list(self.turned_away):
             if isinstance(client, FrontDoor):
                 door = <FrontDoor>client
                 try:
@@ -484,12 +490,15 @@ cdef class Engine:
         return 0
 
     def close_clients(self, bint idle_only):
-        """Drain: closes connections without a call (or all)."""
+        """Drain: closes connections that wait for another request (or all).
+
+        One that has not had its first request is not idle: its client was let in, and would take the close for a refusal.
+        """
         cdef FrontDoor door
         for client in list(self.clients):
             if isinstance(client, FrontDoor):
                 door = <FrontDoor>client
-                if door.call is None or not idle_only:
+                if not idle_only or (door.call is None and door.pending is None and not door.fresh):
                     if door.transport is not None:
                         door.transport.close()
 

@@ -13,6 +13,7 @@ cdef enum:
     P_GONE            # closed or handed over
 
 cdef Py_ssize_t PIPELINED_BYTES_MAX = 65536     # of following requests that wait while a call runs
+cdef Py_ssize_t TURNED_AWAY_MAX = 64            # connections above the limit that may linger to read why
 cdef int SERVED = 0
 cdef int MORE = 1
 cdef int ODD = 2
@@ -149,6 +150,7 @@ cdef class FrontDoor(ClientSide):
     cdef Py_ssize_t searched        # of pending, without finding the end of a head
     cdef int64_t body_left
     cdef bint close_after, in_loop, read_paused
+    cdef bint fresh                 # no request has been served yet
     cdef int64_t since_tick         # of the state's deadline
 
     def __init__(self, Engine engine):
@@ -159,15 +161,33 @@ cdef class FrontDoor(ClientSide):
         self.state = P_IDLE
         self.since_tick = self.engine.tick
         if self.engine.refuses_connections():
-            transport.abort()
-            self.state = P_GONE
+            self.turn_away()
             return
         transport.set_write_buffer_limits(WRITE_BUFFER_HIGH)
+        self.fresh = True
         self.engine.clients.add(self)
         self.set_peer()
 
+    cdef int turn_away(self) except -1:
+        """Too many connections: says so and closes, once the client has had time to read it. Beyond some, only closes."""
+        cdef Engine engine = self.engine
+        self.state = P_GONE
+        engine.turned_away_total += 1
+        if engine.draining or engine.turn_away_answer is None or len(engine.turned_away) >= TURNED_AWAY_MAX:
+            self.transport.abort()
+            return 0
+        self.transport.write(engine.turn_away_answer)
+        if not self.transport.can_write_eof():
+            self.transport.close()
+            return 0
+        self.transport.write_eof()
+        self.state = P_DISCARD
+        engine.turned_away.add(self)
+        return 0
+
     def connection_lost(self, exc):
         self.engine.clients.discard(self)
+        self.engine.turned_away.discard(self)
         self.state = P_GONE
         self.pending = None
         if self.call is not None:
@@ -322,6 +342,7 @@ cdef class FrontDoor(ClientSide):
         if head.length > engine.body_bytes_max:
             return ODD
         engine.open_call(call, self, head)
+        self.fresh = False
         self.close_after = head.close
         self.call = call
         have = n - end

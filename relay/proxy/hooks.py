@@ -5,12 +5,12 @@ Nothing here may raise into the engine with content in its text; the engine itse
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 import orjson
 
+from relay import quiet
 from relay._fastpath import Call, Channel
 from relay.proxy import decoders
 from relay.proxy.addresses import Addresses
@@ -89,8 +89,4 @@ class Hooks:
 
     def fault(self, error: BaseException) -> None:
         """A fault of our own. Its text may quote content, so only its type and places in the code are told."""
-        places = "; ".join(
-            f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {frame.name}"
-            for frame in traceback.extract_tb(error.__traceback__)
-        )
-        log.error("internal fault %s at %s", type(error).__name__, places)
+        log.error("internal fault %s", quiet.describe(error))

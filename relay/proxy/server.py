@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.web_protocol import RequestHandler
 
-from relay import _fastpath
+from relay import _fastpath, quiet
 from relay._fastpath import Bridge, Engine
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
@@ -36,10 +36,15 @@ class _QuietLogger:
     info = warning = debug
 
     def exception(self, message: str, *args: Any, exc_info: object = None, **kwargs: Any) -> None:
-        kind = type(exc_info).__name__ if isinstance(exc_info, BaseException) else "unknown"
-        log.error("a request handler failed (%s)", kind)
+        log.error("a request handler failed (%s)", quiet.describe(_error(exc_info)))
 
     error = exception
+
+
+def _error(exc_info: object) -> BaseException | None:
+    if isinstance(exc_info, tuple):
+        exc_info = exc_info[1]
+    return exc_info if isinstance(exc_info, BaseException) else None
 
 
 class Protocol(RequestHandler):
@@ -88,7 +93,7 @@ class Protocol(RequestHandler):
     ) -> web.StreamResponse:
         # aiohttp's own page and log line quote the bytes at fault.
         if status == 500:
-            log.error("a request handler failed (%s)", type(exc).__name__)
+            log.error("a request handler failed (%s)", quiet.describe(exc))
         code = "malformed_http" if status == 400 else "internal"
         response = refusal(D_OPENAI, code)
         response.force_close()
@@ -194,6 +199,7 @@ class ApiServer:
         protocol = self.protocol()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
+        self._engine.other_connections = self.connections
         protocol.data_received(data)
 
     @property
@@ -210,6 +216,12 @@ class ApiServer:
         for connection in server.connections:
             if isinstance(connection, Protocol) and connection.late(now, self.header_seconds):
                 connection.force_close()
+
+    def close_idle(self) -> None:
+        """Draining: connections without a request close now, others behind their answer."""
+        server = self._runner.server if self._runner is not None else None
+        if server is not None:
+            server.pre_shutdown()
 
     async def stop(self, grace_seconds: float) -> None:
         """Ends connections: idle ones at once, others after their handler or `grace_seconds`."""

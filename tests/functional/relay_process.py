@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import re
 import signal
 import sys
@@ -85,6 +86,9 @@ class RelayProcess:
     port: int = 0
     program: tuple[str, ...] = ("-m", "relay")  # of the interpreter, before `serve`
     log: list[str] = field(default_factory=list)
+    launcher: tuple[str, ...] = ()  # a program that starts the relay in its own place
+    environment: dict[str, str] = field(default_factory=dict)  # added to ours
+    passed: tuple[int, ...] = ()  # file descriptors for the launcher
     _process: asyncio.subprocess.Process | None = None
     _reader: asyncio.Task[None] | None = None
     _numbers: int = 0
@@ -121,8 +125,9 @@ class RelayProcess:
         self.write_config(self.config)
         self.port = 0
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, *self.program, "serve", "--config", str(self.config_file),
+            *self.launcher, sys.executable, *self.program, "serve", "--config", str(self.config_file),
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, cwd=REPOSITORY,
+            env={**os.environ, **self.environment}, pass_fds=self.passed,
         )  # fmt: skip
         self._reader = asyncio.get_running_loop().create_task(self._read_log())
         await until(lambda: self.port or self.exit_status is not None, START_SECONDS, "the relay listens")
