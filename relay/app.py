@@ -158,6 +158,7 @@ class Relay:
         self.engine.draining = True
         for server in self._servers:
             server.close()
+        await asyncio.sleep(0.01)  # connections that were accepted in this turn come in: they are served as well
         self.engine.close_clients(True)
         self.api.close_idle()
         began = time.monotonic()

@@ -439,7 +439,7 @@ cdef class Engine:
     # ---- the sweep ----
 
     cdef bint refuses_connections(self):
-        return self.draining or <Py_ssize_t>len(self.clients) + self.other_connections >= self.connections_max
+        return <Py_ssize_t>len(self.clients) + self.other_connections >= self.connections_max
 
     def sweep(self):
         """Deadlines of everything that is open. Called four times a second."""
