@@ -50,3 +50,30 @@ asan: .make-venv
 	cd build/asan && ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
 	  LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
 	  $(CURDIR)/$(BIN)/python -m pytest tests/fastpath tests/proxy tests/test_estimator.py -p no:cacheprovider
+
+# Coverage-guided fuzzing of the parsers: the module built by clang with libFuzzer's counters and both sanitizers, driven
+# by atheris in a venv of its own. Needs clang with its compiler-rt (Debian: clang-14 libclang-rt-14-dev).
+FUZZ_SECONDS ?= 600
+CLANG ?= $(firstword $(shell command -v clang-14 clang))
+FUZZ_VENV := build/fuzz-venv
+ATHERIS := atheris==3.0.0
+
+fuzz: build/fuzz/.built
+	cp -r tests build/fuzz/
+	cd build/fuzz && FUZZ_OUT=$(CURDIR)/build PYTHONPATH=. PYTHONMALLOC=malloc \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	  LD_PRELOAD="$$(echo $(CURDIR)/$(FUZZ_VENV)/lib/python3*/site-packages/asan_with_fuzzer.so)" \
+	  $(CURDIR)/$(FUZZ_VENV)/bin/python $(CURDIR)/tools/fuzz.py all --seconds $(FUZZ_SECONDS)
+
+build/fuzz/.built: $(FUZZ_VENV)/.made .make-venv $(SOURCES)
+	rm -rf build/fuzz && mkdir -p build/fuzz
+	cp -r setup.py pyproject.toml README.md LICENSE relay tests build/fuzz/
+	rm -f build/fuzz/relay/_fastpath*.so build/fuzz/relay/_fastpath.c
+	cd build/fuzz && RELAY_BUILD=fuzz CC=$(CLANG) LDSHARED="$(CLANG) -shared" \
+	  $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	touch $@
+
+$(FUZZ_VENV)/.made:
+	$(PYTHON) -m venv $(FUZZ_VENV)
+	$(FUZZ_VENV)/bin/pip install --quiet --disable-pip-version-check $(ATHERIS)
+	touch $@

@@ -2,6 +2,7 @@
 
 RELAY_BUILD=debug   bounds checks and C assertions on
 RELAY_BUILD=asan    the same under AddressSanitizer and UndefinedBehaviorSanitizer
+RELAY_BUILD=fuzz    the same by clang (CC, LDSHARED), with libFuzzer's coverage counters, for tools/fuzz.py
 """
 
 import glob
@@ -11,7 +12,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 MODE = os.environ.get("RELAY_BUILD", "release")
-CHECKED = MODE in ("debug", "asan")
+CHECKED = MODE in ("debug", "asan", "fuzz")
 
 # -fwrapv is not given: signed overflow is kept out by clamping, and the sanitizer build would not see it otherwise.
 compile_args = ["-std=gnu11", "-Wno-unused-function", "-Wno-unused-variable", "-Wno-unreachable-code"]
@@ -23,6 +24,9 @@ else:
 if MODE == "asan":
     compile_args += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
     link_args += ["-fsanitize=address,undefined"]
+if MODE == "fuzz":
+    compile_args += ["-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=undefined"]
+    link_args += ["-fsanitize=fuzzer-no-link,address,undefined"]
 
 directives = {
     "language_level": 3,

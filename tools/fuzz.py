@@ -1,0 +1,355 @@
+"""Coverage-guided fuzzing of what reads bytes of strangers in the compiled module; `make fuzz` builds it and runs this.
+
+    python tools/fuzz.py all --seconds 600        every target after the other, in processes of their own
+    python tools/fuzz.py scan_request INPUT       one input again (what a finding left behind)
+
+Needs the module built with RELAY_BUILD=fuzz and atheris. Three things count as findings: a sanitizer's report, an
+exception, and a result that differs from plain Python's or from the result for the same bytes cut into other pieces.
+The corpus stays in build/fuzz-corpus and grows from run to run; findings go to build/fuzz-findings.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+OUT = Path(os.environ.get("FUZZ_OUT", "build"))
+INPUT_BYTES_MAX = 4096
+
+from relay import _fastpath  # noqa: E402
+from relay._fastpath import decode_chunked, parse_request_head, parse_response_head, scan_request, tap  # noqa: E402
+from relay.policy.tokenizers import table_for  # noqa: E402
+from relay.wire import headers  # noqa: E402
+from tests.support import json_oracle, request_oracle, tap_oracle  # noqa: E402
+from tests.support.answers import ANSWERS  # noqa: E402
+from tests.support.http1 import chunk_bytes  # noqa: E402
+from tests.support.request_bodies import REQUESTS  # noqa: E402
+
+TABLE = table_for("claude")
+FORMATS = tap_oracle.OTHER + 1
+
+
+def field_table() -> Any:
+    """The table as the proxy fills it."""
+    table = _fastpath._standard_fields()  # type: ignore[attr-defined]
+    for dialect, allowed in enumerate(headers.REQUEST_ALLOWED):
+        for name in sorted(allowed):
+            table.allow(name, dialect)
+    for name in sorted(headers.RESPONSE_DROPPED):
+        table.drop(name)
+    for prefix in headers.RESPONSE_DROPPED_PREFIXES:
+        table.drop_prefix(prefix)
+    return table
+
+
+FIELDS = field_table()
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+LINE = TOKEN + rb"+:[\t\x20-\x7e]*\r\n"
+REQUEST_FIELDS = re.compile(rb"((?:" + LINE + rb")*)\r\n")
+RESPONSE_HEAD = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9]) [\t\x20-\x7e]*\r\n((?:" + LINE + rb")*)\r\n")
+CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(;[\t\x20-\x7e]*)?\r\n")
+TRAILERS = re.compile(rb"(?:" + TOKEN + rb"[\t\x20-\x7e]*\r\n)*\r\n")
+
+
+def pieces(data: bytes, how: int) -> list[bytes]:
+    """`data` cut in one of 256 ways: pieces of one size, or two cuts. Copies, so that reading past one is seen."""
+    size = len(data)
+    if how < 128:
+        edges = sorted({*range(how % 8, size, 1 + how // 8), 0, size})
+    else:
+        edges = sorted({0, size * (how - 128) // 128, size * (how * 7 % 128) // 128, size})
+    return [bytes(bytearray(data[a:b])) for a, b in itertools.pairwise(edges)]
+
+
+def lines_of(block: bytes) -> list[tuple[bytes, bytes, bytes]]:
+    """(lower-case name, value without blanks around it, line) of field lines."""
+    split = [(line.partition(b":"), line) for line in block.split(b"\r\n")[:-1]]
+    return [(name.lower(), value.strip(b" \t"), line + b"\r\n") for (name, _, value), line in split]
+
+
+def request_head(data: bytes) -> None:
+    dialect, block = data[0] % 3, data[1:]
+    head = parse_request_head(block, dialect, FIELDS)
+    if head["odd"]:
+        return
+    well_formed = REQUEST_FIELDS.match(block)
+    assert well_formed, "a head out of the grammar is served"
+    lines = lines_of(well_formed[1])
+    values: dict[bytes, list[bytes]] = {}
+    for name, value, _ in lines:
+        values.setdefault(name, []).append(value)
+    passed = b"".join(line for name, _, line in lines if name in headers.REQUEST_ALLOWED[dialect])
+    assert head["passed"] == passed, "other fields pass than those of the allowlist"
+    assert head["hosts"] == len(values.get(b"host", []))
+    lengths = values.get(b"content-length", [])
+    assert lengths == ([] if head["length"] < 0 else lengths[:1])
+    assert not lengths or head["length"] == int(lengths[0])
+    assert not values.keys() & {b"transfer-encoding", b"expect", b"upgrade"}
+    assert head["agent"] == values.get(b"user-agent", [None])[0]
+    keys = [value for name in (b"x-api-key", b"x-goog-api-key") for value in values.get(name, [])]
+    assert set(head["secrets"]) <= {*keys, *(value[7:].strip(b" \t") for value in values.get(b"authorization", []))}
+
+
+def response_head(data: bytes) -> None:
+    head = parse_response_head(data, FIELDS)
+    if head is None:
+        return
+    status, framing, length, close, event_stream, encoding, passed = head
+    well_formed = RESPONSE_HEAD.fullmatch(data)
+    assert well_formed, "a head out of the grammar is taken"
+    lines = lines_of(well_formed[3])
+    names = [name for name, _, _ in lines]
+    value = {name: text for name, text, _ in lines}
+    assert status == int(well_formed[2])
+    coded, counted = names.count(b"transfer-encoding"), names.count(b"content-length")
+    assert coded + counted <= 1, "framed twice"
+    if status < 200 or status in (204, 304):
+        assert framing == "none"
+    else:
+        assert framing == ("chunked" if coded else "length" if counted else "close")
+        assert close or framing != "close"
+    assert not counted or length == int(value[b"content-length"])
+    assert close or well_formed[1] == b"1"
+    assert not event_stream or value[b"content-type"].lower().startswith(b"text/event-stream")
+    assert (encoding or b"identity") in [text.lower() for name, text, _ in lines if name == b"content-encoding"] or (
+        encoding is None
+    )
+    for name, _, line in lines_of(passed):
+        assert headers.response_passes(name), name
+        assert name not in (b"content-length", b"connection"), name
+        assert line in [line for _, _, line in lines]
+
+
+def chunked_by_rule(data: bytes) -> tuple[bytes, bytes] | None:
+    """(body, what stands behind it) of a chunked body that is complete, else None."""
+    body, at = b"", 0
+    while line := CHUNK_SIZE.match(data, at):
+        at = line.end()
+        size = int(line[1], 16)
+        if size == 0:
+            trailers = TRAILERS.match(data, at)
+            return (body, data[trailers.end() :]) if trailers else None
+        body += data[at : at + size]
+        if data[at + size : at + size + 2] != b"\r\n":
+            return None
+        at += size + 2
+    return None
+
+
+def chunked(data: bytes) -> None:
+    how, data = data[0], data[1:]
+    whole = decode_chunked([data])
+    assert decode_chunked(pieces(data, how)) == whole, "the cuts matter"
+    rule = chunked_by_rule(data)
+    assert (whole[1] == "end") == (rule is not None)
+    assert rule is None or (whole[0], whole[2]) == rule
+
+
+def repeats(value: Any) -> bool:
+    """Whether an object in a document has a key twice."""
+    if isinstance(value, json_oracle.Pairs):
+        return len({name for name, _ in value}) < len(value) or any(repeats(item) for _, item in value)
+    return isinstance(value, list) and any(map(repeats, value))
+
+
+def scanner(data: bytes) -> None:
+    format, how, body = data[0] % FORMATS, data[1], data[2:]
+    whole = scan_request(format, body, TABLE)
+    edges = tuple(itertools.accumulate(map(len, pieces(body, how))))
+    parts = scan_request(format, body, TABLE, edges)
+    if whole["error"]:  # how much was counted before the fault is nobody's business
+        for name in ("text", "prompt_tokens"):
+            parts[name] = whole[name]
+    assert whole == parts, "the cuts matter"
+    assert whole["error"] in _fastpath.ERROR_CODES
+    assert 0 <= whole["prompt_tokens"] <= tap_oracle.USAGE_MAX
+    assert whole["output_limit"] < 2**31
+    assert 1 <= whole["choices"] <= 128
+    for start, end in (whole["model_span"], whole["stream_options_span"]):
+        assert start == end == -1 or 0 <= start < len(body)
+        if start >= 0 and not whole["error"]:
+            json.loads(body[start:end])
+    try:
+        document = json_oracle.strict(body)
+    except ValueError:
+        assert whole["error"], "json.loads refuses it"
+        return
+    assert whole["error"] != "malformed_json", "json.loads takes it"
+    if format not in (tap_oracle.CHAT, tap_oracle.MESSAGES, tap_oracle.COUNT_TOKENS) or repeats(document):
+        return
+    oracle = request_oracle.Request(format, document, TABLE)
+    if oracle.faults:
+        assert (whole["error"], whole["error_param"]) in oracle.faults, oracle.faults
+        return
+    assert not whole["error"], whole["error"]
+    for name in ("model", "stream", "output_limit", "choices", "include_usage"):
+        assert whole[name] == getattr(oracle, name), name
+
+
+def usage_tap(data: bytes) -> None:
+    format, kind, how, body = data[0] % FORMATS, data[1] % 3, data[2], data[3:]
+    whole = tap(format, kind, [body], TABLE)
+    parts = tap(format, kind, pieces(body, how), TABLE)
+    events = tap(format, kind, pieces(body, how), TABLE, by_event=True)
+    assert sum(size for size, _, _ in events["pieces"]) == len(body)
+    for result in (whole, parts, events):
+        del result["pieces"], result["boundaries"]
+    assert whole == parts == events, "the cuts matter"
+    for name, value in whole.items():
+        if name.endswith("_tokens") or name in ("images", "web_searches", "video_seconds", "events"):
+            assert 0 <= value <= tap_oracle.USAGE_MAX, name
+
+
+FIELD_LINES = b"""Host: relay.example
+Authorization: Bearer sk-0123456789ab-x
+X-Api-Key: sk-1
+x-goog-api-key: sk-2
+Content-Length: 12
+Content-Type: application/json; charset=utf-8
+Transfer-Encoding: chunked
+Content-Encoding: gzip
+Connection: keep-alive
+User-Agent: OpenAI/Python 1.0
+X-Stainless-Lang: python
+anthropic-version: 2023-06-01
+X-Relay-Max-Cost: 0.25
+X-Forwarded-For: 10.0.0.1, 10.0.0.2
+Expect: 100-continue
+Upgrade: h2c
+Retry-After: 3
+Set-Cookie: a=b
+x-ratelimit-limit-requests: 5
+Cache-Control: \t no-store \t
+""".replace(b"\n", b"\r\n").splitlines(keepends=True)
+
+
+def head_seeds(first: bytes) -> Iterator[bytes]:
+    for line in FIELD_LINES:
+        yield first + line + b"\r\n"
+        yield first + FIELD_LINES[0] + line + FIELD_LINES[4] + b"\r\n"
+    yield first + b"".join(FIELD_LINES[:6]) + b"\r\n"
+
+
+def response_seeds() -> Iterator[bytes]:
+    yield from head_seeds(b"HTTP/1.1 200 OK\r\n")
+    yield b"HTTP/1.0 204 \r\nContent-Type: text/event-stream\r\nContent-Encoding: identity\r\n\r\n"
+
+
+def chunked_seeds() -> Iterator[bytes]:
+    yield b"\x00" + chunk_bytes(b"Hello", b"x" * 300, end=True) + b"HTTP/1.1 200 OK\r\n"
+    yield b"\x85" + b'00a;name="v"\r\n0123456789\r\n000\r\nDigest: x\r\nA:b\r\n\r\n'
+    yield b"\x10" + b"fffffffffffffff\r\nabc"
+
+
+def scanner_seeds() -> Iterator[bytes]:
+    for number, (format, body, _) in enumerate(REQUESTS):
+        for ascii in (True, False):
+            yield bytes([format, number * 11 % 256]) + json.dumps(body, ensure_ascii=ascii).encode()
+
+
+def tap_seeds() -> Iterator[bytes]:
+    for number, answer in enumerate(ANSWERS):
+        yield bytes([answer.format, answer.kind, number * 7 % 256]) + answer.body
+
+
+TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], Iterator[bytes]]]] = {
+    "request_head": (request_head, lambda: head_seeds(b"\x00")),
+    "response_head": (response_head, response_seeds),
+    "chunked": (chunked, chunked_seeds),
+    "scan_request": (scanner, scanner_seeds),
+    "tap": (usage_tap, tap_seeds),
+}
+WORDS = [
+    b"\\u",
+    b"\\ud83d",
+    b"\\ude00",
+    b"\xef\xbb\xbf",
+    b"\r\n\r\n",
+    b"data: ",
+    b"event: ",
+    b"[DONE]",
+    b"1e3",
+    b"null",
+]
+
+
+def write_seeds(name: str) -> None:
+    """The corpus to begin with, and a dictionary of the words in it."""
+    corpus = OUT / "fuzz-corpus" / name
+    corpus.mkdir(parents=True, exist_ok=True)
+    seeds = [seed[:INPUT_BYTES_MAX] for seed in TARGETS[name][1]()]
+    for number, seed in enumerate(seeds):
+        (corpus / f"seed-{number}").write_bytes(seed)
+    found = itertools.chain.from_iterable(re.findall(rb'"[A-Za-z_.]{2,40}"|[A-Za-z-]{3,30}:', seed) for seed in seeds)
+    words = sorted({*WORDS, *found})
+    quoted = ["".join(f"\\x{byte:02x}" for byte in word) for word in words]
+    (OUT / f"fuzz-{name}.dict").write_text("".join(f'"{word}"\n' for word in quoted))
+
+
+def fuzz_one(name: str, rest: list[str]) -> None:
+    """Hands this process over to libFuzzer; never returns."""
+    import atheris  # only where there is one
+
+    target = TARGETS[name][0]
+
+    def one(data: bytes) -> None:
+        if len(data) >= 3:
+            target(data)
+
+    atheris.Setup([f"fuzz {name}", *rest], one)
+    atheris.Fuzz()
+
+
+def fuzz_all(seconds: int) -> int:
+    """Every target for its share of the seconds, one after the other. Returns how many of them found something."""
+    findings = OUT / "fuzz-findings"
+    findings.mkdir(parents=True, exist_ok=True)
+    share = max(1, seconds // len(TARGETS))
+    failed = 0
+    for name in TARGETS:
+        write_seeds(name)
+        arguments = [
+            f"-max_total_time={share}",
+            f"-max_len={INPUT_BYTES_MAX}",
+            f"-dict={OUT / f'fuzz-{name}.dict'}",
+            f"-artifact_prefix={findings / name}-",
+            "-timeout=10",
+            "-rss_limit_mb=2048",
+            str(OUT / "fuzz-corpus" / name),
+        ]
+        started = time.monotonic()
+        with (OUT / f"fuzz-{name}.log").open("wb") as log:
+            command = [sys.executable, __file__, name, *arguments]
+            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        text = (OUT / f"fuzz-{name}.log").read_text(errors="replace")
+        runs = re.findall(r"^Done (\d+) |^#(\d+)\s", text, re.MULTILINE)
+        edges = re.findall(r" cov: (\d+) ", text)
+        print(
+            f"{name}: {time.monotonic() - started:.0f} s, {''.join(runs[-1]) if runs else 0} executions, "
+            f"{edges[-1] if edges else 0} edges, {'FOUND SOMETHING: see ' + log.name if code else 'no findings'}",
+            flush=True,
+        )
+        failed += code != 0
+    return failed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", choices=["all", *TARGETS])
+    parser.add_argument("--seconds", type=int, default=600, help="in total, over all targets")
+    options, rest = parser.parse_known_args()
+    if options.target == "all":
+        return 1 if fuzz_all(options.seconds) else 0
+    fuzz_one(options.target, rest)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
