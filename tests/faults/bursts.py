@@ -48,8 +48,9 @@ def play(upstream: RawUpstream, *steps: Step) -> Exchange:
 
 async def burst_rounds(folder: Path, rounds: int) -> None:
     async with RawUpstream() as upstream:
-        relay = await RelayProcess(folder, config_text("http://127.0.0.1:9", upstream.base_url)).start()
+        relay = RelayProcess(folder, config_text("http://127.0.0.1:9", upstream.base_url))
         try:
+            await relay.start()
             rich = await relay.customer()
             hold = await _hold_nano(upstream, rich)
             for number in range(rounds):

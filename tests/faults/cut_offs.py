@@ -34,9 +34,10 @@ class CutOffs:
 
     async def run(self, runs: int) -> None:
         """So many in each dialect."""
-        relay = await RelayProcess(self.folder, config_text(self.simulator.base_url, NOWHERE)).start()
+        relay = RelayProcess(self.folder, config_text(self.simulator.base_url, NOWHERE))
         calls: list[Call] = []
         try:
+            await relay.start()
             for _ in range(runs):
                 for dialect in DIALECTS:
                     calls.append(await self._cut(relay, dialect))

@@ -50,8 +50,9 @@ class Mix:
         text = config_text(self.simulator.base_url, NOWHERE)
         for old, new in SETTINGS.items():
             text = text.replace(old, new)
-        self.relay = await RelayProcess(self.folder, text).start()
+        self.relay = RelayProcess(self.folder, text)
         try:
+            await self.relay.start()
             self.customers = [await self.relay.customer() for _ in range(6)]
             self.rich = list(self.customers)
             await self._make(["finished"] * 8, 8)

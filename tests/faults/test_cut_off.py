@@ -29,8 +29,9 @@ async def test_cut_off_in_each_dialect(tmp_path: Path, simulator: Running):
     "ignore::pytest.PytestUnraisableExceptionWarning",  # Google's SDK leaves its connection
 )
 async def test_the_sdks_raise(tmp_path: Path, simulator: Running):
-    relay = await RelayProcess(tmp_path, config_text(simulator.base_url, NOWHERE)).start()
+    relay = RelayProcess(tmp_path, config_text(simulator.base_url, NOWHERE))
     try:
+        await relay.start()
         async with asyncio.timeout(30):
             messages = [{"role": "user", "content": ASK}]
             async with async_openai(await relay.customer("0.002")) as client:

@@ -17,8 +17,9 @@ async def test_a_full_journal_refuses(tmp_path: Path):
     async with RawUpstream() as upstream:
         text = config_text("http://127.0.0.1:9", upstream.base_url)
         text = text.replace("[server]\n", f"[server]\ncalls_max = {SLOTS}\n", 1)
-        relay = await RelayProcess(tmp_path, text).start()
+        relay = RelayProcess(tmp_path, text)
         try:
+            await relay.start()
             customer = await relay.customer()
             gate = asyncio.Event()
             exchange = play(upstream, Gate(gate), ANSWER)
