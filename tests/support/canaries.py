@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import re
 import string
 import urllib.parse
 from collections.abc import Iterable, Iterator
@@ -34,6 +35,8 @@ class Canaries:
         leaks = []
         needles = list(self.needles())
         for name, content in haystacks:
+            # Files made whole in advance are almost all NUL.
+            content = re.sub(rb"\0{32,}", b"\0" * 32, content)
             lower = content.lower()
             leaks += [
                 f"{what} in {name}"
