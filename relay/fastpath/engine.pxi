@@ -448,13 +448,15 @@ cdef class Engine:
         cdef int64_t now = monotonic_ns()
         self.tick += 1
         self.wall_offset_ns = wall_clock_ns() - now
-        for client in list(self.clients) + list(self.turned_away):
-            if isinstance(client, FrontDoor):
-                door = <FrontDoor>client
-                try:
-                    door.sweep()
-                except Exception as error:
-                    self.fault(error)
+        if self.tick % 4 == 0:
+            # Connections once a second: ten thousand idle ones took 2.8 % of a core at four times a second.
+            for client in list(self.clients) + list(self.turned_away):
+                if isinstance(client, FrontDoor):
+                    door = <FrontDoor>client
+                    try:
+                        door.sweep()
+                    except Exception as error:
+                        self.fault(error)
         for call in list(self.calls):
             try:
                 self.sweep_call(call, now)

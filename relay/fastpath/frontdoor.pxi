@@ -5,6 +5,8 @@
 # aiohttp's parser (`Engine.hooks.handover`). The hand-over is one-way, only at the start of a message, and only while the
 # transport is not paused. So the grammar written by hand stays small, and the odd cases meet a parser that the world tests.
 
+from asyncio import get_running_loop
+
 cdef enum:
     P_IDLE = 0        # between messages, or in a head
     P_BODY
@@ -12,6 +14,7 @@ cdef enum:
     P_DISCARD         # answered before the request had ended: the rest is read and dropped for a while
     P_GONE            # closed or handed over
 
+cdef Py_ssize_t TURN_BYTES = 131072             # a read this large is probably not the last of its body
 cdef Py_ssize_t PIPELINED_BYTES_MAX = 65536     # of following requests that wait while a call runs
 cdef Py_ssize_t TURNED_AWAY_MAX = 64            # connections above the limit that may linger to read why
 cdef int SERVED = 0
@@ -227,6 +230,10 @@ cdef class FrontDoor(ClientSide):
         if self.state == P_BODY:
             self.since_tick = self.engine.tick
             n = PyBytes_GET_SIZE(data)
+            if n >= TURN_BYTES:
+                # libuv reads up to 32 full buffers of one connection in a row: others get their turn in between
+                self.transport.pause_reading()
+                get_running_loop().call_soon(self.next_turn)
             if n <= self.body_left:
                 self.body_left -= n
                 self.take_body(data)
@@ -251,6 +258,11 @@ cdef class FrontDoor(ClientSide):
         if self.state == P_BUSY:
             self.pending = data if self.pending is None else self.pending + data
             self.bound_pending()
+
+    def next_turn(self):
+        """Reads on after a large piece of a body, once the loop has been round."""
+        if self.transport is not None and not self.read_paused and self.state != P_GONE:
+            self.transport.resume_reading()
 
     cdef void bound_pending(self):
         if self.pending is not None and PyBytes_GET_SIZE(self.pending) > PIPELINED_BYTES_MAX and not self.read_paused:

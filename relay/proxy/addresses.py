@@ -1,5 +1,6 @@
 """Whose address a call comes from: the socket's, or what a trusted proxy says of it."""
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Address = IPv4Address | IPv6Address
@@ -18,6 +19,7 @@ class Addresses:
 
     def __init__(self, trusted: tuple[Network, ...]) -> None:
         self._trusted = trusted
+        self._host = lru_cache(maxsize=4096)(self._read_host)  # parsing takes longer than accepting a connection
 
     def trusts(self, address: Address) -> bool:
         return any(address.version == network.version and address in network for network in self._trusted)
@@ -26,8 +28,11 @@ class Addresses:
         """(text, packed bytes, whether it is a trusted proxy) of a socket's peer name; a unix socket has no address."""
         if not isinstance(peername, tuple) or not peername:
             return None, None, False
+        return self._host(str(peername[0]))
+
+    def _read_host(self, host: str) -> tuple[str | None, bytes | None, bool]:
         try:
-            address = plain(ip_address(str(peername[0]).split("%", 1)[0]))
+            address = plain(ip_address(host.split("%", 1)[0]))
         except ValueError:
             return None, None, False
         return str(address), address.packed, self.trusts(address)
