@@ -1,0 +1,69 @@
+# What calls are decided with: public models, the routes to them, and the credentials that open keys.
+
+
+cdef class Model:
+    """A public model name of the catalogue: its price and the ways to it."""
+    cdef readonly str name
+    cdef readonly bytes key                # the name as it stands in a request
+    cdef readonly Rate rate                # None: unpriced, refused
+    cdef list routes                       # one list of Route per dialect
+
+    def __init__(self, str name, Rate rate):
+        self.name = name
+        self.key = name.encode()
+        self.rate = rate
+        self.routes = [[], [], []]
+
+    def add_route(self, Route route):
+        (<list>self.routes[route.channel.dialect]).append(route)
+
+    def routes_of(self, int dialect):
+        return list(self.routes[dialect])
+
+
+cdef class Route:
+    """A model on a channel: its name there, and how its text is counted."""
+    cdef readonly Channel channel
+    cdef readonly str upstream_model
+    cdef bytes upstream_model_json     # None where the name is the same on both sides
+    cdef readonly TokenTable table
+    cdef readonly Calibration prompts, outputs    # how far our counts are off here, learnt from reported usage
+
+    def __init__(self, Channel channel, str upstream_model, TokenTable table, bytes upstream_model_json=None, *,
+                 Calibration prompts=None, Calibration outputs=None):
+        self.prompts = prompts if prompts is not None else Calibration()
+        self.outputs = outputs if outputs is not None else Calibration()
+        self.channel = channel
+        self.upstream_model = upstream_model
+        self.table = table
+        self.upstream_model_json = upstream_model_json
+
+
+cdef class Credential:
+    """A secret that opens a key. Several may belong to one key while it is rotated."""
+    cdef readonly bytes public_id
+    cdef bytes digest                   # HMAC-SHA256 of the whole secret
+    cdef readonly ApiKey key
+    cdef public bint dead
+    cdef public int64_t expires_ns      # wall clock; 0 never
+
+    def __init__(self, bytes public_id, bytes digest, ApiKey key, int64_t expires_ns=0):
+        if len(digest) != 32:
+            raise ValueError("a digest has 32 bytes")
+        self.public_id = public_id
+        self.digest = digest
+        self.key = key
+        self.expires_ns = expires_ns
+
+
+cdef bint equal_bytes(bytes a, bytes b) noexcept:
+    """Comparison in a time that depends on the length alone."""
+    cdef Py_ssize_t i, n = PyBytes_GET_SIZE(a)
+    cdef uint8_t difference = 0
+    cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(a)
+    cdef const uint8_t* q = <const uint8_t*>PyBytes_AS_STRING(b)
+    if n != PyBytes_GET_SIZE(b):
+        return False
+    for i in range(n):
+        difference |= p[i] ^ q[i]
+    return difference == 0
