@@ -189,19 +189,21 @@ cdef class FrontDoor(ClientSide):
         return 0
 
     def connection_lost(self, exc):
+        cdef Call call = self.call       # held while it ends: it may have no other reference
         self.engine.clients.discard(self)
         self.engine.turned_away.discard(self)
         self.state = P_GONE
         self.pending = None
-        if self.call is not None:
-            self.call.client_gone()
+        if call is not None:
+            call.client_gone()
         self.transport = None
 
     def eof_received(self):
+        cdef Call call = self.call
         # As nginx does: a client that shuts its sending side has gone. A plain close cannot be told from a half-close
         # before the next write, and a stream that nobody reads costs its owner money.
-        if self.call is not None:
-            self.call.client_gone()
+        if call is not None:
+            call.client_gone()
         return False
 
     def pause_writing(self):
@@ -290,6 +292,7 @@ cdef class FrontDoor(ClientSide):
         """Serves what is pending, message by message, until one is incomplete, a call runs, or the connection is handed over."""
         cdef bytes data
         cdef int result
+        cdef Call call
         if self.in_loop:
             return
         self.in_loop = True
@@ -304,8 +307,9 @@ cdef class FrontDoor(ClientSide):
                     self.hand_over(data)
                     break
         except Exception as error:
-            if self.call is not None:
-                self.call.broken(error)
+            call = self.call
+            if call is not None:
+                call.broken(error)
             else:
                 self.engine.fault(error)
                 self.transport.abort()
@@ -412,10 +416,11 @@ cdef class FrontDoor(ClientSide):
     cdef int sweep(self) except -1:
         """Deadlines of this connection; four times a second."""
         cdef Engine engine = self.engine
+        cdef Call call = self.call
         cdef int64_t waited = engine.tick - self.since_tick
         if self.write_paused and engine.tick - self.paused_tick > engine.write_stall_ticks:
-            if self.call is not None:
-                self.call.stop(E_CLIENT_STALLED)
+            if call is not None:
+                call.stop(E_CLIENT_STALLED)
             if self.transport is not None:
                 self.transport.abort()
             return 0
@@ -426,8 +431,8 @@ cdef class FrontDoor(ClientSide):
             elif waited > engine.keep_alive_ticks:
                 self.transport.close()
         elif self.state == P_BODY:
-            if waited > engine.body_idle_ticks and self.call is not None:
-                self.call.refuse(E_BODY_TIMEOUT, None)
+            if waited > engine.body_idle_ticks and call is not None:
+                call.refuse(E_BODY_TIMEOUT, None)
         elif self.state == P_DISCARD:
             if waited > engine.discard_ticks:
                 self.transport.abort()
@@ -496,12 +501,14 @@ cdef class Bridge(ClientSide):
                 call.broken(error)
 
     def gone(self):
-        if self.call is not None:
-            self.call.client_gone()
+        cdef Call call = self.call
+        if call is not None:
+            call.client_gone()
 
     def refuse(self, int code):
-        if self.call is not None and self.call.state != C_DONE:
-            self.call.refuse(code, None)
+        cdef Call call = self.call
+        if call is not None and call.state != C_DONE:
+            call.refuse(code, None)
 
     def pause_writing(self):
         self.write_paused = True

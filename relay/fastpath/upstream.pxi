@@ -108,21 +108,26 @@ cdef class UpstreamConnection:
         self.transport = transport
         self.channel.connects += 1
 
+    # A call may end, and lose its last reference elsewhere, inside these methods: each holds it in a variable meanwhile.
+
     def data_received(self, bytes data):
-        if self.call is not None:
-            self.call.upstream_data(data)
+        cdef Call call = self.call
+        if call is not None:
+            call.upstream_data(data)
         else:
             self.close()     # nobody asked: an answer to no request must never meet the next one
 
     def eof_received(self):
-        if self.call is not None:
-            self.call.upstream_ended()
+        cdef Call call = self.call
+        if call is not None:
+            call.upstream_ended()
         return False
 
     def connection_lost(self, exc):
+        cdef Call call = self.call
         self.closed = True
-        if self.call is not None:
-            self.call.upstream_ended()
+        if call is not None:
+            call.upstream_ended()
         self.transport = None
 
     def pause_writing(self):
