@@ -194,6 +194,7 @@ cdef class ResponseHead:
         cdef Py_ssize_t size
         cdef int count = 0
         cdef bint has_length = False, has_coding = False
+        cdef bytes named = None     # what unusual Connection fields say
         self.status = 0
         self.length = 0
         self.close = self.event_stream = self.compressed = False
@@ -250,6 +251,7 @@ cdef class ResponseHead:
                     self.close = True
                 elif not value_is(&f, b"keep-alive"):
                     self.close = True     # anything unusual: not used again
+                    named = (named or b"") + PyBytes_FromStringAndSize(<const char*>f.value, f.value_size) + b","
             elif f.kind == H_CONTENT_ENCODING:
                 self.passed.add(f.name, f.line_size)
                 if not value_is(&f, b"identity"):
@@ -266,6 +268,8 @@ cdef class ResponseHead:
                     self.passed.add(f.name, f.line_size)
         if q + 2 != end:
             return -1
+        if named is not None:
+            self._drop_named(named)
         if has_length and has_coding:
             return -1     # RFC 9112 6.3: a sign of smuggling
         if self.status < 200 or self.status == 204 or self.status == 304:
@@ -279,6 +283,17 @@ cdef class ResponseHead:
         else:
             self.framing = B_CLOSE
             self.close = True
+        return 0
+
+    cdef int _drop_named(self, bytes connection) except -1:
+        """Takes fields out that belong to the upstream's connection alone (RFC 9110 7.6.1); rare, so written plainly."""
+        cdef bytes line
+        names = {name.strip(b" \t").lower() for name in connection.split(b",")} - {b"content-type", b"content-encoding"}
+        lines = self.passed.take().split(b"\r\n")[:-1]
+        self.passed.size = 0
+        for line in lines:
+            if line.partition(b":")[0].lower() not in names:
+                self.passed.add_bytes(line + b"\r\n")
         return 0
 
     cdef bint _starts(self, const Field* f, const char* word) noexcept:

@@ -286,8 +286,11 @@ class ApiServer:
                 ended.set_result(reusable)
 
         keys, rest = wire_headers.split_query(query.encode("ascii", "replace"))
+        own = _FRAMING  # with what the client's Connection fields name: theirs alone, too (RFC 9110 7.6.1)
+        for value in request.headers.getall("Connection", ()):
+            own = own | {name.strip(" \t").lower().encode("utf-8", "surrogateescape") for name in value.split(",")}
         fields = b"".join(
-            name + b": " + value + b"\r\n" for name, value in request.raw_headers if name.lower() not in _FRAMING
+            name + b": " + value + b"\r\n" for name, value in request.raw_headers if name.lower() not in own
         )
         bridge = Bridge(self._engine, transport, request.version < (1, 1), on_end)
         protocol.bridge = bridge
@@ -323,7 +326,7 @@ class ApiServer:
 _VERSIONS = (HttpVersion10, HttpVersion11)
 
 # Framing and one-connection fields are aiohttp's business; the pipeline must not judge them a second time.
-_FRAMING = {b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade", b"host"}
+_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade", b"host"})
 
 
 class _NameSet:
