@@ -83,10 +83,14 @@ class Protocol(RequestHandler):
             self.bridge.gone()
         super().connection_lost(exc)
 
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for a request."""
+        return self._waiter is not None and not self._waiter.done()
+
     def late(self, now: float, header_seconds: float) -> bool:
         """Whether a request head has been arriving for too long."""
-        waiting = self._waiter is not None and not self._waiter.done()
-        return waiting and self.partial_since > 0.0 and now - self.partial_since > header_seconds
+        return self.idle and self.partial_since > 0.0 and now - self.partial_since > header_seconds
 
     def handle_error(
         self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -218,10 +222,13 @@ class ApiServer:
                 connection.force_close()
 
     def close_idle(self) -> None:
-        """Draining: connections without a request close now, others behind their answer."""
+        """Closes connections that wait for a request; others close behind the one they are at."""
         server = self._runner.server if self._runner is not None else None
-        if server is not None:
-            server.pre_shutdown()
+        for connection in server.connections if server is not None else ():
+            if isinstance(connection, Protocol) and connection.idle:
+                connection.force_close()
+            else:
+                connection.close()
 
     async def stop(self, grace_seconds: float) -> None:
         """Ends connections: idle ones at once, others after their handler or `grace_seconds`."""
