@@ -18,6 +18,9 @@ PRICES: dict[str, tuple[str, ...]] = {
     "gemini-3-pro": ("2", "12", "0.2", "2", "2", "0.014", "0"),
     "gemini-embedding-001": ("0.15", "0", "0", "0", "0", "0", "0"),
     "raw-chat": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
+    # Never reported for, so that the relay's own count of them stays as it is.
+    "raw-uncounted": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
+    "raw-claude-uncounted": ("1", "2", "0.5", "1.5", "2", "0", "0"),
     "raw-strip": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
     "raw-claude": ("1", "2", "0.5", "1.5", "2", "0", "0"),
     "raw-gemini": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
@@ -93,9 +96,9 @@ prompt_margin_permille = 100
         ),
         channel("down", "openai", nowhere, '["gpt-down", "gpt-failover"]', "nobody"),
         channel("after-down", "openai", simulator + "/v1", '["gpt-failover"]', SIM_KEY, "priority = 1"),
-        channel("raw-openai", "openai", raw + "/v1", '["raw-chat"]', RAW_KEY),
+        channel("raw-openai", "openai", raw + "/v1", '["raw-chat", "raw-uncounted"]', RAW_KEY),
         channel("raw-strip", "openai", raw + "/v1", '["raw-strip"]', RAW_KEY, 'ask_usage = "strip"'),
-        channel("raw-anthropic", "anthropic", raw, '["raw-claude"]', RAW_KEY),
+        channel("raw-anthropic", "anthropic", raw, '["raw-claude", "raw-claude-uncounted"]', RAW_KEY),
         channel("raw-gemini", "gemini", raw, '["raw-gemini"]', RAW_KEY),
         channel(
             "raw-slow", "openai", raw + "/v1", '["raw-slow"]', RAW_KEY,

@@ -185,7 +185,8 @@ async def cut_off(customer: Customer, raw: RawUpstream, sample: Sample = CHAT, *
         )
     text, exchange = raw.script(head(sample, "chunked", 0), *[chunk_bytes(event)] * 400, Gate(asyncio.Event()))
     async with await RawClient.connect("127.0.0.1", customer.relay.port) as client:
-        await client.send(sample.request_bytes(customer.secret, text, **headers))
+        model = "raw-uncounted" if sample is CHAT else "raw-claude-uncounted"
+        await client.send(sample.request_bytes(customer.secret, text, model, **headers))
         await client.until(lambda: client.eof or client.lost)
         received = client.received
     await until(exchange.gone.is_set, 1.0)
