@@ -293,6 +293,8 @@ cdef class FrontDoor(ClientSide):
         cdef bytes data
         cdef int result
         cdef Call call
+        # Handing over lets go of the last reference where an upstream's answer, not the loop, brought us here.
+        cdef FrontDoor kept = self
         if self.in_loop:
             return
         self.in_loop = True
