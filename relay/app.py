@@ -133,12 +133,17 @@ class Relay:
             for given in sockets:
                 create = loop.create_unix_server if given.family == socket.AF_UNIX else loop.create_server
                 self._servers.append(await create(front_door, sock=given, ssl=tls, backlog=BACKLOG))
-        elif listen.unix_path:
-            self._servers.append(await loop.create_unix_server(front_door, listen.unix_path, ssl=tls, backlog=BACKLOG))
-        else:
-            self._servers.append(
-                await loop.create_server(front_door, listen.host, listen.port, ssl=tls, backlog=BACKLOG)
-            )
+            return
+        try:
+            if listen.unix_path:
+                made = await loop.create_unix_server(front_door, listen.unix_path, ssl=tls, backlog=BACKLOG)
+            else:
+                made = await loop.create_server(front_door, listen.host, listen.port, ssl=tls, backlog=BACKLOG)
+        except OSError as error:
+            # The loop names the address as a Python tuple. A failed name resolution has a number below 0.
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+            raise OSError(f"server.listen: cannot listen on {listen}: {reason}") from error
+        self._servers.append(made)
 
     @property
     def port(self) -> int:
