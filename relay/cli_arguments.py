@@ -104,7 +104,7 @@ def build_parser() -> Parser:
     words = _Words(parser)
     words.add("serve", "run the relay")
     demo = words.add("demo", "run a relay with a simulated upstream, an account and a key, to try it out")
-    demo.add_argument("--listen", metavar="HOST:PORT", help="default: 127.0.0.1:8787")
+    demo.add_argument("--listen", metavar="HOST:PORT", help="default: 127.0.0.1:8787; port 0: any free one")
     words.add("check", "check the configuration")
     words.add("status", "what the running relay is doing")
     words.add("reload", "make the running relay apply its changed configuration")

@@ -11,6 +11,7 @@ from relay import config as configuration
 from relay import quiet
 from relay.app import Relay
 from relay.control import commands
+from relay.control.failures import CommandError
 from relay.control.pepper import load_pepper
 from relay.simulator import server as simulator
 from relay.storage import Store
@@ -19,7 +20,7 @@ log = logging.getLogger("relay.demo")
 
 MODELS = {
     "openai": ("gpt-4o", "gpt-4o-mini", "text-embedding-3-small"),
-    "anthropic": ("claude-sonnet-4-5",),
+    "anthropic": ("claude-sonnet-5",),
     "gemini": ("gemini-2.5-flash",),
 }
 # Credits per million tokens: made up, in the proportions of real price lists.
@@ -27,7 +28,7 @@ PRICES = {
     "gpt-4o": ("2.5", "10", "1.25", "2.5"),
     "gpt-4o-mini": ("0.15", "0.6", "0.075", "0.15"),
     "text-embedding-3-small": ("0.02", "0", "0.02", "0.02"),
-    "claude-sonnet-4-5": ("3", "15", "0.3", "3.75"),
+    "claude-sonnet-5": ("3", "15", "0.3", "3.75"),
     "gemini-2.5-flash": ("0.3", "2.5", "0.075", "0.3"),
 }
 
@@ -86,11 +87,16 @@ Python (pip install anthropic):
 from anthropic import Anthropic
 client = Anthropic(base_url="{base}", api_key="{secret}")
 messages = [{{"role": "user", "content": "Hello"}}]
-message = client.messages.create(model="claude-sonnet-4-5", max_tokens=200, messages=messages)
+message = client.messages.create(model="claude-sonnet-5", max_tokens=200, messages=messages)
 print(message.content[0].text)
 
 What is left:    curl {base}/relay/v1/balance -H "Authorization: Bearer {secret}"
 """
+
+
+def reachable(address: str) -> str:
+    """An address that programs on this machine can call: "all addresses" is none."""
+    return address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
 
 
 async def run(arguments: Namespace) -> int:
@@ -100,6 +106,8 @@ async def run(arguments: Namespace) -> int:
     upstream = await simulator.start()
     with tempfile.TemporaryDirectory(prefix="relay-demo-") as folder:
         config = configuration.parse(config_text(upstream.base_url, folder, listen), file="(demo)")
+        if config.server.listen.unix_path:
+            raise CommandError("invalid", "--listen: the demo listens on HOST:PORT, so that SDKs can be pointed at it")
         store = await Store.open(Path(folder))
         try:
             relay = Relay(config, store, load_pepper(folder, create=True))
@@ -116,7 +124,7 @@ async def run(arguments: Namespace) -> int:
             )
             await relay.operations.credit_add(commands.CreditAdd(id=account["id"], amount="100", kind="trial"))
             key = await relay.operations.key_create(commands.KeyCreate(id=account["id"], name="demo"))
-            print(banner(f"http://127.0.0.1:{relay.port}", key["secret"]), flush=True)
+            print(banner(f"http://{reachable(relay.address)}", key["secret"]), flush=True)
             await relay.stopping.wait()
             await relay.stop()
         finally:
