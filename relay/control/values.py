@@ -15,6 +15,7 @@ from relay import units
 from relay.control import emails
 from relay.control.commands import Limits
 from relay.control.failures import invalid
+from relay.errors import ERRORS
 from relay.storage import rows
 from relay.wire.endpoints import SCOPES
 
@@ -134,7 +135,7 @@ def status_filter(value: str | None) -> tuple[int | None, str | None]:
         return None, None
     if re.fullmatch(r"[1-5][0-9][0-9]", value, re.ASCII):
         return int(value), None
-    if re.fullmatch(r"[a-z_]{3,40}", value, re.ASCII):
+    if value in ERRORS:
         return None, value
     raise invalid("status: expected an HTTP status such as 402, or an error code such as rate_limit_requests", "status")
 

@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from relay import units
 from relay.storage.errors import Conflict, InsufficientCredit, NotFound
 from relay.storage.rows import LOT_KINDS, CreditResult, EntryKind, EntryRow, LotKind, LotRow
 
@@ -135,7 +136,11 @@ def take_credit(
     lots = [lot for lot in lots_of(connection, account_id) if lot_kinds is None or lot.kind in lot_kinds]
     available_nano = sum(lot.remaining_nano for lot in lots)
     if available_nano < amount_nano:
-        raise InsufficientCredit(f"account {account_id} has less than that to take", available_nano)
+        kinds = "" if lot_kinds is None else f"{' or '.join(lot_kinds)} "
+        left = units.format_credits(available_nano)
+        raise InsufficientCredit(
+            f"{units.account_text(account_id)} has {left} unused {kinds}credits, less than that", available_nano
+        )
     entry = _insert_entry(connection, account_id, kind, -amount_nano, reason, idempotency_key, now_ms)
     left_nano = amount_nano
     for lot in lots:
