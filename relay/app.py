@@ -37,7 +37,8 @@ from relay.proxy.connect import Connector, tls_context
 from relay.proxy.hooks import Hooks
 from relay.proxy.keyring import Keyring
 from relay.proxy.server import ApiServer, refusal
-from relay.storage import Store
+from relay.records import MS_PER_DAY
+from relay.storage import Store, StoreError
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
 from relay.wire import models as wire_models
@@ -53,6 +54,7 @@ BACKLOG = 4096
 # default (700) would walk those again and again.
 GC_THRESHOLDS = (20_000, 20, 50)
 CALIBRATION_SECONDS = 600
+RETENTION_SECONDS = 3600.0  # between two deletions of what is older than [retention] allows
 CALIBRATION_NAME = "calibration.json"
 FIRST_REQUEST_SECONDS = 1.0  # while draining: for connections that were let in just before
 REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus} | {499: b"Client Closed Request"}
@@ -115,7 +117,7 @@ class Relay:
             await self.stop()
             raise
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._sweep()), loop.create_task(self._flush())]
+        self._tasks = [loop.create_task(task) for task in (self._sweep(), self._flush(), self._forget())]
         gc.collect()
         gc.freeze()  # what start-up made lives for ever: collections need not walk it again
         gc.set_threshold(*GC_THRESHOLDS)
@@ -216,6 +218,16 @@ class Relay:
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
             self._hand_over_records()
+
+    async def _forget(self) -> None:
+        """Retention: call records and events go when they are too old; their sums stay."""
+        while True:
+            kept_ms = self.config.retention.calls_days * MS_PER_DAY
+            try:
+                await self._store.delete_calls_before(time.time_ns() // 1_000_000 - kept_ms)
+            except StoreError as error:  # a full disk heals; what does not is told to `on_fatal`
+                log.warning("old call records could not be deleted (%s)", type(error).__name__)
+            await asyncio.sleep(RETENTION_SECONDS)
 
     def _hand_over_records(self) -> None:
         records = self.engine.records
