@@ -177,6 +177,12 @@ class Store:
             await self._writing.close()
         else:
             self._writing.abandon()
+        if self._journal is not None:
+            self._journal.close()
+            slots = self._journal.journal
+            if failure is None and slots.free_slots == slots.size:
+                # Nothing is left to settle: another version, whose slots may look different, can open this store.
+                self._journal.path.unlink(missing_ok=True)
         self._lock.release()
         if failure is not None:
             raise failure

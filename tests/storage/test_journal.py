@@ -199,6 +199,13 @@ async def test_a_fresh_file_is_whole_private_and_free(tmp_path: Path):
     await store.close()
 
 
+async def test_an_orderly_end_leaves_no_file_that_another_version_could_not_read(tmp_path: Path):
+    store = await opened(tmp_path)
+    store.open_journal(SLOTS)
+    await store.close()
+    assert not (tmp_path / journal.NAME).exists()
+
+
 async def test_no_room_for_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def full(*_: int) -> None:
         raise OSError(28, "No space left on device")
