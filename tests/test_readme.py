@@ -1,0 +1,147 @@
+"""What README.md and the demo's banner tell people to paste is pasted here, into real processes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+RELAY = [sys.executable, "-m", "relay"]
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    """Fenced code blocks, without the indentation of the list that they may stand in."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    return [re.sub(rf"^{indent}", "", body, flags=re.MULTILINE) for indent, body in found]
+
+
+class Demo:
+    """`relay demo` on a free port."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [*RELAY, "demo", "--listen", "127.0.0.1:0"],
+            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        self.banner = ""
+        for line in self.process.stdout:
+            self.banner += line
+            if line.startswith("What is left"):
+                break
+        self.address = re.search(r"127\.0\.0\.1:\d+", self.banner)[0]  # type: ignore[index]
+        self.secret = re.search(r"sk-\w+-\w+", self.banner)[0]  # type: ignore[index]
+
+    def stop(self) -> tuple[int, str]:
+        self.process.send_signal(signal.SIGINT)
+        _, errors = self.process.communicate(timeout=30)
+        return self.process.returncode, errors
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Demo]:
+    running = Demo()
+    yield running
+    assert running.stop() == (0, "")
+
+
+def run(command: list[str], code: str = "", cwd: Path | None = None, **environment: str) -> str:
+    done = subprocess.run(
+        command, input=code, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=60, cwd=cwd
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def pasted(text: str, demo: Demo) -> str:
+    return text.replace("127.0.0.1:8787", demo.address).replace("sk-...", demo.secret)
+
+
+@pytest.mark.parametrize("snippet", blocks("python"), ids=["openai", "anthropic", "gemini"])
+def test_a_snippet_of_the_readme_prints_an_answer(demo: Demo, snippet: str) -> None:
+    assert run([sys.executable, "-"], pasted(snippet, demo)).strip()
+
+
+def test_the_readmes_curl_prints_an_answer(demo: Demo) -> None:
+    assert '"chat.completion"' in run(["bash"], pasted(blocks("sh")[0], demo))
+
+
+def test_what_the_demo_prints_works_when_pasted(demo: Demo) -> None:
+    curl = re.search(r"^curl .*?'$", demo.banner, re.MULTILINE | re.DOTALL)
+    assert curl is not None
+    assert '"chat.completion"' in run(["bash"], curl[0])
+    snippets = re.split(r"^Python .*:$", demo.banner.partition("What is left")[0], flags=re.MULTILINE)[1:]
+    assert len(snippets) == 2
+    for snippet in snippets:
+        assert run([sys.executable, "-"], snippet).strip()
+    assert '"balance"' in run(["bash"], demo.banner.partition("What is left:")[2])
+
+
+def test_the_steps_to_a_real_relay(tmp_path: Path, demo: Demo) -> None:
+    """From config.toml to the books, with the demo as the provider."""
+    steps = README.partition("## Run it for real")[2].partition("\n## ")[0]
+    (config,) = blocks("toml", steps)
+    _, start, account, look = blocks("sh", steps)
+    upstream = f"http://{demo.address}/v1"
+    (tmp_path / "config.toml").write_text(
+        '[server]\nlisten = "127.0.0.1:0"\n' + config.replace("https://api.openai.com/v1", upstream)
+    )
+    key_upstream = {"OPENAI_API_KEY": demo.secret}
+    assert start.splitlines()[1:] == ["relay check", "relay serve &"]
+    assert "usable" in run([*RELAY, "check"], cwd=tmp_path, **key_upstream)
+    relay = subprocess.Popen(
+        [*RELAY, "serve"], env=ENVIRONMENT | key_upstream, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert relay.stderr is not None
+        for line in relay.stderr:
+            if "listening on" in line:
+                break
+        address = line.split()[-1]
+        shell = f'relay() {{ "{sys.executable}" -m relay "$@"; }}; set -e\n'
+        secret = re.search(r"sk-\w+-\w+", run(["bash"], shell + account, tmp_path))
+        assert secret is not None
+        call = blocks("sh")[0].replace("127.0.0.1:8787", address).replace("sk-...", secret[0])
+        assert '"chat.completion"' in run(["bash"], call)
+        shown = run(["bash"], shell + look, tmp_path)
+        assert "gpt-4o" in shown
+        assert "every balance agrees" in shown
+    finally:
+        relay.terminate()
+        assert relay.wait(30) == 0
+        assert relay.stderr is not None
+        relay.stderr.close()
+
+
+def test_a_taken_port_is_one_clear_line(demo: Demo) -> None:
+    done = subprocess.run(
+        [*RELAY, "demo", "--listen", demo.address], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"relay: server.listen: cannot listen on {demo.address}: Address already in use\n"
+
+
+def test_the_demo_needs_a_port() -> None:
+    done = subprocess.run(
+        [*RELAY, "demo", "--listen", "unix:demo.sock"], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("relay: --listen: ")
+    assert done.stderr.count("\n") == 1
+
+
+LINK = re.compile(r"\]\(([^)#\s]+)\)")
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = [link for link in LINK.findall(page.read_text()) if "://" not in link]
+    assert not [link for link in links if not (page.parent / link).exists()]
