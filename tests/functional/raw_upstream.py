@@ -63,6 +63,7 @@ class Exchange:
     requests: list[bytes] = field(default_factory=list)  # heads
     bodies: list[bytes] = field(default_factory=list)
     sent: int = 0  # bytes written
+    position: int = 0  # steps begun
     finished: bool = False  # the script has run out
     gone: asyncio.Event = field(default_factory=asyncio.Event)  # the relay closed its connection before that
     gone_at: float = 0.0  # loop time
@@ -126,6 +127,7 @@ class _Connection(asyncio.Protocol):
 
     async def play(self, exchange: Exchange) -> None:
         for step in exchange.steps:
+            exchange.position += 1
             match step:
                 case bytes():
                     if self.lost.is_set():

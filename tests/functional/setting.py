@@ -21,6 +21,7 @@ PRICES: dict[str, tuple[str, ...]] = {
     # Never reported for, so that the relay's own count of them stays as it is.
     "raw-uncounted": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
     "raw-claude-uncounted": ("1", "2", "0.5", "1.5", "2", "0", "0"),
+    "raw-gemini-uncounted": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
     "raw-strip": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
     "raw-claude": ("1", "2", "0.5", "1.5", "2", "0", "0"),
     "raw-gemini": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
@@ -99,7 +100,7 @@ prompt_margin_permille = 100
         channel("raw-openai", "openai", raw + "/v1", '["raw-chat", "raw-uncounted"]', RAW_KEY),
         channel("raw-strip", "openai", raw + "/v1", '["raw-strip"]', RAW_KEY, 'ask_usage = "strip"'),
         channel("raw-anthropic", "anthropic", raw, '["raw-claude", "raw-claude-uncounted"]', RAW_KEY),
-        channel("raw-gemini", "gemini", raw, '["raw-gemini"]', RAW_KEY),
+        channel("raw-gemini", "gemini", raw, '["raw-gemini", "raw-gemini-uncounted"]', RAW_KEY),
         channel(
             "raw-slow", "openai", raw + "/v1", '["raw-slow"]', RAW_KEY,
             "[channels.timeouts]", "first_byte_seconds = 0.5", "stream_idle_seconds = 0.5",
