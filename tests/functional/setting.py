@@ -73,7 +73,7 @@ body_idle_seconds = 1
 connect_seconds = 2
 first_byte_seconds = 20
 stream_idle_seconds = 20
-write_stall_seconds = 1
+write_stall_seconds = 2
 [plans.open]
 rpm = 0
 tpm = 0

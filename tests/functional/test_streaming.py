@@ -309,7 +309,9 @@ async def test_an_sdk_that_stops_reading_ends_the_upstream_call(customer: Custom
 @pytest.mark.parametrize("stream", ["true", "false"])
 async def test_a_raw_client_that_never_reads(customer: Customer, simulator: Running, path: str, stream: str):
     """By the front door and by the other way in; a stream and a large document."""
-    body = b'{"model":"gpt-4o","stream":%b,"messages":[{"role":"user","content":"#sim events=100000 size=1000#"}]}'
+    events = 100_000 if stream == "true" else 20_000
+    text = f"#sim events={events} size=1000#"
+    body = f'{{"model":"gpt-4o","stream":{stream},"messages":[{{"role":"user","content":"{text}"}}]}}'.encode()
     loop = asyncio.get_running_loop()
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
@@ -318,7 +320,7 @@ async def test_a_raw_client_that_never_reads(customer: Customer, simulator: Runn
         before = simulator.book.requests
         await loop.sock_sendall(
             client,
-            request_bytes("POST", path, {"Authorization": f"Bearer {customer.secret}"}, body % stream.encode()),
+            request_bytes("POST", path, {"Authorization": f"Bearer {customer.secret}"}, body),
         )
         await until(lambda: simulator.book.requests > before, 10.0)
         entry = simulator.book.last
