@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from relay.errors import ERRORS
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -145,3 +147,8 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 def test_links_lead_somewhere(page: Path) -> None:
     links = [link for link in LINK.findall(page.read_text()) if "://" not in link]
     assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_every_error_code_has_its_place_among_the_endings() -> None:
+    page = (ROOT / "docs" / "life-of-a-call.md").read_text()
+    assert [code for code in ERRORS if f"`{code}`" not in page] == []
