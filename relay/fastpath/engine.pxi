@@ -301,9 +301,6 @@ cdef class Engine:
     def credential(self, bytes public_id):
         return self.credentials.get(public_id)
 
-    def cached_credentials(self):
-        return list(self.credentials.values())
-
     def stop_calls(self, ApiKey key, int code):
         """Ends every call in flight of a key, each with its settlement."""
         cdef Call call

@@ -416,7 +416,7 @@ cdef class FrontDoor(ClientSide):
             self.next_message()
 
     cdef int sweep(self) except -1:
-        """Deadlines of this connection; four times a second."""
+        """Deadlines of this connection; once a second."""
         cdef Engine engine = self.engine
         cdef Call call = self.call
         cdef int64_t waited = engine.tick - self.since_tick

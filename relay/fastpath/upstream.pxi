@@ -95,7 +95,7 @@ cdef class UpstreamConnection:
     cdef object transport
     cdef Channel channel
     cdef Call call
-    cdef bint closed, used
+    cdef bint closed
     cdef bint want_read_paused
     cdef int64_t idle_since_ns
     cdef ResponseHead head             # used again by every call on this connection: one at a time
@@ -145,7 +145,6 @@ cdef class UpstreamConnection:
     cdef void give_back(self, int64_t now_ns):
         """The call is over and the connection clean: keep it."""
         self.call = None
-        self.used = True
         if self.want_read_paused:
             self.want_read_paused = False
             self.transport.resume_reading()
