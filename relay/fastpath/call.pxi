@@ -81,6 +81,8 @@ cdef class Call:
     cdef Admission admission
     cdef int64_t prompt_tokens        # the estimate, calibrated
     cdef int64_t prompt_counted       # the same before calibration
+    cdef int64_t output_estimate      # of an answer that is no text, where it reports nothing
+    cdef int64_t seconds_estimate
     # answer
     cdef UsageTap tap
     cdef object decoder               # decompresses a copy for the tap
@@ -222,7 +224,7 @@ cdef class Call:
         cdef RequestScanner scanner = self.scanner
         cdef Endpoint endpoint = self.endpoint
         cdef bytes name = self.path_model if endpoint.model_in_path else scanner.model
-        cdef int64_t now
+        cdef int64_t now, bound
         cdef Rate rate
         self.stream = endpoint.stream_by_path or scanner.stream == 1
         if not engine.store_writable:
@@ -230,7 +232,9 @@ cdef class Call:
         if scanner.background == 1:
             return E_UNSUPPORTED_FEATURE
         if name is None:
-            return E_MISSING_MODEL
+            if endpoint.format != F_MODERATIONS:
+                return E_MISSING_MODEL
+            name = DEFAULT_MODERATION      # the provider's own default
         self.model = <Model>engine.models.get(name)
         code = self.check_access(name)
         if code:
@@ -245,11 +249,12 @@ cdef class Call:
         self.admission = Admission()
         if scanner.web_search:
             self.admission.web_searches = engine.policy.hold_web_searches
+        bound = self.output_bound() if endpoint.format < F_MODERATIONS else self.media_bound(rate)
         # The buckets are asked at the time of now: the call may have begun long before, with a slow body or a key that
         # was loaded, and to the clock of its beginning a bucket that others used since, or that is new, is not full.
         now = monotonic_ns()
-        code = self.admission.admit(self.key, rate, self.prompt_tokens, self.output_bound(), scanner.choices,
-                                    self.stream, self.max_cost_nano, engine.policy, now, now + engine.wall_offset_ns)
+        code = self.admission.admit(self.key, rate, self.prompt_tokens, bound, scanner.choices,
+                                    self.stream and endpoint.format < F_MODERATIONS, self.max_cost_nano, engine.policy, now, now + engine.wall_offset_ns)
         if code == 0 and engine.journal is not None and not self.open_slot(rate):
             self.admission.release(now)
             code = E_OVERLOADED
@@ -304,6 +309,8 @@ cdef class Call:
         slot.counted_tokens = self.counted()
         if tap.usage_seen:
             tap_normalise(&tap.tap, &slot.usage)
+            if by_the_piece(tap.tap.format):
+                charge_one_way(&tap.tap, &self.admission.rate.prices, &slot.usage)
             slot.usage_seen = 2 if tap.terminal_seen else 1
         slot.delivered = 1
 
@@ -323,9 +330,28 @@ cdef class Call:
 
     cdef int64_t output_bound(self):
         """Output tokens that the answer cannot exceed, -1 where the caller set no limit; 0 where there is no output."""
-        if self.endpoint.free or self.endpoint.format in (F_EMBEDDINGS, F_GEMINI_EMBED, F_MODERATIONS, F_RERANK):
+        if self.endpoint.free or self.endpoint.format in (F_EMBEDDINGS, F_GEMINI_EMBED):
             return 0
         return self.scanner.output_limit
+
+    cdef int64_t media_bound(self, Rate rate) except -2:
+        """The same for endpoints whose answer is no text, with what they may use of what is priced by the piece."""
+        cdef int format = self.endpoint.format
+        if format == F_IMAGES:
+            if rate.prices.image:
+                self.admission.images = self.scanner.choices
+                return 0
+            return IMAGE_TOKENS_MAX
+        if format == F_RERANK and rate.prices.web_search:
+            self.admission.web_searches = self.engine.policy.hold_web_searches
+        elif format == F_SPEECH:
+            # Raw sound comes without a report. Without a price of output the text is charged by its characters.
+            characters = self.engine.hooks.speech_characters(self.body)
+            if not rate.prices.output:
+                self.prompt_counted = self.prompt_tokens = characters
+            self.output_estimate = characters * SPEECH_TOKENS_PERMILLE // 1000 if rate.prices.output else 0
+            return 2 * self.output_estimate
+        return 0
 
     # ---- route and forward ----
 
@@ -417,7 +443,11 @@ cdef class Call:
         cdef list edits = []
         cdef RequestScanner scanner = self.scanner
         if self.route.upstream_model_json is not None and not self.endpoint.model_in_path:
-            edits.append((scanner.model_start, scanner.model_end, self.route.upstream_model_json))
+            if scanner.model_start >= 0:
+                edits.append((scanner.model_start, scanner.model_end, self.route.upstream_model_json))
+            else:
+                edits.append((scanner.object_start, scanner.object_start, b'"model":' + self.route.upstream_model_json
+                              + (b"" if scanner.object_empty else b",")))
         self.strip = False
         if self.route.channel.ask_usage and self.endpoint.format in (F_CHAT, F_COMPLETIONS) and self.stream \
                 and scanner.include_usage != 1:
@@ -576,7 +606,9 @@ cdef class Call:
             else:
                 kind = 0
             self.tap = UsageTap(self.endpoint.format, kind, self.route.table)
-            self.metered = self.stream and not self.endpoint.free and kind != 0
+            self.metered = self.stream and not self.endpoint.free and kind != 0 and self.endpoint.format < F_MODERATIONS
+            if kind == 1 and self.endpoint.format == F_SPEECH:
+                self.stream = True      # its request says so in a field of its own
             if head.compressed:
                 self.decoder = self.engine.hooks.decoder(head.encoding)
             self.strip = self.strip and head.event_stream and not head.compressed
@@ -699,7 +731,7 @@ cdef class Call:
         """A stream whose framing ended before its dialect's last event."""
         if self.tap is None or self.tap_kind() != 1 or not self.stream or self.decoder is not None or self.head.compressed:
             return False
-        if self.endpoint.format not in (F_CHAT, F_COMPLETIONS, F_RESPONSES, F_MESSAGES, F_GENERATE):
+        if self.endpoint.format not in (F_CHAT, F_COMPLETIONS, F_RESPONSES, F_MESSAGES, F_GENERATE, F_IMAGES, F_SPEECH):
             return False
         return not (self.tap.terminal_seen or self.tap.finish_seen or self.tap.error_seen)
 
@@ -1053,12 +1085,17 @@ cdef class Call:
                 tap.finish()
                 usage = tap.usage
                 source = "upstream"
-                if not tap.usage_seen or usage.input_tokens > ABSURD_TOKENS or usage.output_tokens > ABSURD_TOKENS:
+                if by_the_piece(tap.tap.format):
+                    charge_one_way(&tap.tap, &admission.rate.prices, &usage)
+                if self.endpoint.format == F_IMAGES and usage.images and admission.rate.prices.image:
+                    pass        # the pictures themselves are the report
+                elif not tap.usage_seen or usage.input_tokens > ABSURD_TOKENS or usage.output_tokens > ABSURD_TOKENS:
                     memset(&usage, 0, sizeof(Usage))
                     usage.images = tap.usage.images
                     usage.web_searches = tap.usage.web_searches
                     usage.input_tokens = self.prompt_tokens
-                    usage.output_tokens = self.counted()
+                    usage.output_tokens = self.counted() if not self.output_estimate else self.output_estimate
+                    usage.video_seconds = self.seconds_estimate
                     source = "estimated"
                 elif not tap.terminal_seen and (not complete or tap.error_seen):
                     if usage.output_tokens < self.counted():
@@ -1102,6 +1139,9 @@ cdef class Call:
         slot.latency_us = (now - self.began_ns) // 1000
         self.slot = NULL
         return self.engine.journal.end(slot)
+
+
+cdef bytes DEFAULT_MODERATION = b"omni-moderation-latest"
 
 
 cdef bint client_address_needed(Call call):

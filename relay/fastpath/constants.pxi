@@ -24,7 +24,8 @@ cdef enum:
     F_RERANK = 10
     F_IMAGES = 11
     F_SPEECH = 12
-    F_OTHER = 13
+    F_TRANSCRIPTION = 13  # audio to text: transcriptions, translations
+    F_OTHER = 14
 
 # Error codes: the index is the number used inside the hot path, the name is what a call record and an error body carry.
 # relay/errors.py gives each its HTTP status, whose fault it is, and whether a retry can help.

@@ -62,6 +62,7 @@ cdef enum:
     U_MODALITY
     U_DETAIL_COUNT
     U_MODEL
+    U_SECONDS           # a duration, on transcriptions
 
 # Slots of reported numbers, by the names that providers give them.
 cdef enum:
@@ -82,6 +83,7 @@ cdef enum:
     V_THOUGHTS          # Gemini: outside candidatesTokenCount
     V_TOOL_PROMPT
     V_IMAGE_TOKENS
+    V_SECONDS           # of sound, rounded up
     V_COUNT
     # ... of the present entry of Anthropic's usage.iterations
     W_INPUT = V_COUNT
@@ -352,6 +354,7 @@ def _describe_requests():
         "image": _node(R_MEDIA_URL, flags=NF_STRING | NF_SCALAR), "images": part,
     })
     _request_root(F_SPEECH, True, {"input": text, "instructions": text})
+    _request_root(F_TRANSCRIPTION, False, {"stream": stream})
     _request_root(F_OTHER, False, {"stream": stream})
 
 
@@ -379,6 +382,7 @@ def _usage_openai(int top):
         "completion_tokens_details": completion, "output_tokens_details": completion,
         "prompt_cache_hit_tokens": _value(V_CACHE_HIT), "prompt_cache_miss_tokens": _value(V_CACHE_MISS),
         "cached_tokens": _value(V_CACHED_TOP), "num_search_queries": _value(V_SEARCHES),
+        "seconds": _value(V_SECONDS, U_SECONDS),
     })
     return usage
 
@@ -437,6 +441,8 @@ def _describe_openai_answers():
     cdef int part = _node(U_NONE, mode=M_COUNT)
     cdef int groq = _node(U_NONE)
     cdef int response = _node(U_NONE)
+    cdef int meta = _node(U_NONE)
+    cdef int billed = _node(U_NONE)
     cdef int format
     _keys(function, {"name": text, "arguments": text, "input": text})
     _keys(call, {"function": function, "custom": function})
@@ -454,7 +460,11 @@ def _describe_openai_answers():
         "type": _tag(U_TYPE), "response": response, "delta": _node(U_DELTA, flags=NF_STRING),
         "item": _item(False), "output": _node(U_ITEM_LIST, flags=NF_OPEN, elem=_item(True)),
         "sequence_number": _value(0, U_SEQUENCE), "data": _node(U_IMAGE, flags=NF_OPEN),
+        "duration": _value(V_SECONDS, U_SECONDS), "meta": meta,
     })
+    # Cohere's rerank bills searches.
+    _keys(meta, {"billed_units": billed})
+    _keys(billed, {"search_units": _value(V_SEARCHES)})
     for format in range(F_OTHER + 1):
         TAP_ROOTS[format] = root
 

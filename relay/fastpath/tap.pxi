@@ -194,10 +194,15 @@ cdef void tap_scalar(Tap* s, const Node* node, int type) noexcept nogil:
         n = tap_number(j, type)
         if n >= 0:
             s.values[node.slot] = n
-            if node.slot < V_COUNT and node.slot != V_SEARCHES:
+            if node.slot < V_COUNT and (node.slot != V_SEARCHES or s.format == F_RERANK):
                 s.reported = True
             if action == U_OUTPUT:
                 s.output_reported = True
+    elif action == U_SECONDS:
+        if s.format == F_TRANSCRIPTION and (type == T_INTEGER or type == T_NUMBER) and not j.negative \
+                and (type == T_INTEGER or j.number == N_FRACTION):
+            s.values[V_SECONDS] = clamp_usage(clamp_usage(<int64_t>j.magnitude) + (1 if type == T_NUMBER and j.fraction else 0))
+            s.reported = True
     elif action == U_END:
         s.ends = s.finish = True
     elif action == U_ERROR:
@@ -477,6 +482,7 @@ cdef void normal_openai(const Tap* s, Usage* u) noexcept nogil:
     u.input_tokens = prompt - u.cache_read_tokens - u.cache_write_tokens
     u.web_searches = max(max(s.searches_done, s.searches_listed), reported(s, V_SEARCHES))
     u.images = max(s.image_count, max(s.items_done, s.items_listed))
+    u.video_seconds = reported(s, V_SECONDS)
 
 
 cdef void normal_anthropic(const Tap* s, Usage* u) noexcept nogil:
@@ -527,6 +533,7 @@ cdef void tap_normalise(const Tap* s, Usage* u) noexcept nogil:
     u.cache_write_tokens = clamp_usage(u.cache_write_tokens)
     u.cache_write_1h_tokens = clamp_usage(u.cache_write_1h_tokens)
     u.images = clamp_usage(u.images)
+    u.video_seconds = clamp_usage(u.video_seconds)
     u.web_searches = clamp_usage(u.web_searches)
 
 

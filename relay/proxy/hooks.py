@@ -82,6 +82,12 @@ class Hooks:
         options["include_usage"] = True
         return start, end, orjson.dumps(options)
 
+    def speech_characters(self, parts: list[bytes]) -> int:
+        """How many characters of text a speech request has read aloud. The body was read once already: it is JSON."""
+        document: Any = orjson.loads(b"".join(parts))
+        text = document.get("input") if isinstance(document, dict) else None
+        return len(text) if isinstance(text, str) else 0
+
     def clean_agent(self, agent: bytes) -> str:
         """A User-Agent as a record may carry it: printable ASCII, capped."""
         text = agent[: 2 * AGENT_CHARS_MAX].decode("ascii", "replace")

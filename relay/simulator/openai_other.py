@@ -83,5 +83,10 @@ def _rerank(request: JSON, d: Directives, number: int) -> Answer:
     usage = {"prompt_tokens": plan.input_tokens, "total_tokens": plan.input_tokens}
     made = _made(plan, usage)
     made.output_tokens = 0
-    made.body = with_usage({"id": plan.id("rerank-"), "model": plan.model, "results": results}, "usage", usage, d.usage)
+    body: JSON = {"id": plan.id("rerank-"), "model": plan.model, "results": results}
+    if d.search:  # as Cohere bills, without tokens
+        made.usage = None
+        made.body = dumps({**body, "meta": {"billed_units": {"search_units": d.search}}})
+        return made
+    made.body = with_usage(body, "usage", usage, d.usage)
     return made

@@ -24,8 +24,9 @@ D_OPENAI, D_ANTHROPIC, D_GEMINI = range(3)
     F_RERANK,
     F_IMAGES,
     F_SPEECH,
+    F_TRANSCRIPTION,
     F_OTHER,
-) = range(14)
+) = range(15)
 
 DIALECT_NAMES: Final = ("openai", "anthropic", "gemini")  # index: D_*; the values of `api` in the configuration
 
@@ -186,14 +187,14 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     _models("gemini_models", "/v1beta/models", D_GEMINI),
     _models("gemini_model", "/v1beta/models/{model}", D_GEMINI),
     # Known to the SDKs, refused here with a clear error rather than an unexplained 404.
-    _openai("moderations", "/moderations", F_MODERATIONS, "moderations", served=False),
-    _openai("rerank", "/rerank", F_RERANK, "rerank", served=False),
-    _openai("image_generations", "/images/generations", F_IMAGES, "images", served=False),
+    _openai("moderations", "/moderations", F_MODERATIONS, "moderations"),
+    _openai("rerank", "/rerank", F_RERANK, "rerank"),
+    _openai("image_generations", "/images/generations", F_IMAGES, "images"),
     _openai("image_edits", "/images/edits", F_IMAGES, "images", served=False),
     _openai("image_variations", "/images/variations", F_IMAGES, "images", served=False),
-    _openai("speech", "/audio/speech", F_SPEECH, "audio", served=False),
-    _openai("transcriptions", "/audio/transcriptions", F_OTHER, "audio", served=False),
-    _openai("translations", "/audio/translations", F_OTHER, "audio", served=False),
+    _openai("speech", "/audio/speech", F_SPEECH, "audio"),
+    _openai("transcriptions", "/audio/transcriptions", F_TRANSCRIPTION, "audio", served=False),
+    _openai("translations", "/audio/translations", F_TRANSCRIPTION, "audio", served=False),
     _stored("response_compact", "POST", "/responses/compact", "chat"),
     _stored("response_input_tokens", "POST", "/responses/input_tokens", "chat"),
     _stored("response_get", "GET", "/responses/{id}", "chat"),

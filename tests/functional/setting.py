@@ -25,9 +25,20 @@ PRICES: dict[str, tuple[str, ...]] = {
     "raw-strip": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
     "raw-claude": ("1", "2", "0.5", "1.5", "2", "0", "0"),
     "raw-gemini": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
+    # Priced by the piece: an image, a second of sound, a search; by tokens; by characters (an input price alone).
+    "dall-e-3": ("0", "0", "0", "0", "0", "0", "0.04"),
+    "gpt-image-1": ("5", "40", "1.25", "5", "5", "0", "0"),
+    "tts-1": ("15", "0", "0", "0", "0", "0", "0"),
+    "gpt-4o-mini-tts": ("0.6", "12", "0", "0", "0", "0", "0"),
+    "omni-moderation-latest": ("0.1", "0", "0", "0", "0", "0", "0"),
+    "rerank-tokens": ("0.05", "0", "0", "0", "0", "0", "0"),
+    "rerank-searches": ("1", "0", "0", "0", "0", "0.002", "0"),
+    "gpt-4o-transcribe": ("2.5", "10", "0", "0", "0", "0", "0"),
+    "whisper-1": ("0", "0", "0", "0", "0", "0", "0", "0.0001"),
+    "gemini-2.5-flash-image": ("0.3", "30", "0.075", "0.3", "0.3", "0", "0"),
     "raw-slow": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
 }
-_FIELDS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "web_search", "image")
+_FIELDS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "web_search", "image", "video_second")
 OPERATOR_TOKEN = "operator-token-of-the-tests"
 SIM_KEY = "sim-operator-key"
 RAW_KEY = "raw-operator-key"
@@ -36,13 +47,14 @@ BODY_BYTES_MAX = 1 << 20
 
 def cost_nano(
     model: str, input: int = 0, output: int = 0, cache_read: int = 0, cache_write: int = 0, cache_write_1h: int = 0,
-    web_searches: int = 0, images: int = 0,
+    web_searches: int = 0, images: int = 0, video_seconds: int = 0,
 ) -> int:  # fmt: skip
     """The price of a call, rounded up to a whole nano-credit once."""
     prices = [Decimal(price) for price in PRICES[model]]
     tokens = (input, output, cache_read, cache_write, cache_write_1h)
     total = sum(count * price * 1000 for count, price in zip(tokens, prices, strict=False))  # nano per token
     total += (web_searches * prices[5] + images * prices[6]) * 10**9
+    total += video_seconds * (prices[7] if video_seconds else 0) * 10**9
     return -int(-total // 1)
 
 
@@ -55,7 +67,7 @@ def rates() -> str:
     tables = []
     for model, prices in PRICES.items():
         tables.append(f'[[rates]]\nmodel = "{model}"')
-        tables += [f'{name} = "{price}"' for name, price in zip(_FIELDS, prices, strict=True)]
+        tables += [f'{name} = "{price}"' for name, price in zip(_FIELDS, prices, strict=False)]
     return "\n".join(tables) + "\n"
 
 
@@ -93,7 +105,12 @@ prompt_margin_permille = 100
         channel("sim-anthropic", "anthropic", simulator, '["claude-sonnet-5"]', SIM_KEY),
         channel(
             "sim-gemini", "gemini", simulator,
-            '["gemini-2.5-flash", "gemini-3-pro", "gemini-embedding-001"]', SIM_KEY,
+            '["gemini-2.5-flash", "gemini-3-pro", "gemini-embedding-001", "gemini-2.5-flash-image"]', SIM_KEY,
+        ),
+        channel(
+            "sim-media", "openai", simulator + "/v1",
+            '["dall-e-3", "gpt-image-1", "tts-1", "gpt-4o-mini-tts", "omni-moderation-latest", "rerank-tokens", '
+            '"rerank-searches", "gpt-4o-transcribe", "whisper-1"]', SIM_KEY,
         ),
         channel("down", "openai", nowhere, '["gpt-down", "gpt-failover"]', "nobody"),
         channel("after-down", "openai", simulator + "/v1", '["gpt-failover"]', SIM_KEY, "priority = 1"),

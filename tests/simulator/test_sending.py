@@ -212,7 +212,7 @@ async def test_pace_and_delays(simulator):
         assert b"data:" not in client.received
         assert (await client.response()).complete
         assert loop.time() - began >= 0.1
-        assert head >= 0.03
+        assert head >= 0.029  # clocks are read in different places
         assert len(client.reads) >= 6
 
 

@@ -13,11 +13,11 @@ from tests.support.tap_oracle import (
     JSON_ARRAY,
     MESSAGES,
     MODERATIONS,
-    OTHER,
     RERANK,
     RESPONSES,
     SPEECH,
     SSE,
+    TRANSCRIPTION,
 )
 
 
@@ -536,7 +536,7 @@ ANSWERS = [
     ),
     Answer(
         "transcription by tokens",
-        OTHER,
+        TRANSCRIPTION,
         JSON,
         dumps(
             {
@@ -554,14 +554,28 @@ ANSWERS = [
     ),
     Answer(
         "transcription by duration",
-        OTHER,
+        TRANSCRIPTION,
         JSON,
         dumps({"text": "Hello", "usage": {"type": "duration", "seconds": 3}}),
-        {"usage_seen": False, "terminal_seen": True},
+        {"video_seconds": 3, "usage_seen": True, "terminal_seen": True},
+    ),
+    Answer(
+        "transcription with a duration alone",
+        TRANSCRIPTION,
+        JSON,
+        dumps({"task": "transcribe", "duration": 8.470000267028809, "text": "Hello"}),
+        {"video_seconds": 9, "usage_seen": True, "terminal_seen": True},
+    ),
+    Answer(
+        "rerank by search units",
+        RERANK,
+        JSON,
+        dumps({"results": [{"index": 0, "relevance_score": 0.5}], "meta": {"billed_units": {"search_units": 2}}}),
+        {"web_searches": 2, "usage_seen": True, "terminal_seen": True},
     ),
     Answer(
         "transcription stream",
-        OTHER,
+        TRANSCRIPTION,
         SSE,
         sse(
             {"type": "transcript.text.delta", "delta": "Hel"},

@@ -9,7 +9,7 @@ from tests.support.json_oracle import Number, Pairs, compact, lenient, objects, 
 
 USAGE_MAX = 1 << 40
 CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS, MESSAGES, COUNT_TOKENS, GENERATE, GEMINI_COUNT, GEMINI_EMBED = range(9)
-MODERATIONS, RERANK, IMAGES, SPEECH, OTHER = range(9, 14)
+MODERATIONS, RERANK, IMAGES, SPEECH, TRANSCRIPTION, OTHER = range(9, 15)
 JSON, SSE, JSON_ARRAY = range(3)
 
 
@@ -82,7 +82,7 @@ class Oracle:
             n = number(at(usage, *path.split(".")))
             if n is not None:
                 self.reported[name] = n
-                self.seen |= name != "searches"
+                self.seen |= name != "searches" or self.format == RERANK
                 self.output |= name == output
 
     def openai_usage(self, usage: Any) -> None:
@@ -108,6 +108,12 @@ class Oracle:
             },
             output="completion",
         )
+
+    def seconds(self, value: Any) -> None:
+        if self.format == TRANSCRIPTION and isinstance(value, Number) and re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
+            whole, _, part = value.partition(".")
+            self.reported["seconds"] = min(min(int(whole), USAGE_MAX) + bool(part.strip("0")), USAGE_MAX)
+            self.seen = True
 
     def items(self, value: Any) -> list[int]:
         """[web searches, images] among output items."""
@@ -145,6 +151,11 @@ class Oracle:
                 self.openai_usage(at(value, "usage"))
             elif name == "usage":
                 self.openai_usage(value)
+                self.seconds(at(value, "seconds"))
+            elif name == "duration":
+                self.seconds(value)
+            elif name == "meta":
+                self.take(at(value, "billed_units"), {"search_units": "searches"})
         kind = at(doc, "type")
         if kind not in ("response.audio.delta", "response.output_audio.delta"):
             self.text(at(doc, "delta"))
@@ -321,6 +332,7 @@ class Oracle:
             searches = max(self.items_done[0], self.items_listed[0])
             out["web_searches"] = max(searches, get("searches", 0))
             out["images"] = max(self.images, self.items_done[1], self.items_listed[1])
+            out["video_seconds"] = get("seconds", 0)
         return {name: min(value, USAGE_MAX) for name, value in out.items()}
 
 
