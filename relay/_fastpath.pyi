@@ -486,7 +486,9 @@ class Bridge:
         path_model: bytes | None,
         fields: bytes,
         more_secrets: list[bytes],
-    ) -> None: ...
+        form_type: bytes | None = None,
+    ) -> None:
+        """`form_type`: the Content-Type of a multipart form; the body is then read by the hook `read_form`."""
     def read(self, data: bytes) -> bool:
         """More of the body; False once the call has ended."""
     def body_end(self) -> None: ...

@@ -5,8 +5,9 @@ hierarchy of exception classes would say no more than these four facts: the HTTP
 same request can ever succeed if repeated (`final`), and a sentence for the person who reads it.
 
     client      request    malformed_json duplicate_key invalid_type invalid_value missing_model unsupported_feature
-                           malformed_http body_too_large unsupported_encoding body_timeout
+                           malformed_http malformed_form body_too_large unsupported_encoding body_timeout
                            path_not_found method_not_allowed upgrade_required model_not_found
+                           object_not_found
                 key        missing_key invalid_key ambiguous_key key_expired key_revoked key_suspended account_inactive
                 permission address_not_allowed scope_not_allowed model_not_allowed
                 limit      rate_limit_requests rate_limit_tokens concurrency_limit daily_limit monthly_limit
@@ -73,6 +74,7 @@ ERRORS: Final[dict[str, ErrorKind]] = {
     "missing_model": _client(400, "The request names no model: `model` is required and must not be empty."),
     "unsupported_feature": _client(400, "This relay does not support what the request asks for."),
     "malformed_http": _client(400, "The request is not valid HTTP/1.1."),
+    "malformed_form": _client(400, "The request body is not a valid multipart form."),
     "body_too_large": _client(413, "The request body is larger than this relay accepts."),
     "unsupported_encoding": _client(
         415, "Compressed request bodies are not supported: send the body without Content-Encoding."
@@ -85,6 +87,7 @@ ERRORS: Final[dict[str, ErrorKind]] = {
     "method_not_allowed": _client(405, "This path does not answer this HTTP method."),
     "upgrade_required": _client(426, "WebSocket is not supported here: send the request by POST."),
     "model_not_found": _client(404, "There is no such model on this relay. GET /v1/models lists those of your key."),
+    "object_not_found": _client(404, "There is no such object of this account."),
     # the key
     "missing_key": _client(401, "No API key was sent. Send one as `Authorization: Bearer sk-...`."),
     "invalid_key": _client(401, "The API key is not valid."),

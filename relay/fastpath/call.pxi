@@ -73,6 +73,8 @@ cdef class Call:
     cdef bint body_complete
     cdef bint large_request           # head and body left as several pieces
     cdef RequestScanner scanner
+    cdef bytes form_type              # Content-Type of a multipart form; None: the body is JSON
+    cdef object form                  # what such a body says (proxy/forms.py)
     cdef bint stream
     # policy
     cdef ApiKey key
@@ -193,6 +195,8 @@ cdef class Call:
         if self.engine.waiting_bytes > self.engine.waiting_bytes_max:
             self.refuse(E_OVERLOADED, None)
             return 0
+        if self.form_type is not None:
+            return 0
         code = self.scanner.feed(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
         if code and self.state == C_READ:
             self.refuse(code, self.scanner.error_param)
@@ -207,7 +211,7 @@ cdef class Call:
     # ---- admit ----
 
     cdef int admit_and_forward(self) except -1:
-        cdef int code = self.scanner.finish()
+        cdef int code = self.scanner.finish() if self.form_type is None else self.read_form()
         if code == 0:
             code = self.admit()
             if code:
@@ -216,6 +220,23 @@ cdef class Call:
                 self.forward()
         else:
             self.refuse(code, self.scanner.error_param)
+        return 0
+
+    cdef int read_form(self) except -1:
+        """A multipart body is complete: what it says takes the place of what the scanner would have found."""
+        cdef RequestScanner scanner = self.scanner
+        cdef bytes param
+        form = self.form = self.engine.hooks.read_form(self.endpoint.name, self.endpoint.format, self.form_type,
+                                                       b"".join(self.body), scanner.table)
+        if form.code:
+            param = form.param.encode() if form.param is not None else None
+            scanner.error_param = param
+            return form.code
+        scanner.model = form.model
+        scanner.model_start = form.model_start
+        scanner.model_end = form.model_end
+        scanner.stream = form.stream
+        scanner.choices = form.choices
         return 0
 
     cdef int admit(self) except -1:
@@ -244,7 +265,7 @@ cdef class Call:
         rate = engine.free_rate if endpoint.free else self.model.rate
         if rate is None:
             return E_MODEL_UNPRICED
-        self.prompt_counted = scanner.prompt_tokens()
+        self.prompt_counted = scanner.prompt_tokens() if self.form is None else self.form.prompt_tokens
         self.prompt_tokens = (<Route>(<list>self.model.routes[endpoint.dialect])[0]).prompts.apply_tokens(self.prompt_counted)
         self.admission = Admission()
         if scanner.web_search:
@@ -342,6 +363,13 @@ cdef class Call:
                 self.admission.images = self.scanner.choices
                 return 0
             return IMAGE_TOKENS_MAX
+        if format == F_TRANSCRIPTION:
+            if rate.prices.video_second:
+                self.admission.video_seconds = self.seconds_estimate = self.form.seconds
+                self.prompt_counted = self.prompt_tokens = 0
+                return 0
+            self.output_estimate = self.form.output_tokens
+            return self.output_estimate
         if format == F_RERANK and rate.prices.web_search:
             self.admission.web_searches = self.engine.policy.hold_web_searches
         elif format == F_SPEECH:
@@ -443,7 +471,12 @@ cdef class Call:
         cdef list edits = []
         cdef RequestScanner scanner = self.scanner
         if self.route.upstream_model_json is not None and not self.endpoint.model_in_path:
-            if scanner.model_start >= 0:
+            if self.form is not None:
+                if scanner.model_start >= 0:
+                    edits.append((scanner.model_start, scanner.model_end, self.route.upstream_model.encode()))
+                else:
+                    edits.append((0, 0, self.form.opening + self.route.upstream_model.encode() + b"\r\n"))
+            elif scanner.model_start >= 0:
                 edits.append((scanner.model_start, scanner.model_end, self.route.upstream_model_json))
             else:
                 edits.append((scanner.object_start, scanner.object_start, b'"model":' + self.route.upstream_model_json

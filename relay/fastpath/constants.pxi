@@ -83,6 +83,8 @@ ERROR_CODES = (
     "internal",
     "malformed_http",
     "body_timeout",
+    "malformed_form",
+    "object_not_found",
 )
 
 cdef enum:
@@ -139,6 +141,8 @@ cdef enum:
     E_INTERNAL
     E_MALFORMED_HTTP
     E_BODY_TIMEOUT
+    E_MALFORMED_FORM
+    E_OBJECT_NOT_FOUND
     E_COUNT
 
 assert len(ERROR_CODES) == E_COUNT

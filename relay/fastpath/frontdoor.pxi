@@ -457,7 +457,7 @@ cdef class Bridge(ClientSide):
         transport.set_write_buffer_limits(WRITE_BUFFER_HIGH)
         self.set_peer()
 
-    def open(self, str endpoint_name, bytes query, bytes path_model, bytes fields, list more_secrets):
+    def open(self, str endpoint_name, bytes query, bytes path_model, bytes fields, list more_secrets, bytes form_type=None):
         """Begins the call: `fields` is the head's field lines with the empty line. False where the fields are not understood."""
         cdef Call call = Call()
         cdef RequestHead head = self.engine.request_head
@@ -466,6 +466,7 @@ cdef class Bridge(ClientSide):
         call.endpoint = self.engine.endpoints[endpoint_name]
         call.query = query
         call.path_model = path_model
+        call.form_type = form_type
         head.parse(p, p + PyBytes_GET_SIZE(fields), self.engine.fields, call.endpoint.dialect)
         for secret in more_secrets:
             if secret not in head.secrets:

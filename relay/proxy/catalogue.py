@@ -36,7 +36,8 @@ def install_endpoints(engine: Engine) -> None:
                 free=not endpoint.priced,
                 inference=endpoint.inference,
             ),
-            [] if in_path else [path.encode() for path in (endpoint.path, *endpoint.aliases)],
+            # Forms are read by aiohttp's side: the front door knows JSON bodies only.
+            [] if in_path or endpoint.form else [path.encode() for path in (endpoint.path, *endpoint.aliases)],
         )
     table = engine.field_table
     for dialect, allowed in enumerate(headers.REQUEST_ALLOWED):

@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 
 from relay import quiet
-from relay._fastpath import Call, Channel
-from relay.proxy import decoders
+from relay._fastpath import Call, Channel, TokenTable
+from relay.proxy import decoders, forms
 from relay.proxy.addresses import Addresses
 from relay.proxy.connect import Connector
 from relay.wire import errors as wire_errors
@@ -81,6 +81,9 @@ class Hooks:
             options = {}
         options["include_usage"] = True
         return start, end, orjson.dumps(options)
+
+    def read_form(self, path: str, format: int, content_type: bytes, body: bytes, table: TokenTable) -> forms.Form:
+        return forms.read(path, format, content_type, body, table)
 
     def speech_characters(self, parts: list[bytes]) -> int:
         """How many characters of text a speech request has read aloud. The body was read once already: it is JSON."""

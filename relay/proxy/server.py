@@ -17,7 +17,7 @@ from relay._fastpath import Bridge, Engine
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
 from relay.wire import paths
-from relay.wire.endpoints import D_OPENAI, Endpoint
+from relay.wire.endpoints import D_OPENAI, F_IMAGES, Endpoint
 
 log = logging.getLogger("relay.server")
 
@@ -308,6 +308,7 @@ class ApiServer:
                 model.encode() if model is not None else None,
                 fields + b"\r\n",
                 keys,
+                _form_type(request, endpoint) if endpoint.form else None,
             )
             if (request.content_length or 0) > self._engine.body_bytes_max:
                 bridge.refuse(E_BODY_TOO_LARGE)
@@ -353,6 +354,14 @@ def dialect_of(path: str) -> int:
     if "/messages" in path:
         return 1
     return D_OPENAI
+
+
+def _form_type(request: web.Request, endpoint: Endpoint) -> bytes | None:
+    """The Content-Type of a form. Pictures may also be edited by JSON, which goes the usual way."""
+    text = request.headers.get("Content-Type", "")
+    if endpoint.format == F_IMAGES and text.partition(";")[0].strip().lower() == "application/json":
+        return None
+    return text.encode("utf-8", "replace")
 
 
 def _plain_host(request: web.Request) -> bool:

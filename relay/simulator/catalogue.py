@@ -32,8 +32,10 @@ _POSTS = {
     "/v1/rerank": "rerank",
     "/v1/images/generations": "images",
     "/v1/images/edits": "image_edits",
+    "/v1/images/variations": "image_variations",
     "/v1/audio/speech": "speech",
     "/v1/audio/transcriptions": "transcriptions",
+    "/v1/audio/translations": "translations",
     "/v1/messages": "messages",
     "/v1/messages/count_tokens": "count_tokens",
 }

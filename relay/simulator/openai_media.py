@@ -116,26 +116,33 @@ _FIELD = re.compile(rb'name="([a-z_\[\]]+)"(?:; filename="[^"]*")?\r\n(?:[^\r\n]
 def multipart(name: str, d: Directives, number: int, body: bytes) -> Answer:
     """Requests that come as multipart/form-data. Reads only the short text fields."""
     form = {key.decode(): value.decode("utf-8", "replace") for key, value in _FIELD.findall(body) if len(value) < 4096}
+    if name == "image_variations":
+        form.setdefault("model", "dall-e-2")
     if not form.get("model"):
         raise Refused(400, "invalid", "you must provide a model parameter")
     stream = form.get("stream") in ("true", "True", "1")
-    if name == "image_edits":
-        return images(
-            {"prompt": form.get("prompt", "x"), "model": form["model"], "stream": stream}, d, number, "image_edit"
-        )
+    if name in ("image_edits", "image_variations"):
+        if name == "image_edits" and not form.get("prompt"):
+            raise Refused(400, "invalid", "Missing required parameter: 'prompt'.", "prompt")
+        count = int(form.get("n", "1"))
+        fields = {"prompt": form.get("prompt", "x"), "model": form["model"], "stream": stream, "n": count}
+        return images(fields, d, number, "image_edit")
     return _transcription(form, make_plan(d, number, form["model"], {}, None), stream)
 
 
 def _transcription(form: dict[str, str], plan: Plan, stream: bool) -> Answer:
     wanted = form.get("response_format", "json")
+    by_duration = plan.model.startswith("whisper")
     if wanted in ("text", "srt", "vtt"):
         return Answer(200, "text/plain; charset=utf-8", plan.whole.encode() + b"\n", model=plan.model)
     answer = Answer(200, "application/json", model=plan.model)
     usage: JSON
-    if wanted == "verbose_json":
+    if wanted == "verbose_json" or by_duration:
         usage = {"type": "duration", "seconds": 7}
         answer.usage = damaged(usage, plan.d.usage)
-        whole = {"task": "transcribe", "language": "english", "duration": 6.7, "text": plan.whole, "segments": []}
+        whole = {"text": plan.whole}
+        if wanted == "verbose_json":
+            whole = {"task": "transcribe", "language": "english", "duration": 6.7, **whole, "segments": []}
     else:
         usage = {
             "type": "tokens",
@@ -146,7 +153,7 @@ def _transcription(form: dict[str, str], plan: Plan, stream: bool) -> Answer:
         }
         _note(answer, plan, usage)
         whole = {"text": plan.whole}
-    if stream and wanted == "json" and not plan.model.startswith("whisper"):
+    if stream and wanted == "json" and not by_duration:
         answer.plan = plan
         answer.content_type = _EVENTS_TYPE
         answer.events = _transcription_events(plan, usage)

@@ -276,7 +276,9 @@ def _make(
             return catalogue.model(route.dialect, route.model, settings.models)
         case "stored":
             return openai_responses.stored(settings.stored, request.method, route.model)
-        case "transcriptions" | "image_edits":
+        case "image_edits" if request.content_type == "application/json":
+            return openai_media.images(_parse(body, "openai"), d, number, "image_edit")
+        case "transcriptions" | "translations" | "image_edits" | "image_variations":
             return openai_media.multipart(route.name, d, number, body)
     parsed = _parse(body, route.dialect)
     model = route.model or parsed.get("model")

@@ -58,6 +58,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     inference      another channel may be tried after a failure: no state is made or read upstream
     priced         needs a rate, a hold and a settlement; count_tokens and model lists do not
     needs_model    the call is routed by a model, from the body or the path
+    form           the body may be, or is, a multipart form
     served         False: a known path of the provider that this relay refuses with `unsupported_feature`
     aliases        exact wrong paths served as this one (only for paths without a placeholder)
     """
@@ -72,6 +73,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     inference: bool = True
     priced: bool = True
     needs_model: bool = True
+    form: bool = False
     served: bool = True
     aliases: tuple[str, ...] = ()
 
@@ -94,17 +96,17 @@ def _aliases(path: str) -> tuple[str, ...]:
     return tuple(sorted(wrong - {path}))
 
 
-def _openai(name: str, tail: str, fmt: int, scope: str, *, method: str = "POST", served: bool = True) -> Endpoint:
+def _openai(name: str, tail: str, fmt: int, scope: str, *, form: bool = False) -> Endpoint:
     path = "/v1" + tail
     return Endpoint(
         name=name,
-        method=method,
+        method="POST",
         path=path,
         dialect=D_OPENAI,
         format=fmt,
         scope=scope,
         upstream_path=tail,
-        served=served,
+        form=form,
         aliases=() if "{" in path else _aliases(path),
     )
 
@@ -190,11 +192,11 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     _openai("moderations", "/moderations", F_MODERATIONS, "moderations"),
     _openai("rerank", "/rerank", F_RERANK, "rerank"),
     _openai("image_generations", "/images/generations", F_IMAGES, "images"),
-    _openai("image_edits", "/images/edits", F_IMAGES, "images", served=False),
-    _openai("image_variations", "/images/variations", F_IMAGES, "images", served=False),
+    _openai("image_edits", "/images/edits", F_IMAGES, "images", form=True),
+    _openai("image_variations", "/images/variations", F_IMAGES, "images", form=True),
     _openai("speech", "/audio/speech", F_SPEECH, "audio"),
-    _openai("transcriptions", "/audio/transcriptions", F_TRANSCRIPTION, "audio", served=False),
-    _openai("translations", "/audio/translations", F_TRANSCRIPTION, "audio", served=False),
+    _openai("transcriptions", "/audio/transcriptions", F_TRANSCRIPTION, "audio", form=True),
+    _openai("translations", "/audio/translations", F_TRANSCRIPTION, "audio", form=True),
     _stored("response_compact", "POST", "/responses/compact", "chat"),
     _stored("response_input_tokens", "POST", "/responses/input_tokens", "chat"),
     _stored("response_get", "GET", "/responses/{id}", "chat"),
