@@ -52,7 +52,7 @@ def read(path: str, format: int, content_type: bytes, body: bytes, table: TokenT
     try:
         parts = multipart.parse(boundary, body)
         fields = multipart.texts(parts, body, _READ)
-    except multipart.MalformedForm:
+    except multipart.FormError:
         return Form(E_MALFORMED)
     text = {name: body[part.start : part.end] for name, part in fields.items()}
     model = text.get("model", _DEFAULTS.get(path, "").encode())

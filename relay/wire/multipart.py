@@ -30,7 +30,7 @@ class Part(msgspec.Struct, frozen=True):
     end: int
 
 
-class MalformedForm(ValueError):
+class FormError(ValueError):
     """The body is no multipart form that could be read in one way only."""
 
 
@@ -41,74 +41,74 @@ def boundary_of(content_type: bytes) -> bytes | None:
 
 
 def parse(boundary: bytes, body: bytes) -> list[Part]:
-    """The parts in their order. Raises MalformedForm."""
+    """The parts in their order. Raises FormError."""
     parts = []
     line = b"--" + boundary
     at = len(line)
     if not body.startswith(line):
-        raise MalformedForm
+        raise FormError
     while True:
         behind = body[at : at + 2]
         if behind == b"--":
             if body[at + 2 :] not in (b"", b"\r\n"):
-                raise MalformedForm
+                raise FormError
             return parts
         if behind != b"\r\n" or len(parts) >= PARTS_MAX:
-            raise MalformedForm
+            raise FormError
         head_end = body.find(b"\r\n\r\n", at, at + HEAD_BYTES_MAX)
         if head_end < 0:
-            raise MalformedForm
+            raise FormError
         name, filename = part_head(body[at + 2 : head_end])
         start = head_end + 4
         end = body.find(b"\r\n" + line, start)
         if end < 0:
-            raise MalformedForm
+            raise FormError
         parts.append(Part(name, filename, start, end))
         at = end + 2 + len(line)
 
 
 def part_head(block: bytes) -> tuple[str, str | None]:
-    """Name and file name out of a part's field lines. Raises MalformedForm."""
+    """Name and file name out of a part's field lines. Raises FormError."""
     disposition: bytes | None = None
     for line in block.split(b"\r\n"):
         match = _FIELD.fullmatch(line)
         if match is None:
-            raise MalformedForm
+            raise FormError
         field = match[1].lower()
         if field == b"content-disposition":
             if disposition is not None:
-                raise MalformedForm
+                raise FormError
             disposition = match[2]
         elif field == b"content-transfer-encoding" and match[2].lower() not in (b"binary", b"8bit", b"7bit"):
-            raise MalformedForm
+            raise FormError
     if disposition is None or not disposition.lower().startswith(b"form-data"):
-        raise MalformedForm
+        raise FormError
     found: dict[str, bytes] = {}
     at = len(b"form-data")
     while at < len(disposition.rstrip()):
         match = _PARAMETER.match(disposition, at)
         if match is None:
-            raise MalformedForm
+            raise FormError
         key = match[1].decode("ascii").lower()
         value = match[2] if match[2] is not None else match[3]
         if key in found or value.endswith(b"\\") or (key == "name" and b"\\" in value):
-            raise MalformedForm
+            raise FormError
         found[key] = value
         at = match.end()
     try:
         name = found["name"].decode()
     except (KeyError, UnicodeDecodeError):
-        raise MalformedForm from None
+        raise FormError from None
     filename = found.get("filename", found.get("filename*"))
     return name, None if filename is None else filename.decode("utf-8", "replace")
 
 
 def texts(parts: list[Part], body: bytes, names: frozenset[str], bytes_max: int = 65536) -> dict[str, Part]:
-    """The parts of these names that are no files, each at most once. Raises MalformedForm for one that comes twice."""
+    """The parts of these names that are no files, each at most once. Raises FormError for one that comes twice."""
     found: dict[str, Part] = {}
     for part in parts:
         if part.name in names:
             if part.name in found or part.filename is not None or part.end - part.start > bytes_max:
-                raise MalformedForm
+                raise FormError
             found[part.name] = part
     return found

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.wire.multipart import MalformedForm, Part, boundary_of, parse, part_head, texts
+from relay.wire.multipart import FormError, Part, boundary_of, parse, part_head, texts
 
 BOUNDARY = b"xYz"
 
@@ -71,7 +71,7 @@ def test_what_was_put_together_comes_apart(given_parts: list[tuple[str, bool, by
 @given(st.binary(max_size=300))
 def test_anything_is_read_or_refused(data: bytes):
     for body in (data, b"--xYz\r\n" + data, b"--xYz\r\nContent-Disposition: form-data; name=a\r\n\r\n" + data):
-        with contextlib.suppress(MalformedForm):
+        with contextlib.suppress(FormError):
             parse(BOUNDARY, body)
 
 
@@ -100,16 +100,16 @@ BAD_BODIES = {
 
 @pytest.mark.parametrize("name", BAD_BODIES)
 def test_refused(name: str):
-    with pytest.raises(MalformedForm):
+    with pytest.raises(FormError):
         parse(BOUNDARY, BAD_BODIES[name])
 
 
 def test_fields_that_are_read_come_once_and_are_no_files():
     body = form(ONE, ONE)
-    with pytest.raises(MalformedForm):
+    with pytest.raises(FormError):
         texts(parse(BOUNDARY, body), body, frozenset({"model"}))
     body = form(('; name="model"; filename="m"', b"x"))
-    with pytest.raises(MalformedForm):
+    with pytest.raises(FormError):
         texts(parse(BOUNDARY, body), body, frozenset({"model"}))
     assert texts([Part("other", None, 0, 1)] * 2, b"x", frozenset({"model"})) == {}
 
