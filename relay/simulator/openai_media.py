@@ -140,7 +140,7 @@ def _transcription(form: dict[str, str], plan: Plan, stream: bool) -> Answer:
     if wanted == "verbose_json" or by_duration:
         usage = {"type": "duration", "seconds": 7}
         answer.usage = damaged(usage, plan.d.usage)
-        whole = {"text": plan.whole}
+        whole: JSON = {"text": plan.whole}
         if wanted == "verbose_json":
             whole = {"task": "transcribe", "language": "english", "duration": 6.7, **whole, "segments": []}
     else:

@@ -42,7 +42,7 @@ def boundary_of(content_type: bytes) -> bytes | None:
 
 def parse(boundary: bytes, body: bytes) -> list[Part]:
     """The parts in their order. Raises FormError."""
-    parts = []
+    parts: list[Part] = []
     line = b"--" + boundary
     at = len(line)
     if not body.startswith(line):

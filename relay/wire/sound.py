@@ -44,7 +44,7 @@ def _wav(head: bytes, size: int) -> float | None:
     (per_second,) = struct.unpack_from("<I", head, at + 16)
     data_at = head.find(b"data", at)
     body = size - (data_at + 8 if data_at >= 0 else 44)
-    return max(body, 0) / per_second
+    return float(max(body, 0) / per_second)
 
 
 def _flac(head: bytes) -> float:
