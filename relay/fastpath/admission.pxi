@@ -10,6 +10,7 @@ _STATES = ("new", "open", "settled", "released")
 
 
 @cython.freelist(64)      # one is made for every call
+@cython.final
 cdef class Admission:
     """The hold of one call and everything else it took: NEW -> OPEN -> SETTLED or RELEASED, or raises.
 

@@ -49,6 +49,7 @@ cdef int EVENT_BYTES_HELD_MAX = 65536           # of an event that might have to
 
 
 @cython.freelist(64)      # one is made for every call
+@cython.final
 cdef class Call:
     cdef Engine engine
     cdef ClientSide client

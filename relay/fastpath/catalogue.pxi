@@ -1,6 +1,7 @@
 # What calls are decided with: public models, the routes to them, and the credentials that open keys.
 
 
+@cython.final
 cdef class Model:
     """A public model name of the catalogue: its price and the ways to it."""
     cdef readonly str name
@@ -21,6 +22,7 @@ cdef class Model:
         return list(self.routes[dialect])
 
 
+@cython.final
 cdef class Route:
     """A model on a channel: its name there, and how its text is counted."""
     cdef readonly Channel channel
@@ -39,10 +41,13 @@ cdef class Route:
         self.upstream_model_json = upstream_model_json
 
 
+@cython.final
 cdef class Credential:
     """A secret that opens a key. Several may belong to one key while it is rotated."""
     cdef readonly bytes public_id
     cdef bytes digest                   # HMAC-SHA256 of the whole secret
+    cdef hash128 known                  # keyed hash of the secret that has proved to be this credential's
+    cdef bint is_known
     cdef readonly ApiKey key
     cdef public bint dead
     cdef public int64_t expires_ns      # wall clock; 0 never

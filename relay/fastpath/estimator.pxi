@@ -30,6 +30,7 @@ ctypedef struct Counter:
     uint64_t acc       # 1/4096 token
 
 
+@cython.final
 cdef class TokenTable:
     """The automaton of one tokenizer family, from its packed form.
 
@@ -128,6 +129,7 @@ def count_pieces(TokenTable table not None, list pieces not None, bint bytewise=
     return c.acc
 
 
+@cython.final
 cdef class Calibration:
     """How far estimates are off for one model on one channel: a running ratio actual / estimate, in integers.
 

@@ -36,7 +36,7 @@ cdef class FoldAccount:
 def fold_calls(list records, dict shapes, object shape_id, dict last_used):
     """Returns (rows, common, full, accounts, spend, write_offs, used).
 
-    rows: values of the rows of `calls`, one behind the other (17 each).
+    rows: values of the rows of `calls`, one behind the other (17 each); 0 for no organisation.
     common, full: values of rollup rows, 8 each (account, key, day, model, calls, input, output, cost) where all else is
     zero, otherwise 14 each in the order of the table.
     accounts: values (account, to draw from lots, last call id), 3 each; spend: (account, day, cost), 3 each;
@@ -74,7 +74,7 @@ def fold_calls(list records, dict shapes, object shape_id, dict last_used):
             shapes[shape] = found
         rows.append(call_id)
         rows.append(account_id)
-        rows.append(record[2])
+        rows.append(0 if record[2] is None else record[2])
         rows.append(key_id)
         rows.append(found)
         for index in range(7):

@@ -22,6 +22,7 @@ cdef int MORE = 1
 cdef int ODD = 2
 
 
+@cython.final
 cdef class RequestHead:
     """What a block of request fields says; used by both ways in."""
     cdef Buffer passed           # fields that go on to the upstream, as they were written
@@ -147,6 +148,7 @@ cdef int64_t parse_credits(const uint8_t* p, Py_ssize_t n) noexcept:
     return whole * 1_000_000_000 + part
 
 
+@cython.final
 cdef class FrontDoor(ClientSide):
     cdef int state
     cdef bytes pending              # bytes read and not used yet
@@ -370,7 +372,7 @@ cdef class FrontDoor(ClientSide):
             self.state = P_BUSY
             if have == head.length:
                 self.pending = None
-                body = data[end:] if have else None
+                body = PyBytes_FromStringAndSize(<const char*>p + end, have) if have else None
             else:
                 body = data[end:end + head.length]
                 self.pending = data[end + head.length:]
@@ -444,6 +446,7 @@ cdef class FrontDoor(ClientSide):
 cdef Py_ssize_t WRITE_BUFFER_HIGH = 4096    # with one read of at most 256,000 bytes: no call has more than 256 KiB waiting
 
 
+@cython.final
 cdef class Bridge(ClientSide):
     """The client's side of a call that came through aiohttp's parser: same pipeline, same bytes out."""
     cdef object on_end          # called once with `reusable`

@@ -5,6 +5,58 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+    #if defined(__SSE2__)
+    #include <emmintrin.h>
+    #endif
+    /* The first byte of p..end that is neither visible ASCII nor a blank; else end. */
+    static inline const uint8_t *relay_scan_value(const uint8_t *p, const uint8_t *end)
+    {
+    #if defined(__SSE2__)
+        /* signed: what is not ASCII is below the space as well */
+        const __m128i space = _mm_set1_epi8(0x20), delete = _mm_set1_epi8(0x7f), tab = _mm_set1_epi8('\\t');
+        while (end - p >= 16) {
+            __m128i v = _mm_loadu_si128((const __m128i *)p);
+            __m128i m = _mm_or_si128(_mm_andnot_si128(_mm_cmpeq_epi8(v, tab), _mm_cmplt_epi8(v, space)), _mm_cmpeq_epi8(v, delete));
+            int bits = _mm_movemask_epi8(m);
+            if (bits)
+                return p + __builtin_ctz((unsigned)bits);
+            p += 16;
+        }
+    #endif
+        while (p < end && ((*p >= 0x20 && *p < 0x7f) || *p == '\\t'))
+            p++;
+        return p;
+    }
+    /* Whether a name of token characters (RFC 9110 5.6.2) equals, in any case, one that was folded by setting 0x20 in each
+       byte. Of the token characters that makes only letters of both cases equal, and ^ to ~. */
+    static inline int relay_same_name(const uint8_t *name, const uint8_t *folded, long size)
+    {
+        uint64_t a, b;
+        if (size >= 8) {
+            long i = 0;
+            for (;;) {
+                memcpy(&a, name + i, 8);
+                memcpy(&b, folded + i, 8);
+                if ((a | 0x2020202020202020u) != b)
+                    return 0;
+                if (i == size - 8)
+                    return 1;
+                i = i + 16 <= size ? i + 8 : size - 8;
+            }
+        }
+        for (long i = 0; i < size; i++)
+            if ((name[i] | 0x20) != folded[i])
+                return 0;
+        return 1;
+    }
+    """
+    const uint8_t* relay_scan_value(const uint8_t* p, const uint8_t* end) noexcept nogil
+    bint relay_same_name(const uint8_t* name, const uint8_t* folded, long size) noexcept nogil
+
 cdef Py_ssize_t REQUEST_HEAD_BYTES_MAX = 16384
 cdef Py_ssize_t RESPONSE_HEAD_BYTES_MAX = 65536
 cdef Py_ssize_t FIELD_LINE_BYTES_MAX = 8190   # the limit of aiohttp's parser, so that both ways refuse the same
@@ -61,27 +113,34 @@ ctypedef struct FieldSlot:
     uint8_t allow          # bit per dialect: a request's field goes on to the upstream
     char[44] name
 
+ctypedef struct FieldPrefix:
+    uint8_t size
+    char[44] name
+
 cdef enum:
     FIELD_SLOTS = 512
+    FIELD_PREFIXES = 32
 
 cdef inline uint32_t field_hash(const uint8_t* name, Py_ssize_t size) noexcept nogil:
     """Of four letters and the size: the known names differ enough in them, and the comparison decides."""
     return <uint32_t>size * 7 + LOWER[name[0]] * 31 + LOWER[name[size - 1]] * 17 + LOWER[name[size // 2]] * 5 + LOWER[name[size // 4]] * 11
 
 
+@cython.final
 cdef class FieldTable:
     """Field names to what is done with them: open addressing, lower-case names of at most 44 bytes."""
     cdef FieldSlot[FIELD_SLOTS] slots
-    cdef list prefixes     # (bytes, kind): dropped answer fields by prefix, e.g. x-ratelimit-
+    cdef FieldPrefix[FIELD_PREFIXES] prefixes     # of answer fields that are dropped, e.g. x-ratelimit-
+    cdef int prefix_count
+    cdef uint8_t[256] prefix_begins               # by first byte in any case: whether a prefix begins so
 
     def __cinit__(self):
         memset(self.slots, 0, sizeof(self.slots))
-        self.prefixes = []
+        memset(self.prefix_begins, 0, sizeof(self.prefix_begins))
 
     cdef FieldSlot* find(self, const uint8_t* name, Py_ssize_t size) noexcept:
         """The slot of a name in any case, or NULL."""
         cdef uint32_t h
-        cdef Py_ssize_t i
         cdef FieldSlot* slot
         if size > 44:
             return NULL
@@ -90,29 +149,24 @@ cdef class FieldTable:
             slot = &self.slots[h & (FIELD_SLOTS - 1)]
             if slot.size == 0:
                 return NULL
-            if slot.size == size:
-                for i in range(size):
-                    if <uint8_t>slot.name[i] != LOWER[name[i]]:
-                        break
-                else:
-                    return slot
+            if slot.size == size and relay_same_name(name, <const uint8_t*>slot.name, size):
+                return slot
             h += 1
 
     cdef FieldSlot* put(self, bytes name) except NULL:
         cdef uint32_t h
         cdef Py_ssize_t size = len(name)
         cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(name)
+        cdef bytes folded = _folded(name)
         cdef FieldSlot* slot = self.find(p, size)
         if slot != NULL:
             return slot
-        if size == 0 or size > 44 or name != name.lower():
-            raise ValueError("a field name must be lower case and at most 44 bytes")
         h = field_hash(p, size)
         while self.slots[h & (FIELD_SLOTS - 1)].size:
             h += 1
         slot = &self.slots[h & (FIELD_SLOTS - 1)]
         slot.size = size
-        memcpy(slot.name, p, size)
+        memcpy(slot.name, PyBytes_AS_STRING(folded), size)
         return slot
 
     def set_kind(self, bytes name, int kind):
@@ -130,20 +184,33 @@ cdef class FieldTable:
             slot.kind = H_DROP
 
     def drop_prefix(self, bytes prefix):
-        self.prefixes.append(prefix)
+        """An answer's field whose name begins so does not reach a client."""
+        cdef FieldPrefix* kept
+        cdef bytes folded = _folded(prefix)
+        if self.prefix_count == FIELD_PREFIXES:
+            raise ValueError(f"at most {FIELD_PREFIXES} prefixes")
+        kept = &self.prefixes[self.prefix_count]
+        kept.size = len(prefix)
+        memcpy(kept.name, PyBytes_AS_STRING(folded), kept.size)
+        self.prefix_count += 1
+        self.prefix_begins[prefix[0]] = self.prefix_begins[prefix.upper()[0]] = 1
 
-    cdef bint drops(self, const uint8_t* name, Py_ssize_t size):
-        cdef Py_ssize_t i, n
-        cdef bytes prefix
-        for prefix in self.prefixes:
-            n = PyBytes_GET_SIZE(prefix)
-            if size >= n:
-                for i in range(n):
-                    if <uint8_t>PyBytes_AS_STRING(prefix)[i] != LOWER[name[i]]:
-                        break
-                else:
-                    return True
+    cdef bint drops(self, const uint8_t* name, Py_ssize_t size) noexcept:
+        cdef int i
+        if not self.prefix_begins[name[0]]:
+            return False
+        for i in range(self.prefix_count):
+            if size >= self.prefixes[i].size and relay_same_name(name, <const uint8_t*>self.prefixes[i].name,
+                                                                 self.prefixes[i].size):
+                return True
         return False
+
+
+cdef bytes _folded(bytes name):
+    """As relay_same_name compares it. ValueError for what it would take for another name."""
+    if not 0 < len(name) <= 44 or name != name.lower() or any(not IS_TOKEN[c] or c in b"^~" for c in name):
+        raise ValueError("a field name must be lower case and have 1 to 44 token characters other than ^ and ~")
+    return bytes(c | 0x20 for c in name)
 
 
 def _standard_fields():
@@ -189,8 +256,7 @@ cdef Py_ssize_t parse_field(const uint8_t* p, const uint8_t* end, FieldTable tab
     while q < end and (q[0] == 32 or q[0] == 9):
         q += 1
     v = q
-    while q < end and IS_VALUE[q[0]]:
-        q += 1
+    q = relay_scan_value(q, end)
     if q + 1 >= end or q[0] != 13 or q[1] != 10:
         return -1
     if q - p > FIELD_LINE_BYTES_MAX:
@@ -384,6 +450,7 @@ def decode_chunked(pieces: list):
 
 cdef const char* HEX_DIGITS = b"0123456789abcdef"
 
+@cython.final
 cdef class Buffer:
     """Bytes written together: a head is built here and leaves as one bytes object."""
     cdef char* data

@@ -13,6 +13,8 @@
 #
 # relay/storage/journal.py makes the file, checks its header, and settles what a dead process left.
 
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+
 cdef extern from * nogil:
     """
     #include <stdint.h>
@@ -66,6 +68,7 @@ JOURNAL_SLOT_SIZE = JOURNAL_SLOT_BYTES
 JOURNAL_HEADER_SIZE = JOURNAL_HEADER_BYTES
 
 
+@cython.final
 cdef class Journal:
     """The slots of one mapped file. `memory` is a writable buffer of whole slots and outlives every call."""
     cdef object memory
@@ -115,16 +118,15 @@ cdef class Journal:
 
     cdef int put_text(self, Slot* slot, int which, str text) except -1:
         """Writes a text, its length last. One that does not fit stays absent."""
-        cdef bytes raw
+        cdef const char* raw
         cdef Py_ssize_t n
         slot.text_size[which] = 0xFFFF
         if text is None:
             return 0
-        raw = text.encode()
-        n = PyBytes_GET_SIZE(raw)
+        raw = PyUnicode_AsUTF8AndSize(text, &n)
         if slot.text_used + n > JOURNAL_TEXT_BYTES:
             return 0
-        memcpy(slot.text + slot.text_used, PyBytes_AS_STRING(raw), n)
+        memcpy(slot.text + slot.text_used, raw, n)
         slot.text_start[which] = slot.text_used
         slot.text_used += <uint16_t>n
         store_release(<uint32_t*>&slot.state, slot.state)

@@ -500,6 +500,8 @@ cdef Py_ssize_t json_run(Json* j, TokenTable t, const uint8_t* begin, Py_ssize_t
                 json_fault(j, E_MALFORMED_JSON, 0)
                 break
             p += 1
+            while p < end and p[0] == c' ':         # indentation
+                p += 1
             continue
         if state == J_AFTER:
             if c == c',':

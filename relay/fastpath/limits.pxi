@@ -148,6 +148,7 @@ cdef int64_t _checked(object value, str name, int64_t most) except -1:
     return value
 
 
+@cython.final
 cdef class Scope:
     """What holds for all calls of one key, one account or one organisation together. A limit of 0 is no limit.
 

@@ -94,6 +94,7 @@ cdef int64_t PPB_NONE = 1000000000
 cdef int64_t PPB_MAX = 1000000000000
 
 
+@cython.final
 cdef class Rate:
     """Prices of one model on one rate card, with the discount of this customer; immutable.
 
@@ -177,6 +178,7 @@ cdef Usage usage_from(object input_tokens, object output_tokens, object cache_re
     return usage
 
 
+@cython.final
 cdef class Balance:
     """Credits of one account: spendable now, and held by open calls. Neither is ever below zero."""
     cdef readonly int64_t account_id
@@ -239,6 +241,7 @@ cdef bint _in_network(const uint8_t* entry, const uint8_t* address, int length) 
     return rest == 0 or ((entry[2 + whole] ^ address[whole]) >> (8 - rest)) == 0
 
 
+@cython.final
 cdef class ApiKey:
     """What the relay knows of one credential while it is cached; changed in place, so that open calls see it."""
     cdef readonly bytes public_id
@@ -377,6 +380,7 @@ cdef int _check_networks(bytes networks) except -1:
     return 0
 
 
+@cython.final
 cdef class Policy:
     """How much an admission holds. Tokens; the margin in parts per thousand of the estimated prompt."""
     cdef readonly int64_t hold_output_tokens         # output held for a call that names no limit and is no stream

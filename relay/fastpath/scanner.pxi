@@ -165,6 +165,7 @@ cdef void request_close(Request* r, const Node* node, bint array) noexcept nogil
 
 
 @cython.freelist(64)      # one is made for every call
+@cython.final
 cdef class RequestScanner:
     """Reads one request body in any pieces.
 

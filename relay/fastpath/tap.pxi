@@ -538,6 +538,7 @@ cdef void tap_normalise(const Tap* s, Usage* u) noexcept nogil:
 
 
 @cython.freelist(64)      # one is made for every call
+@cython.final
 cdef class UsageTap:
     """Reads one answer body in any pieces. Never fails: what cannot be read only means that no usage is found in it."""
 

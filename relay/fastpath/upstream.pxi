@@ -3,6 +3,7 @@
 # A connection carries one call at a time and is used again only when an answer ended cleanly: framing complete, nothing
 # behind it, no `Connection: close`. Bytes that arrive while no call is waiting close it.
 
+@cython.final
 cdef class Endpoint:
     """One route of the API: what it is called, whose dialect it speaks, where it goes upstream."""
     cdef readonly str name             # the route's template, e.g. "/v1/chat/completions": what a call record carries
@@ -29,6 +30,7 @@ cdef class Endpoint:
         self.inference = inference
 
 
+@cython.final
 cdef class Channel:
     """One configured way to an upstream, with its pool of idle connections."""
     cdef readonly str name
@@ -90,6 +92,7 @@ cdef class Channel:
         self.idle = keep
 
 
+@cython.final
 cdef class UpstreamConnection:
     """asyncio protocol of one connection to an upstream."""
     cdef object transport
@@ -174,6 +177,7 @@ cdef enum:
     B_CLOSE           # ends with the connection
     B_NONE            # no body: 204, 304
 
+@cython.final
 cdef class ResponseHead:
     """An upstream's status line and fields, parsed strictly; `fields` is what may pass to the client, as it was written."""
     cdef int status, framing, minor

@@ -23,7 +23,7 @@ def fold_calls(records: list[Any], shapes: dict[Any, int], shape_id: Any, last_u
             shapes[shape] = shape_id(record)
         if not all(0 <= measure <= MEASURE_MAX for measure in record[12:19]):
             raise ValueError
-        rows += [*record[:4], shapes[shape], *record[12:19], record[20], *record[22:26]]
+        rows += [*record[:2], record[2] or 0, record[3], shapes[shape], *record[12:19], record[20], *record[22:26]]
         call_id, account_id, key_id, day = record[0], record[1], record[3], call_day(record[0])
         if account_id is None:
             continue
