@@ -36,7 +36,7 @@ SHAPES_KEPT_MAX: Final = 50_000
 KEYS_KEPT_MAX: Final = 200_000
 
 # No organisation is 0 on the way: sqlite3 raises and drops an exception inside for every None, 0.8 us each.
-INSERT_CALLS: Final = ManyRows("INSERT INTO calls VALUES", 17, row="(?,?,nullif(?,0)" + ",?" * 14 + ")")
+INSERT_CALLS: Final = ManyRows("INSERT INTO calls VALUES", 17, row="(?,?,nullif(?,0),?,?,?,?,?,?,?,?,?,?,?,?,?,?)")
 INSERT_EVENTS: Final = ManyRows(
     "INSERT INTO events (time_ms, kind, code, account_id, key_id, scope, channel, source_ip, count, detail) VALUES",
     len(EVENT_COLUMNS),
