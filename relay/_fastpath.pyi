@@ -354,6 +354,9 @@ class FieldTable:
 def decode_chunked(pieces: list[bytes]) -> tuple[bytes, str, bytes]:
     """A chunked body in pieces -> (data, "open" | "end" | "bad", bytes behind the end)."""
 
+def keyed_hash(key: bytes, data: bytes) -> bytes:
+    """SipHash-2-4 of 128 bits as 16 bytes, by which verified secrets are known again; ValueError: a key not of 16 bytes."""
+
 def parse_response_head(head: bytes, table: FieldTable) -> tuple[int, str, int, bool, bool, bytes | None, bytes] | None:
     """(status, framing, length, close, event stream, content encoding, fields that pass); None: garbage.
 

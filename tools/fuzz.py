@@ -26,8 +26,7 @@ INPUT_BYTES_MAX = 4096
 from relay import _fastpath  # noqa: E402
 from relay._fastpath import decode_chunked, parse_request_head, parse_response_head, scan_request, tap  # noqa: E402
 from relay.policy.tokenizers import table_for  # noqa: E402
-from relay.wire import headers  # noqa: E402
-from tests.support import json_oracle, request_oracle, tap_oracle  # noqa: E402
+from tests.support import http_oracle, json_oracle, request_oracle, tap_oracle  # noqa: E402
 from tests.support.answers import ANSWERS  # noqa: E402
 from tests.support.http1 import chunk_bytes  # noqa: E402
 from tests.support.request_bodies import REQUESTS  # noqa: E402
@@ -36,26 +35,7 @@ TABLE = table_for("claude")
 FORMATS = tap_oracle.OTHER + 1
 
 
-def field_table() -> Any:
-    """The table as the proxy fills it."""
-    table = _fastpath._standard_fields()  # type: ignore[attr-defined]
-    for dialect, allowed in enumerate(headers.REQUEST_ALLOWED):
-        for name in sorted(allowed):
-            table.allow(name, dialect)
-    for name in sorted(headers.RESPONSE_DROPPED):
-        table.drop(name)
-    for prefix in headers.RESPONSE_DROPPED_PREFIXES:
-        table.drop_prefix(prefix)
-    return table
-
-
-FIELDS = field_table()
-TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-LINE = TOKEN + rb"+:[\t\x20-\x7e]*\r\n"
-REQUEST_FIELDS = re.compile(rb"((?:" + LINE + rb")*)\r\n")
-RESPONSE_HEAD = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9]) [\t\x20-\x7e]*\r\n((?:" + LINE + rb")*)\r\n")
-CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(;[\t\x20-\x7e]*)?\r\n")
-TRAILERS = re.compile(rb"(?:" + TOKEN + rb"[\t\x20-\x7e]*\r\n)*\r\n")
+FIELDS = http_oracle.field_table()
 
 
 def pieces(data: bytes, how: int) -> list[bytes]:
@@ -68,85 +48,21 @@ def pieces(data: bytes, how: int) -> list[bytes]:
     return [bytes(bytearray(data[a:b])) for a, b in itertools.pairwise(edges)]
 
 
-def lines_of(block: bytes) -> list[tuple[bytes, bytes, bytes]]:
-    """(lower-case name, value without blanks around it, line) of field lines."""
-    split = [(line.partition(b":"), line) for line in block.split(b"\r\n")[:-1]]
-    return [(name.lower(), value.strip(b" \t"), line + b"\r\n") for (name, _, value), line in split]
-
-
 def request_head(data: bytes) -> None:
     dialect, block = data[0] % 3, data[1:]
     head = parse_request_head(block, dialect, FIELDS)
-    if head["odd"]:
-        return
-    well_formed = REQUEST_FIELDS.match(block)
-    assert well_formed, "a head out of the grammar is served"
-    lines = lines_of(well_formed[1])
-    values: dict[bytes, list[bytes]] = {}
-    for name, value, _ in lines:
-        values.setdefault(name, []).append(value)
-    passed = b"".join(line for name, _, line in lines if name in headers.REQUEST_ALLOWED[dialect])
-    assert head["passed"] == passed, "other fields pass than those of the allowlist"
-    assert head["hosts"] == len(values.get(b"host", []))
-    lengths = values.get(b"content-length", [])
-    assert lengths == ([] if head["length"] < 0 else lengths[:1])
-    assert not lengths or head["length"] == int(lengths[0])
-    assert not values.keys() & {b"transfer-encoding", b"expect", b"upgrade"}
-    assert head["agent"] == values.get(b"user-agent", [None])[0]
-    keys = [value for name in (b"x-api-key", b"x-goog-api-key") for value in values.get(name, [])]
-    assert set(head["secrets"]) <= {*keys, *(value[7:].strip(b" \t") for value in values.get(b"authorization", []))}
+    assert (None if head["odd"] else head) == http_oracle.request_head(block, dialect)
 
 
 def response_head(data: bytes) -> None:
-    head = parse_response_head(data, FIELDS)
-    if head is None:
-        return
-    status, framing, length, close, event_stream, encoding, passed = head
-    well_formed = RESPONSE_HEAD.fullmatch(data)
-    assert well_formed, "a head out of the grammar is taken"
-    lines = lines_of(well_formed[3])
-    names = [name for name, _, _ in lines]
-    value = {name: text for name, text, _ in lines}
-    assert status == int(well_formed[2])
-    coded, counted = names.count(b"transfer-encoding"), names.count(b"content-length")
-    assert coded + counted <= 1, "framed twice"
-    if status < 200 or status in (204, 304):
-        assert framing == "none"
-    else:
-        assert framing == ("chunked" if coded else "length" if counted else "close")
-        assert close or framing != "close"
-    assert not counted or length == int(value[b"content-length"])
-    assert close or well_formed[1] == b"1"
-    assert not event_stream or value[b"content-type"].lower().startswith(b"text/event-stream")
-    codings = [text.lower() for name, text, _ in lines if name == b"content-encoding" and text.lower() != b"identity"]
-    assert encoding == (codings[-1] if codings else None)
-    for name, _, line in lines_of(passed):
-        assert headers.response_passes(name), name
-        assert name not in (b"content-length", b"connection"), name
-        assert line in [line for _, _, line in lines]
-
-
-def chunked_by_rule(data: bytes) -> tuple[bytes, bytes] | None:
-    """(body, what stands behind it) of a chunked body that is complete, else None."""
-    body, at = b"", 0
-    while line := CHUNK_SIZE.match(data, at):
-        at = line.end()
-        size = int(line[1], 16)
-        if size == 0:
-            trailers = TRAILERS.match(data, at)
-            return (body, data[trailers.end() :]) if trailers else None
-        body += data[at : at + size]
-        if data[at + size : at + size + 2] != b"\r\n":
-            return None
-        at += size + 2
-    return None
+    assert parse_response_head(data, FIELDS) == http_oracle.response_head(data)
 
 
 def chunked(data: bytes) -> None:
     how, data = data[0], data[1:]
     whole = decode_chunked([data])
     assert decode_chunked(pieces(data, how)) == whole, "the cuts matter"
-    rule = chunked_by_rule(data)
+    rule = http_oracle.chunked(data)
     assert (whole[1] == "end") == (rule is not None)
     assert rule is None or (whole[0], whole[2]) == rule
 

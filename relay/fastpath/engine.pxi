@@ -88,7 +88,8 @@ cdef class Engine:
         self.read_on_ns_max = 60_000_000_000
         self.read_on_tokens_max = 4096
         self.random_state = seed | 1
-        memcpy(self.hash_key, PyBytes_AS_STRING(urandom(16)), 16)
+        random_bytes = urandom(16)
+        memcpy(self.hash_key, PyBytes_AS_STRING(random_bytes), 16)
         self.wall_offset_ns = wall_clock_ns() - monotonic_ns()
 
     @property

@@ -257,7 +257,7 @@ cdef class ResponseHead:
                     named = (named or b"") + PyBytes_FromStringAndSize(<const char*>f.value, f.value_size) + b","
             elif f.kind == H_CONTENT_ENCODING:
                 self.passed.add(f.name, f.line_size)
-                if not value_is(&f, b"identity"):
+                if f.value_size and not value_is(&f, b"identity"):
                     self.compressed = True
                     self.encoding = PyBytes_FromStringAndSize(<const char*>f.value, f.value_size).lower()
             elif f.kind == H_CONTENT_TYPE:

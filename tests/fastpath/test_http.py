@@ -1,0 +1,169 @@
+"""Heads, chunked framing and the keyed hash, against plain Python."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay._fastpath import decode_chunked, keyed_hash, parse_request_head, parse_response_head
+from tests.support import http_oracle as oracle
+
+TABLE = oracle.field_table()
+
+NAMES = [
+    *(b"Host", b"Content-Length", b"Transfer-Encoding", b"Connection", b"Expect", b"Upgrade", b"Content-Encoding"),
+    *(b"Content-Type", b"Authorization", b"X-Api-Key", b"x-goog-api-key", b"User-Agent", b"X-Relay-Max-Cost"),
+    *(b"X-Forwarded-For", b"Retry-After", b"x-stainless-lang", b"anthropic-version", b"session_id", b"openai-beta"),
+    *(
+        b"x-ratelimit-limit-requests",
+        b"X-RateLimit",
+        b"x-request-id",
+        b"Set-Cookie",
+        b"x-relay-channel",
+        b"te",
+        b"Date",
+    ),
+    *(b"ratelimit", b"anthropic-ratelimit-tokens", b"anthropic-priority", b"cf-ray", b"x", b"a^b", b"session~id"),
+]
+VALUES = [
+    *(
+        b"",
+        b"chunked",
+        b"close",
+        b"keep-alive",
+        b"Keep-Alive",
+        b"identity",
+        b"gzip",
+        b"12",
+        b"0",
+        b"+1",
+        b"1" * 16,
+        b"1" * 15,
+    ),
+    *(
+        b"application/json",
+        b"text/event-stream; charset=utf-8",
+        b"Text/Event-Stream",
+        b"example.com:80",
+        b"[::1]",
+        b"a/b",
+    ),
+    *(b"Bearer sk-1", b"bearer   sk-2", b"Basic x", b"sk-1", b"sk-3", b"0.25", b"1.0000000001", b"999999999.999999999"),
+    *(
+        b"x-request-id, Date",
+        b"close, cf-ray",
+        b"10.0.0.1",
+        b"a \t b",
+        b"\x7f",
+        b"caf\xc3\xa9",
+        b"a\x00b",
+        b"a\tb",
+        b"v" * 40,
+    ),
+]
+
+known = st.sampled_from(NAMES)
+names = st.one_of(
+    known, known.map(bytes.swapcase), known.map(lambda name: name + b"-x"), st.binary(min_size=1, max_size=50)
+)
+values = st.one_of(st.sampled_from(VALUES), st.binary(max_size=60), st.text("abc 12\t~", max_size=80).map(str.encode))
+lines = st.builds(
+    lambda name, before, value, after, end: name + b":" + before + value + after + end,
+    names,
+    st.sampled_from([b" ", b"", b"\t ", b"  "]),
+    values,
+    st.sampled_from([b"", b" ", b" \t"]),
+    st.sampled_from([b"\r\n"] * 20 + [b"\n", b"\r", b"\r\r\n"]),
+)
+blocks = st.lists(lines, max_size=8).map(lambda parts: b"".join(parts) + b"\r\n")
+
+
+@given(block=blocks, dialect=st.integers(0, 2))
+def test_request_fields_are_their_oracle(block: bytes, dialect: int) -> None:
+    head = parse_request_head(block, dialect, TABLE)
+    expected = oracle.request_head(block, dialect)
+    if expected is None:
+        assert head["odd"]
+    else:
+        assert head == expected
+
+
+@given(name=st.sampled_from(NAMES), value=st.sampled_from(VALUES), dialect=st.integers(0, 2))
+def test_every_known_field_is_read_as_the_oracle_does(name: bytes, value: bytes, dialect: int) -> None:
+    block = b"Host: h\r\n" + name + b": " + value + b"\r\nContent-Length: 1\r\n\r\n"
+    head = parse_request_head(block, dialect, TABLE)
+    assert (None if head["odd"] else head) == oracle.request_head(block, dialect)
+
+
+@pytest.mark.parametrize("fields", [64, 65])
+def test_requests_have_a_limit_of_fields(fields: int) -> None:
+    block = b"x: y\r\n" * fields + b"\r\n"
+    assert parse_request_head(block, 0, TABLE)["odd"] == (fields > 64) == (oracle.request_head(block, 0) is None)
+
+
+@pytest.mark.parametrize("size", [8190, 8191])
+def test_lines_have_a_limit(size: int) -> None:
+    line = b"x: " + b"y" * (size - 3) + b"\r\n"
+    assert parse_request_head(line + b"\r\n", 0, TABLE)["odd"] == (size > 8190)
+    head = b"HTTP/1.1 200 OK\r\n" + line + b"\r\n"
+    assert (parse_response_head(head, TABLE) is None) == (size > 8190) == (oracle.response_head(head) is None)
+
+
+status_lines = st.one_of(
+    st.builds(
+        lambda minor, status, reason: b"HTTP/1.%d %d %s\r\n" % (minor, status, reason),
+        st.integers(0, 1),
+        st.sampled_from([200, 200, 200, 100, 103, 204, 304, 400, 429, 500, 599]),
+        st.sampled_from([b"OK", b"", b"a b"]),
+    ),
+    st.sampled_from([b"HTTP/1.1 600 OK\r\n", b"HTTP/1.1 200\r\n", b"HTTP/2.0 200 OK\r\n", b"HTTP/1.1  200 OK\r\n"]),
+    st.binary(max_size=30).map(lambda text: text + b"\r\n"),
+)
+
+
+@given(first=status_lines, block=blocks, cut=st.integers(0, 400))
+def test_response_heads_are_their_oracle(first: bytes, block: bytes, cut: int) -> None:
+    head = first + block
+    assert parse_response_head(head, TABLE) == oracle.response_head(head)
+    assert parse_response_head(head[:cut], TABLE) == oracle.response_head(head[:cut])
+
+
+chunks = st.lists(
+    st.builds(
+        lambda size, data, tail: size + b"\r\n" + data + tail,
+        st.sampled_from([b"5", b"05", b"5;a=b", b"0", b"0005 ", b"A", b"fffffffffffffff", b"1" * 16, b""]),
+        st.sampled_from([b"Hello", b"0123456789", b"", b"\r\n"]),
+        st.sampled_from([b"\r\n", b"\r\n", b"\r\n", b"\n", b""]),
+    ),
+    max_size=5,
+).map(b"".join)
+
+
+@given(
+    body=chunks,
+    end=st.sampled_from([b"0\r\n\r\n", b"00\r\nA: b\r\n\r\nrest", b"", b"0\r\n\n"]),
+    cuts=st.sets(st.integers(0, 90), max_size=8),
+)
+def test_chunked_bodies_are_their_oracle(body: bytes, end: bytes, cuts: set[int]) -> None:
+    data = body + end
+    edges = [0, *sorted(cut for cut in cuts if 0 < cut < len(data)), len(data)]
+    whole = decode_chunked([data])
+    assert decode_chunked([data[a:b] for a, b in itertools.pairwise(edges)]) == whole
+    expected = oracle.chunked(data)
+    assert (whole[1] == "end") == (expected is not None)
+    assert expected is None or (whole[0], whole[2]) == expected
+
+
+@given(key=st.binary(min_size=16, max_size=16), data=st.binary(max_size=140))
+def test_the_keyed_hash_is_siphash(key: bytes, data: bytes) -> None:
+    assert keyed_hash(key, data) == oracle.siphash(key, data)
+
+
+def test_the_keyed_hash_has_the_published_values() -> None:
+    """The first vectors of the authors' own table for 128 bits: key 00..0f, messages of no byte and of one."""
+    key = bytes(range(16))
+    assert keyed_hash(key, b"").hex() == "a3817f04ba25a8e66df67214c7550293"
+    assert keyed_hash(key, b"\0").hex() == "da87c1d86b99af44347659119b22fc45"
+    with pytest.raises(ValueError, match="16 bytes"):
+        keyed_hash(b"short", b"")
