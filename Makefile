@@ -13,12 +13,13 @@ run: .make-build
 test: .make-build
 	$(BIN)/python -m pytest
 
-# The long forms of tests/faults: kills, endings, bursts. Stop it with MINUTES=5; repeat a run with SEED=n.
-MINUTES ?= 30
+# The long forms of tests/faults, within 30 minutes: kill, endings, burst, cut-off, restart. One of them: SECTION=kill;
+# a run again: SEED=n.
+SECTION ?=
 SEED ?= 0
 
 soak: .make-build
-	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED)
+	$(BIN)/python -m tests.faults.soak $(addprefix --section ,$(SECTION)) --seed $(SEED)
 
 lint: .make-build
 	$(BIN)/ruff check .

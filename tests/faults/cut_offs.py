@@ -1,8 +1,10 @@
 """Streams that outrun a small balance: cut at an event's end, with the dialect's error event, at most one too late."""
 
+import asyncio
 import random
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from relay.simulator import Running
@@ -31,22 +33,33 @@ class CutOffs:
     folder: Path
     simulator: Running
     rng: random.Random
+    cut: Counter[str] = field(default_factory=Counter)  # streams, by dialect
+    written_off_tokens_max: float = 0.0  # the largest overshoot
 
-    async def run(self, runs: int) -> None:
+    async def run(self, runs: int, *, at_once: int = 1) -> None:
         """So many in each dialect."""
         relay = RelayProcess(self.folder, config_text(self.simulator.base_url, NOWHERE))
         calls: list[Call] = []
         try:
             await relay.start()
-            for _ in range(runs):
-                for dialect in DIALECTS:
-                    calls.append(await self._cut(relay, dialect))
+            left = [dialect for _ in range(runs) for dialect in DIALECTS]
+
+            async def worker() -> None:
+                while left:
+                    calls.append(await self._cut(relay, left.pop()))
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(at_once):
+                    group.create_task(worker())
             assert (await relay.command("ledger verify"))["ok"]
             assert relay.faults == []
             assert await relay.stop() == 0
             balances = assert_books_agree(relay.data_dir)
             for call in calls:
-                check_cut(relay.data_dir, call, balances)
+                self.cut[call.dialect.name] += 1
+                self.written_off_tokens_max = max(
+                    self.written_off_tokens_max, check_cut(relay.data_dir, call, balances)
+                )
         finally:
             await relay.kill()
 
@@ -65,7 +78,8 @@ def price_nano(dialect: Dialect, kind: int) -> int:
     return int(whole + part.ljust(3, "0"))
 
 
-def check_cut(data_dir: Path, call: Call, balances: dict[int, int]) -> None:
+def check_cut(data_dir: Path, call: Call, balances: dict[int, int]) -> float:
+    """Returns by how many tokens it went beyond the balance."""
     (record,) = rows(data_dir, "SELECT * FROM call_records WHERE id = ?", call.record_id)
     what = f"{call.dialect.name} {record} {call.body[-300:]!r}"
     assert call.status == 200, what
@@ -82,3 +96,4 @@ def check_cut(data_dir: Path, call: Call, balances: dict[int, int]) -> None:
     assert balances[record["account_id"]] <= event_nano + PROMPT_TOKENS_MAX * price_nano(call.dialect, INPUT), what
     found = call.dialect.tap(call.body, True)
     assert record["output_tokens"] == max(found["counted_tokens"], found["output_tokens"]), what
+    return written_off / price_nano(call.dialect, OUTPUT)

@@ -45,8 +45,14 @@ class Mix:
     seen: Counter[str] = field(default_factory=Counter)
     calls: list[Call] = field(default_factory=list)
     customers: list[Customer] = field(default_factory=list)
+    log: Callable[[str], None] = lambda line: None
+    grown_bytes: int = 0  # of the process, from after the first batch to the end
+    files_left: int = 0  # descriptors beyond those at the start and of idle connections
+    held_nano: int = 0
+    since: int = 0  # records up to this id are checked
 
-    async def run(self, count: int, *, at_once: int = 12) -> None:
+    async def run(self, count: int, *, at_once: int = 12, batch: int = 1_000_000) -> None:
+        """`batch`: after so many calls all is let come to rest and checked, and the upstream's book begun anew."""
         text = config_text(self.simulator.base_url, NOWHERE)
         for old, new in SETTINGS.items():
             text = text.replace(old, new)
@@ -56,14 +62,20 @@ class Mix:
             self.customers = [await self.relay.customer() for _ in range(6)]
             self.rich = list(self.customers)
             await self._make(["finished"] * 8, 8)
-            files, memory = self._files(), self._resident_bytes()
+            files, memory = self._files(), 0
             names = list(ENDINGS) + self.rng.choices(
                 list(ENDINGS), [weight for weight, _ in ENDINGS.values()], k=max(0, count - len(ENDINGS))
             )
             self.rng.shuffle(names)
-            await self._make(names, at_once)
-            await self._quiet(files)
-            self.grown_bytes = self._resident_bytes() - memory
+            for start in range(0, len(names), batch):
+                await self._make(names[start : start + batch], at_once)
+                await self._quiet(files)
+                if start == 0:
+                    memory = self._resident_bytes()
+                self.grown_bytes = self._resident_bytes() - memory
+                self.log(f"{self.made.total()} calls, memory {self.grown_bytes / 2**20:+.1f} MiB")
+                if start + batch < len(names):
+                    await self._check_batch()
             await self._drain()
             self._check()
         finally:
@@ -90,12 +102,13 @@ class Mix:
         async def quiet() -> bool:
             status = await self.relay.status()
             idle = sum(channel["idle_connections"] for channel in status["channels"])
-            return status["open_calls"] == 0 and self._files() - idle <= files
+            self.files_left = max(0, self._files() - idle - files)
+            return status["open_calls"] == 0 and self.files_left == 0
 
         await eventually(quiet, 20)
         assert (await self.relay.status())["faults"] == 0, self.relay.faults
-        for customer in self.customers:
-            assert nano((await customer.money())["held"]) == 0
+        self.held_nano = sum([nano((await customer.money())["held"]) for customer in self.customers])
+        assert self.held_nano == 0
         assert all(channel["in_flight"] == 0 for channel in (await self.relay.status())["channels"])
         assert (await self.relay.command("ledger verify"))["ok"]
 
@@ -107,9 +120,6 @@ class Mix:
             for customer in self.rich
         ]
 
-        async def begun() -> bool:
-            return sum(entry.events_sent > 2 for entry in self.simulator.book.entries) >= len(tasks)
-
         await self.simulator.book.wait(lambda book: book.open >= len(tasks), 10)
         await asyncio.sleep(0.2)
         self.relay.signal(signal.SIGTERM)
@@ -120,10 +130,19 @@ class Mix:
             assert b"error" in call.body.rpartition(b"\n\ndata:")[2], call.body[-300:]
         assert await self.relay.wait() == 0
 
+    async def _check_batch(self) -> None:
+        """The three books, and a new page in each: what was checked is not kept."""
+        await self.simulator.book.wait(lambda book: book.open == 0, 10)
+        self.seen += check_calls(self.relay.data_dir, self.calls, self.simulator.book, self.since, one_event=False)
+        self.since = rows(self.relay.data_dir, "SELECT max(id) AS last FROM calls")[0]["last"]
+        self.calls = []
+        self.customers = list(self.rich)
+        self.simulator.book.clear()
+
     def _check(self) -> None:
         data_dir = self.relay.data_dir
         assert_books_agree(data_dir)
-        self.seen = check_calls(data_dir, self.calls, self.simulator.book, one_event=False)
+        self.seen += check_calls(data_dir, self.calls, self.simulator.book, self.since, one_event=False)
         for row in rows(
             data_dir, "SELECT coalesce(error_code, 'none') AS code, count(*) AS n FROM call_records GROUP BY 1"
         ):

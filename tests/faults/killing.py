@@ -5,7 +5,8 @@ import os
 import random
 import signal
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from tests.faults.launcher import IN_RECOVERY, POINTS
 from tests.faults.traffic import Load
 from tests.functional.relay_process import Customer, RelayProcess, nano
 from tests.functional.setting import config_text
+from tests.support.filled import fill
 from tests.support.stored import assert_books_agree
 from tests.support.waiting import until
 
 NOWHERE = "http://127.0.0.1:9"
 RANDOM = "at random"
 TRAFFIC_SECONDS = 10.0  # a point that is not passed within this much traffic was not aimed well
+WINDOWS = ("committed, not freed", "ended, not committed", "in the middle of a stream", "nothing delivered yet")
 
 
 @dataclass
@@ -32,9 +35,13 @@ class Killing:
     simulator: Running
     rng: random.Random
     callers: int = 12
+    past: int = 0  # call records that are in the store before the first kill
+    verify_every: int = 1  # reading a million records takes longer than everything else of a round
     hits: Counter[str] = field(default_factory=Counter)  # which point was hit how often
     windows: Counter[str] = field(default_factory=Counter)  # in what state calls were found after kills
     seen: Counter[str] = field(default_factory=Counter)  # how calls turned out
+    log: Callable[[str], None] = lambda line: None
+    insist: bool = False  # every point of the plan is hit, or it is tried again
     ready_seconds: list[float] = field(default_factory=list)
     ready_cpu_seconds: list[float] = field(default_factory=list)
 
@@ -52,13 +59,22 @@ class Killing:
 
     async def _run(self, points: list[str]) -> None:
         await self.relay.start()
-        customers = [await self.relay.customer() for _ in range(self.callers)]
-        await self.relay.kill()
-        for point in points:
-            if point in IN_RECOVERY:
-                await self._kill_in_recovery(point)
-            else:
+        customers = [await self.relay.customer("1000") for _ in range(self.callers)]
+        assert await self.relay.stop() == 0
+        if self.past:
+            self.log(f"writing {self.past} records")
+            await fill(self.relay.config_file, self.past)
+        left = deque(points)
+        while left:
+            point = left.popleft()
+            if point not in IN_RECOVERY:
                 await self._round(point, customers)
+            elif not await self._kill_in_recovery(point) and self.insist:
+                # The kill before had left nothing: once more behind another one.
+                left.insert(min(2, len(left)), point)
+            if len(left) % 20 == 0:
+                self.log(f"{self.hits.total()} kills")
+        self.verify_every = 1
         await self._start("")
         for customer in customers:
             assert nano((await customer.money())["held"]) == 0
@@ -75,7 +91,10 @@ class Killing:
         await self.relay.start()
         self.ready_seconds.append(time.monotonic() - began)
         self.ready_cpu_seconds.append(_cpu_seconds(self.relay.pid))
-        assert (await self.relay.command("ledger verify"))["ok"]
+        if len(self.ready_seconds) % self.verify_every == 0:
+            assert (await self.relay.command("ledger verify"))["ok"]
+        else:
+            await self.relay.command("calls", limit=1)  # what is queued is committed
         assert (await self.relay.status())["open_calls"] == 0
         if self.load is not None:
             # The upstream's book is closed once it has noticed that its client is dead.
@@ -100,8 +119,8 @@ class Killing:
         await self.load.finish()
         self._look_around()
 
-    async def _kill_in_recovery(self, point: str) -> None:
-        """Starts over what the last kill left, and is killed while that is settled."""
+    async def _kill_in_recovery(self, point: str) -> bool:
+        """Starts over what the last kill left, and is killed while that is settled. False: it had left nothing."""
         passes = self.rng.randint(1, 2) if point == "while recovering" else 1
         self.relay.program = ("-m", "tests.faults.launcher", point, str(passes), str(self.marker))
         try:
@@ -109,8 +128,9 @@ class Killing:
         except AssertionError:
             assert await self.relay.wait() == -signal.SIGKILL, self.relay.log
             self._killed(point)
-        else:
-            await self.relay.kill()  # there was nothing to recover
+            return True
+        await self.relay.kill()
+        return False
 
     def _killed(self, point: str) -> None:
         if point != RANDOM:
@@ -144,13 +164,7 @@ class Killing:
         assert not missed, f"never hit: {missed}"
         assert not self.seen["more than one event"], self.seen
         if windows:
-            wanted = (
-                "committed, not freed",
-                "ended, not committed",
-                "in the middle of a stream",
-                "nothing delivered yet",
-            )
-            assert all(self.windows[name] for name in wanted), self.windows
+            assert all(self.windows[name] for name in WINDOWS), self.windows
         assert self.seen["finished"], self.seen
 
     def report(self) -> str:
