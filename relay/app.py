@@ -34,6 +34,7 @@ from relay.policy.calibration import Calibrations
 from relay.proxy import catalogue
 from relay.proxy.addresses import Addresses
 from relay.proxy.connect import Connector, tls_context
+from relay.proxy.expiry import expire_credits
 from relay.proxy.hooks import Hooks
 from relay.proxy.keyring import Keyring
 from relay.proxy.server import ApiServer, refusal
@@ -47,7 +48,9 @@ from relay.wire.endpoints import D_GEMINI, D_OPENAI, Endpoint
 log = logging.getLogger("relay")
 
 SWEEP_SECONDS = 1 / _fastpath.TICKS_PER_SECOND
-FLUSH_SECONDS = 0.1
+# How long records wait for the store, by durability. With "power", a settlement is on the disk within 50 ms: this, the
+# store's own interval, and the disk.
+FLUSH_SECONDS = {"process": 0.1, "power": 0.01}
 IDLE_UPSTREAM_SECONDS = 50.0  # providers and their load balancers close idle connections after about a minute
 BACKLOG = 4096
 # A call makes and drops a dozen tracked objects and no cycles; records wait for the writer by the hundred. Python's
@@ -55,7 +58,9 @@ BACKLOG = 4096
 GC_THRESHOLDS = (20_000, 20, 50)
 CALIBRATION_SECONDS = 600
 RETENTION_SECONDS = 3600.0  # between two deletions of what is older than [retention] allows
+EXPIRY_SECONDS = 60.0  # between two looks for credits whose time is up
 CALIBRATION_NAME = "calibration.json"
+CLOCK_BEHIND_MS_MAX = 1000  # a smaller step back is not worth a word
 FIRST_REQUEST_SECONDS = 1.0  # while draining: for connections that were let in just before
 REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus} | {499: b"Client Closed Request"}
 
@@ -99,6 +104,7 @@ class Relay:
     async def start(self, sockets: list[socket.socket] | None = None) -> None:
         """Opens the listeners. Raises OSError where one cannot be had."""
         self.engine.journal = self._store.open_journal(self.config.server.calls_max)
+        await self._continue_ids()
         await self._apply(self.config)
         self._store.on_fatal(self._store_failed)
         health.add_routes(
@@ -117,10 +123,17 @@ class Relay:
             await self.stop()
             raise
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(task) for task in (self._sweep(), self._flush(), self._forget())]
+        self._tasks = [loop.create_task(task) for task in (self._sweep(), self._flush(), self._forget(), self._expire())]
         gc.collect()
         gc.freeze()  # what start-up made lives for ever: collections need not walk it again
         gc.set_threshold(*GC_THRESHOLDS)
+
+    async def _continue_ids(self) -> None:
+        """A clock that was put back must not give calls the ids of others: they would count as settled already."""
+        newest = await self._store.calls(limit=1)
+        behind_ms = self.engine.continue_ids(newest[0].id) if newest else 0
+        if behind_ms > CLOCK_BEHIND_MS_MAX:
+            log.warning("the clock is %.0f s behind the last recorded call: ids go on from there", behind_ms / 1000)
 
     async def _listen(self, sockets: list[socket.socket] | None) -> None:
         loop = asyncio.get_running_loop()
@@ -216,7 +229,7 @@ class Relay:
 
     async def _flush(self) -> None:
         while True:
-            await asyncio.sleep(FLUSH_SECONDS)
+            await asyncio.sleep(FLUSH_SECONDS[self._store.durability])
             self._hand_over_records()
 
     async def _forget(self) -> None:
@@ -228,6 +241,15 @@ class Relay:
             except StoreError as error:  # a full disk heals; what does not is told to `on_fatal`
                 log.warning("old call records could not be deleted (%s)", type(error).__name__)
             await asyncio.sleep(RETENTION_SECONDS)
+
+    async def _expire(self) -> None:
+        """Takes away credits whose time is up."""
+        while True:
+            try:
+                await expire_credits(self._store, self.keyring, time.time_ns() // 1_000_000)
+            except StoreError as error:  # the next pass does it
+                log.warning("credits could not be expired (%s)", type(error).__name__)
+            await asyncio.sleep(EXPIRY_SECONDS)
 
     def _hand_over_records(self) -> None:
         records = self.engine.records
@@ -256,7 +278,8 @@ class Relay:
     def _not_ready(self) -> str | None:
         if self.engine.draining:
             return "draining"
-        return None if self._store.writable else "store"
+        # Calls see what the sweep saw last: ready is said only where they would be let in.
+        return None if self._store.writable and self.engine.store_writable else "store"
 
     def _operator_token(self) -> str:
         return self.config.admin.token.reveal()

@@ -215,6 +215,10 @@ def _key_options(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
     _limit_options(parser)
     parser.add_argument(
+        "--on-disconnect", metavar="HOW", type=_clearable,
+        help=f"when a client goes away: cancel or drain; {DEFAULT_WORD!r}: as the configuration says",
+    )  # fmt: skip
+    parser.add_argument(
         "--expires", metavar="DATE", type=_clearable,
         help="date (its beginning, UTC) or time from which it is refused",
     )  # fmt: skip

@@ -108,12 +108,16 @@ class CreditRefund(Params, frozen=True, kw_only=True):
 
 
 class KeyLimits(Limits, frozen=True, kw_only=True):
-    """What restricts one key. None or an empty list: no restriction."""
+    """What restricts one key, and how it is served. None or an empty list: no restriction.
+
+    `on_disconnect`: "cancel" or "drain"; None: as `billing.on_disconnect` says.
+    """
 
     description: str | UnsetType = UNSET
     scopes: list[str] | UnsetType | None = UNSET
     models: list[str] | UnsetType | None = UNSET
     allow_ips: list[str] | UnsetType | None = UNSET
+    on_disconnect: str | UnsetType | None = UNSET
     expires: str | UnsetType | None = UNSET
 
 

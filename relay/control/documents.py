@@ -92,6 +92,7 @@ def key(row: rows.KeyRow, credentials: list[rows.CredentialRow], *, now_ms: int)
         "scopes": list(row.scopes) if row.scopes is not None else None,
         "models": list(row.models) if row.models is not None else None,
         "allow_ips": list(row.networks) if row.networks is not None else None,
+        "on_disconnect": row.on_disconnect,
         "limits": limits(row.limits),
         "expires": time_or_none(row.expires_ms),
         "created": units.time_text(row.created_ms),

@@ -445,6 +445,10 @@ class Operations:
             settings["models"] = values.models(params.models)
         if not isinstance(params.allow_ips, UnsetType):
             settings["networks"] = values.networks(params.allow_ips)
+        if not isinstance(params.on_disconnect, UnsetType):
+            if params.on_disconnect not in (None, "cancel", "drain"):
+                raise invalid("on_disconnect: expected cancel or drain, or null", "on_disconnect")
+            settings["on_disconnect"] = params.on_disconnect
         if not isinstance(params.expires, UnsetType):
             settings["expires_ms"] = values.expiry(params.expires, "expires", now_ms=now_ms)
         return settings

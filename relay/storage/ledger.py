@@ -10,7 +10,7 @@ where lots do not cover it, a positive `write_off` entry stands for the rest, so
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from relay import units
@@ -151,29 +151,33 @@ def take_credit(
     return CreditResult(entry, balance_of(connection, account_id), True)
 
 
-def expire_lots(
-    connection: sqlite3.Connection, due_ms: int, held_nano: Mapping[int, int], limit: int, now_ms: int
-) -> list[EntryRow]:
-    """One `expiry` entry per lot whose time is up; what open calls hold of a balance stays until they have ended."""
-    due = connection.execute(
+def due_lots(connection: sqlite3.Connection, due_ms: int, limit: int) -> dict[int, int]:
+    """By account what is left of lots whose time is up; of the `limit` lots that have been due for longest."""
+    due: dict[int, int] = {}
+    for account_id, remaining_nano in connection.execute(
         """
-        SELECT lots.id, account_id, kind, granted_nano, used_nano, remaining_nano, expires_ms, created_ms
-        FROM lots JOIN lot_use ON lot_id = lots.id
+        SELECT account_id, remaining_nano FROM lots JOIN lot_use ON lot_id = lots.id
         WHERE is_open = 1 AND expires_ms > 0 AND expires_ms <= ?
         ORDER BY expires_ms LIMIT ?
         """,
         (due_ms, limit),
-    ).fetchall()
+    ):
+        due[account_id] = due.get(account_id, 0) + remaining_nano
+    return due
+
+
+def expire_lots(
+    connection: sqlite3.Connection, account_id: int, due_ms: int, most_nano: int, now_ms: int
+) -> list[EntryRow]:
+    """One `expiry` entry per lot whose time is up, for at most so much in all: the rest is held by open calls."""
     entries: list[EntryRow] = []
-    for lot in [LotRow(*row) for row in due]:
-        held = held_nano.get(lot.account_id, 0)
-        spare_nano = lot.remaining_nano
-        if held:
-            spare_nano = min(spare_nano, balance_of(connection, lot.account_id) - held)
-        if spare_nano <= 0:
-            continue
-        entry = _insert_entry(connection, lot.account_id, "expiry", -spare_nano, "", None, now_ms)
+    for lot in lots_of(connection, account_id):
+        spare_nano = min(lot.remaining_nano, most_nano)
+        if not 0 < lot.expires_ms <= due_ms or spare_nano <= 0:
+            break  # in the order of their expiry, those without one last
+        entry = _insert_entry(connection, account_id, "expiry", -spare_nano, "", None, now_ms)
         _take_from_lot(connection, entry.id, lot, spare_nano)
+        most_nano -= spare_nano
         entries.append(entry)
     return entries
 

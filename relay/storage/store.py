@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -54,7 +54,7 @@ T = TypeVar("T")
 Durability = Literal["process", "power"]
 
 DATABASE_NAME: Final = "relay.db"
-COMMIT_INTERVAL_MS: Final[dict[str, int]] = {"process": 200, "power": 40}
+COMMIT_INTERVAL_MS: Final[dict[str, int]] = {"process": 200, "power": 20}
 DAY_MAX: Final = 2**40
 
 
@@ -81,7 +81,7 @@ class Store:
         """Lock the directory (made if absent), check the file, bring its schema up to date.
 
         durability: "process" survives the death of the process, "power" also that of the machine (fsync per group).
-        commit_interval_ms: default 200, with "power" 40.
+        commit_interval_ms: default 200, with "power" 20.
         Raises StoreLocked, StoreUnusable, StoreUnavailable.
         """
         path = Path(data_dir) / DATABASE_NAME
@@ -106,6 +106,7 @@ class Store:
             raise
         store = cls.__new__(cls)
         store._path = path
+        store.durability = durability
         store._lock = lock
         store._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
         store._writing, store._looking_up, store._reading = workers
@@ -141,6 +142,7 @@ class Store:
         return self._journal.journal
 
     recovered = 0  # calls of a dead process that were settled at open
+    durability: Durability
     _store_id: bytes
     _journal: journal.JournalFile | None = None
 
@@ -455,21 +457,22 @@ class Store:
             idempotency_key=idempotency_key,
         )
 
-    async def expire_lots(
-        self, now_ms: int, *, held_nano: Mapping[int, int] | None = None, limit: int = 500
-    ) -> list[EntryRow]:
-        """Take what is left of lots whose time is up, as `expiry` entries; at most `limit` lots at a time.
+    async def due_lots(self, due_ms: int, *, limit: int = 500) -> dict[int, int]:
+        """By account what is left of lots whose time is up; looks at no more than so many lots."""
+        await self._group.flush()
+        return await self._read(lambda db: ledger.due_lots(db, due_ms, limit))
 
-        held_nano: per account what open calls hold; that much of its balance is left for a later pass.
+    async def expire_lots(self, account_id: int, due_ms: int, most_nano: int) -> list[EntryRow]:
+        """Take what is left of an account's lots whose time is up, as `expiry` entries, at most so much in all.
+
+        The caller takes it from the live balance first: what open calls hold is left for a later pass.
         """
         now = self._now_ms()
         await self._group.flush()
 
         def job(db: Connection) -> list[EntryRow]:
-            expired = ledger.expire_lots(db, now_ms, held_nano or {}, limit, now)
-            for entry in expired:
-                self._writer.forget_lots(entry.account_id)
-            return expired
+            self._writer.forget_lots(account_id)
+            return ledger.expire_lots(db, account_id, due_ms, most_nano, now)
 
         return await self._change(job)
 

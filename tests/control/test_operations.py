@@ -245,6 +245,16 @@ async def test_a_key_is_changed_and_restrictions_go_away(run: Run, live: FakeLiv
     assert live.told == [("key", 1)]
 
 
+async def test_a_key_has_its_own_way_with_clients_that_leave(run: Run, live: FakeLive):
+    await run("account create", email="a@example.com")
+    assert (await run("key create", id="acct_1"))["on_disconnect"] is None
+    assert (await run("key create", id="acct_1", on_disconnect="drain"))["on_disconnect"] == "drain"
+    assert (await run("key set", id="key_1", on_disconnect="cancel"))["on_disconnect"] == "cancel"
+    assert (await run("key set", id="key_1", name="x"))["on_disconnect"] == "cancel"
+    assert (await run("key set", id="key_1", on_disconnect=None))["on_disconnect"] is None
+    assert live.told == [("key", 1)] * 3
+
+
 async def test_a_key_rotates_with_an_overlap_of_choice(run: Run, live: FakeLive):
     await run("account create", email="a@example.com")
     first = await run("key create", id="acct_1")
@@ -297,6 +307,7 @@ async def test_the_status_of_a_key(run: Run, live: FakeLive):
         ("key create", {"id": "acct_1", "allow_ips": ["localhost"]}, "allow_ips"),
         ("key create", {"id": "acct_1", "allow_ips": ["10.0.0.0/8"] * 201}, "allow_ips"),
         ("key create", {"id": "acct_1", "expires": "soon"}, "expires"),
+        ("key create", {"id": "acct_1", "on_disconnect": "stop"}, "on_disconnect"),
         ("key create", {"id": "acct_1", "name": "n" * 101}, "name"),
         ("key create", {"id": "acct_1", "tokens_per_call": {"*": -1}}, "tokens_per_call"),
         ("key rotate", {"id": "key_1", "overlap_seconds": -1}, "overlap_seconds"),

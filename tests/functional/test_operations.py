@@ -206,19 +206,38 @@ async def test_reload(own: RelayProcess, raw: RawUpstream, simulator: Running, h
     assert (await own.command("ledger verify"))["ok"]
 
 
-async def test_a_client_that_left_is_read_to_the_end_where_asked(own: RelayProcess, raw: RawUpstream):
+@pytest.mark.parametrize("where", ["configuration", "new key", "changed key"])
+async def test_a_client_that_left_is_read_to_the_end_where_asked(own: RelayProcess, raw: RawUpstream, where: str):
     """on_disconnect = "drain": what the provider reports is charged."""
-    own.write_config(own.config.replace("[billing]\n", '[billing]\non_disconnect = "drain"\n'))
-    await own.command("reload")
     customer = await own.customer()
+    if where == "configuration":
+        own.write_config(own.config.replace("[billing]\n", '[billing]\non_disconnect = "drain"\n'))
+        await own.command("reload")
+    elif where == "new key":
+        customer = await own.another_key(customer, on_disconnect="drain")
+    else:
+        # Known to the process before it is changed, by the command line.
+        assert (await ask(customer, chat("x", "gpt-unknown"))).status == 404
+        shown = await own.cli_json("key", "set", customer.key, "--on-disconnect", "drain")
+        assert shown["on_disconnect"] == "drain"
     gate = asyncio.Event()
     stream = await open_stream(customer, raw, gate)
     await stream.close()
     await asyncio.sleep(0.05)
     gate.set()
-    record = await customer.call()
+    record = (await customer.calls(2 if where == "changed key" else 1))[0]
     assert (record["status"], record["error_code"], record["usage_source"]) == (499, "client_gone", "upstream")
     assert nano(record["cost"]) == cost_nano("raw-chat", *CHAT.usage)
+
+
+async def test_a_key_may_be_cancelled_where_others_are_read_to_the_end(own: RelayProcess, raw: RawUpstream):
+    own.write_config(own.config.replace("[billing]\n", '[billing]\non_disconnect = "drain"\n'))
+    await own.command("reload")
+    customer = await own.customer(on_disconnect="cancel")
+    stream = await open_stream(customer, raw, asyncio.Event())
+    await stream.close()
+    record = await customer.call()  # the gate stays shut: nothing more is waited for
+    assert (record["status"], record["error_code"], record["usage_source"]) == (499, "client_gone", "estimated")
 
 
 # -- stopping

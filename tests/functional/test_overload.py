@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from relay.simulator import Running
+from tests.faults.restarts import ask, request
 from tests.functional.raw_upstream import Gate, RawUpstream
 from tests.functional.relay_process import RelayProcess
 from tests.functional.setting import config_text
-from tests.functional.test_restart import ask, request
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

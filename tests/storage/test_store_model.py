@@ -91,9 +91,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(days=st.integers(0, 6), held=st.integers(0, 300))
     def expire(self, days, held):
-        for entry in self.run(self.store.expire_lots(NOON_MS + days * MS_PER_DAY, held_nano={1: held})):
-            self.balances[entry.account_id] += entry.amount_nano
-            assert entry.account_id != 1 or self.balances[1] >= held
+        due_ms = NOON_MS + days * MS_PER_DAY
+        due = self.run(self.store.due_lots(due_ms))
+        for account_id, due_nano in due.items():
+            spare = max(self.balances[account_id] - (held if account_id == 1 else 0), 0)
+            entries = self.run(self.store.expire_lots(account_id, due_ms, min(due_nano, spare)))
+            assert -sum(entry.amount_nano for entry in entries) == min(due_nano, spare)
+            self.balances[account_id] -= min(due_nano, spare)
 
     @rule(days=st.integers(0, 3))
     def retain(self, days):
