@@ -123,7 +123,9 @@ class Relay:
             await self.stop()
             raise
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(task) for task in (self._sweep(), self._flush(), self._forget(), self._expire())]
+        self._tasks = [
+            loop.create_task(task) for task in (self._sweep(), self._flush(), self._forget(), self._expire())
+        ]
         gc.collect()
         gc.freeze()  # what start-up made lives for ever: collections need not walk it again
         gc.set_threshold(*GC_THRESHOLDS)
