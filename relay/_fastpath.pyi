@@ -355,7 +355,7 @@ def decode_chunked(pieces: list[bytes]) -> tuple[bytes, str, bytes]:
     """A chunked body in pieces -> (data, "open" | "end" | "bad", bytes behind the end)."""
 
 def keyed_hash(key: bytes, data: bytes) -> bytes:
-    """SipHash-2-4 of 128 bits as 16 bytes, by which verified secrets are known again; ValueError: a key not of 16 bytes."""
+    """SipHash-2-4-128 as 16 bytes: how verified secrets are known again. ValueError: a key not of 16 bytes."""
 
 def parse_response_head(head: bytes, table: FieldTable) -> tuple[int, str, int, bool, bool, bytes | None, bytes] | None:
     """(status, framing, length, close, event stream, content encoding, fields that pass); None: garbage.
