@@ -128,6 +128,9 @@ class Rate:
     image: int
     video_second: int
     web_search: int
+    audio_input: int
+    audio_output: int
+    image_input: int
     discount_ppb: int
     output_tokens_max: int
 
@@ -144,9 +147,20 @@ class Rate:
         image: int = 0,
         video_second: int = 0,
         web_search: int = 0,
+        audio_input: int = -1,
+        audio_output: int = -1,
+        image_input: int = -1,
         discount_ppb: int = 1_000_000_000,
         output_tokens_max: int = 0,
-    ) -> None: ...
+        tiers: Mapping[tuple[int, int], Mapping[str, int]] | None = None,
+    ) -> None:
+        """Tokens of audio and images at -1 are priced as text.
+
+        tiers: whole sets of prices by (prompt tokens above which they hold, service: 0 standard, 1 batch, 2 flex,
+        3 priority). A call costs by the largest limit that its prompt, caches included, exceeds, and by the service
+        that its answer names; a service that is not there costs as standard. ValueError: more than 8 limits.
+        """
+
     def cost(
         self,
         input_tokens: int = 0,
@@ -157,13 +171,20 @@ class Rate:
         images: int = 0,
         video_seconds: int = 0,
         web_searches: int = 0,
+        audio_input_tokens: int = 0,
+        audio_output_tokens: int = 0,
+        image_input_tokens: int = 0,
+        service: int = 0,
     ) -> int:
-        """Nano-credits, rounded up once; usage is clamped to [0, 2^40], the result to 2^61."""
+        """Nano-credits, rounded up once; usage is clamped to [0, 2^40], the result to 2^61.
+
+        Tokens of audio and images are among those of input and output.
+        """
 
     def bound(
         self, prompt_tokens: int, output_tokens: int, images: int = 0, video_seconds: int = 0, web_searches: int = 0
     ) -> int:
-        """The most that such a call can cost: the prompt at its dearest price."""
+        """The most that such a call can cost: every token at its dearest price, in the dearest service."""
 
     def affordable(
         self, prompt_tokens: int, budget_nano: int, images: int = 0, video_seconds: int = 0, web_searches: int = 0
@@ -566,5 +587,7 @@ def fold_calls(
     shapes: dict[tuple[Any, ...], int],
     shape_id: Callable[[tuple[Any, ...]], int],
     last_used: dict[int, int],
-) -> tuple[list[Any], list[Any], list[Any], list[int], list[int], list[tuple[int, int, int]], list[tuple[int, int]]]:
+) -> tuple[
+    list[Any], list[Any], list[Any], list[int], list[int], list[tuple[int, int, int]], list[tuple[int, int]], list[Any]
+]:
     """A group of call records into values for the store's statements; see fold.pxi for the shape of each list."""

@@ -11,15 +11,17 @@ a test compares the three.
 
 import os
 import tomllib
+from collections.abc import Mapping
 from decimal import Decimal
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
+from relay import shipped_rates
 from relay.config_values import (
     UNSET_PRICE,
     BaseUrl,
@@ -30,6 +32,7 @@ from relay.config_values import (
     Fault,
     Listen,
     ListenAt,
+    ModelFactors,
     ModelMap,
     ModelName,
     Name,
@@ -102,6 +105,10 @@ class Billing(_Table, frozen=True):
     credit_name: Annotated[str, Meta(min_length=1, max_length=32)] = "credits"
     low_balance: Credits = Decimal(1)
     discount: Factor = Decimal(1)
+    discounts: ModelFactors = msgspec.field(default_factory=dict)
+    default_rates: bool = True
+    usage_in_answers: bool = False
+    price_rise_notice_days: Annotated[int, Meta(ge=0, le=3650)] = 0
     hold_output_tokens: Positive = 4096
     hold_slice_tokens: Positive = 256
     prompt_margin_permille: Annotated[int, Meta(ge=0, le=10_000)] = 100
@@ -136,11 +143,33 @@ class Channel(_Table, frozen=True):
     timeouts: ChannelTimeouts = ChannelTimeouts()
 
 
+class RateTier(_Table, frozen=True):
+    """Prices of a model under a condition: a prompt above that many tokens, another service tier, or both.
+
+    What is left out (below zero) costs what it does without the condition; see `policy.pricing`.
+    """
+
+    service: Literal["standard", "batch", "flex", "priority"] = "standard"
+    above: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    input: Price = UNSET_PRICE
+    output: Price = UNSET_PRICE
+    cache_read: Price = UNSET_PRICE
+    cache_write: Price = UNSET_PRICE
+    cache_write_1h: Price = UNSET_PRICE
+    audio_input: Price = UNSET_PRICE
+    audio_output: Price = UNSET_PRICE
+    image_input: Price = UNSET_PRICE
+    image: Price = UNSET_PRICE
+    video_second: Price = UNSET_PRICE
+    web_search: Price = UNSET_PRICE
+
+
 class Rate(_Table, frozen=True):
     """Prices of one public model, in credits: tokens per million, the rest per piece.
 
-    Cache prices that are left out fall back to a dearer neighbour, never to free: cache_read and cache_write to input,
-    cache_write_1h to cache_write. After construction every field is a number.
+    Prices that are left out fall back to a dearer neighbour, never to free: cache_read and cache_write to input,
+    cache_write_1h to cache_write, tokens of audio and images to those of text. After construction every field is a
+    number.
     """
 
     model: ModelName
@@ -152,11 +181,19 @@ class Rate(_Table, frozen=True):
     image: Price = Decimal(0)
     video_second: Price = Decimal(0)
     web_search: Price = Decimal(0)
+    audio_input: Price = UNSET_PRICE
+    audio_output: Price = UNSET_PRICE
+    image_input: Price = UNSET_PRICE
+    output_tokens_max: Count = 0
+    tiers: tuple[RateTier, ...] = ()
 
     def __post_init__(self) -> None:
         expand_price(self, "cache_read", self.input)
         expand_price(self, "cache_write", self.input)
         expand_price(self, "cache_write_1h", self.cache_write)
+        expand_price(self, "audio_input", self.input)
+        expand_price(self, "audio_output", self.output)
+        expand_price(self, "image_input", self.input)
 
 
 # Plans that always exist. A file that names one changes only the keys that it writes.
@@ -184,7 +221,11 @@ class Config(Tables, frozen=True):
 
     warnings  what works and is probably not meant, one line each
     file      where it came from
+    rates     those of the file; and of the shipped card, for models that are served and not in it (default_rates)
+    default_models  which of them are of the shipped card
     """
+
+    default_models: frozenset[str] = frozenset()
 
     warnings: tuple[str, ...] = ()
     file: str = ""
@@ -238,8 +279,42 @@ def parse(text: str, *, file: str = "config.toml", resolve_secrets: bool = True)
         converter.faults += _contradictions(tables, read_files=resolve_secrets)
     if tables is None or converter.faults:
         raise ConfigError(file, converter.faults)
+    default_models = frozenset[str]()
+    if tables.billing.default_rates:
+        added = _shipped(tables)
+        default_models = frozenset(rate.model for rate in added)
+        tables = msgspec.structs.replace(tables, rates=(*tables.rates, *added))
     values = {name: getattr(tables, name) for name in Tables.__struct_fields__}
-    return Config(**values, warnings=(*converter.warnings, *_warnings(tables)), file=file)
+    warnings = (*converter.warnings, *_warnings(tables))
+    return Config(**values, warnings=warnings, file=file, default_models=default_models)
+
+
+def _shipped(tables: Tables) -> list[Rate]:
+    """Rates of the shipped card for models that a channel serves and the file does not price.
+
+    By the public name; else by the upstream's, where every channel maps it to the same model.
+    """
+    upstream: dict[str, set[str]] = {}
+    for channel in tables.channels:
+        for public, name in channel.models.items():
+            upstream.setdefault(public, set()).add(name)
+    rates = []
+    for public in sorted(upstream.keys() - {rate.model for rate in tables.rates}):
+        names = upstream[public]
+        entry = shipped_rates.entry(public) or (shipped_rates.entry(min(names)) if len(names) == 1 else None)
+        if entry is not None:
+            rates.append(shipped_rate(public, entry))
+    return rates
+
+
+def shipped_rate(model: str, entry: Mapping[str, Any]) -> Rate:
+    """An entry of the shipped card as a rate."""
+    tiers = tuple(
+        RateTier(service=tier["service"], above=tier["above"], **shipped_rates.prices(tier))
+        for tier in entry.get("tiers", ())
+    )
+    maximum = entry.get("output_tokens_max", 0)
+    return Rate(model=model, tiers=tiers, output_tokens_max=maximum, **shipped_rates.prices(entry))
 
 
 ADMIN_TOKEN_CHARS_MIN: Final = 16
@@ -269,6 +344,8 @@ def _contradictions(tables: Tables, *, read_files: bool) -> list[Fault]:
         if 0 < plan.monthly_credits < plan.daily_credits:
             expected = f"at most plans.{name}.monthly_credits ({plan.monthly_credits})"
             faults.append(Fault(f"plans.{name}.daily_credits", expected, str(plan.daily_credits)))
+    for index, rate in enumerate(tables.rates):
+        faults += _tier_faults(f"rates[{index}]", rate)
     faults += _repeated("channels", "name", [channel.name for channel in tables.channels])
     faults += _repeated("rates", "model", [rate.model for rate in tables.rates])
     control_socket = os.path.abspath(os.path.join(server.data_dir, "relay.sock"))
@@ -296,6 +373,23 @@ def _contradictions(tables: Tables, *, read_files: bool) -> list[Fault]:
                 expected = f'a base URL as the SDK for {key}.api = "{channel.api}" takes it, without {ending}'
                 faults.append(Fault(f"{key}.base_url", expected, f"one that ends in {ending}"))
                 break
+    return faults
+
+
+TIER_LEVELS_MAX: Final = 8
+
+
+def _tier_faults(key: str, rate: Rate) -> list[Fault]:
+    """Tiers that say nothing, or the same twice."""
+    faults = []
+    seen: set[tuple[str, int]] = {("standard", 0)}
+    for index, tier in enumerate(rate.tiers):
+        if (tier.service, tier.above) in seen:
+            expected = "each service and limit once, and a limit or a service that is not standard"
+            faults.append(Fault(f"{key}.tiers[{index}]", expected, f"{tier.service} above {tier.above} again"))
+        seen.add((tier.service, tier.above))
+    if len({above for _, above in seen}) > TIER_LEVELS_MAX:
+        faults.append(Fault(f"{key}.tiers", f"at most {TIER_LEVELS_MAX - 1} limits", "more"))
     return faults
 
 

@@ -219,6 +219,21 @@ def _models(value: object) -> dict[str, str]:
     return models
 
 
+def _model_factors(value: object) -> dict[str, Decimal]:
+    """Factors by groups of models: exact names, or beginnings with * behind them."""
+    if not isinstance(value, dict):
+        raise BadValueError('a table of factors by model or beginning of a name, such as { "gpt-*" = 0.8 }')
+    factors = {}
+    for pattern, factor in value.items():
+        if pattern != "*" and not is_model_name(pattern.removesuffix("*")):
+            raise BadValueError("a model name, or the beginning of one and *", None, f".{_shown(pattern)}")
+        try:
+            factors[pattern] = _factor(factor)
+        except BadValueError as bad:
+            raise BadValueError(bad.expected, bad.got or kind(factor), f".{pattern}") from None
+    return factors
+
+
 def _tokens_per_call(value: object) -> dict[str, int]:
     expected = 'a number of tokens (0 = no limit) or a table { "*" = 100000, "gpt-4o" = 32000 }'
     if isinstance(value, dict):
@@ -318,6 +333,7 @@ Factor = Annotated[Decimal, Parsed(_factor)]
 Name = Annotated[str, Parsed(_name)]
 ModelName = Annotated[str, Parsed(_model)]
 ModelMap = Annotated[dict[str, str], Parsed(_models)]
+ModelFactors = Annotated[dict[str, Decimal], Parsed(_model_factors)]
 TokensPerCall = Annotated[dict[str, int], Parsed(_tokens_per_call)]
 Network = Annotated[IPv4Network | IPv6Network, Parsed(_network)]
 BaseUrl = Annotated[str, Parsed(parse_base_url)]

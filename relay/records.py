@@ -46,6 +46,16 @@ CALL_COLUMNS: Final = (
 # day: UTC day index, always `call_day(id)`: a call belongs to the day on which it began.
 CALL_RECORD_FIELDS: Final = (*CALL_COLUMNS, "write_off_nano", "day")
 
+# A record may have one more field, which few have: what its cost or its caller's Idempotency-Key depend on. A tuple of
+# these and then the key's digest (bytes, or None where there is none to be kept) and the body's tag.
+CALL_DETAILS: Final = (
+    "cache_write_1h_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "image_input_tokens",
+    "service",
+)
+
 # Positions that the writer's fold and the journal's recovery use.
 C_ID: Final = 0
 C_ACCOUNT: Final = 1
@@ -57,6 +67,7 @@ C_INPUT_TOKENS: Final = 12
 C_COST_NANO: Final = 20
 C_WRITE_OFF_NANO: Final = 26
 C_DAY: Final = 27
+C_MORE: Final = 28
 
 USAGE_SOURCES: Final = ("upstream", "estimated", "none")
 

@@ -284,10 +284,12 @@ def test_secrets_of_upstreams_are_not_needed_to_manage_accounts(cli: Cli):
 
 def test_rates_check_fails_on_what_cannot_be_used(cli: Cli):
     assert cli.json("rates", "check")["ok"] is True
-    cli.config.write_text(cli.config.read_text().replace('models = ["gpt-4o"]', 'models = ["gpt-4o", "gpt-5"]'))
+    cli.config.write_text(
+        cli.config.read_text().replace('models = ["gpt-4o"]', 'models = ["gpt-4o", "gpt-unheard-of"]')
+    )
     result = cli("rates", "check")
     assert result.returncode == 1
-    assert result.stderr.startswith("relay: gpt-5: ")
+    assert result.stderr.startswith("relay: gpt-unheard-of: ")
 
 
 def test_without_a_relay_there_is_none_to_ask(cli: Cli):

@@ -62,6 +62,7 @@ SECTIONS = {
     "channels": config.Channel,
     "channels.timeouts": config.ChannelTimeouts,
     "rates": config.Rate,
+    "rates.tiers": config.RateTier,
 }
 
 
@@ -86,6 +87,7 @@ def test_the_shipped_file_has_every_key_at_its_default(monkeypatch):
         "channels": document["channels"][0],
         "channels.timeouts": document["channels"][0]["timeouts"],
         "rates": document["rates"][0],
+        "rates.tiers": document["rates"][0]["tiers"][0],
         "plans.NAME": plans["free"],
     }
     for name, table in tables.items():

@@ -29,6 +29,7 @@ FOUNDATION = {
     "capacity",
     "hardening",
     "quiet",
+    "shipped_rates",
 }
 ALLOWED = {
     "wire": {"wire"},

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from relay import units
 from relay.config import Config
-from relay.control import commands, documents, published, values
+from relay.control import commands, documents, pricelist, values
 from relay.control.documents import Document
 from relay.control.failures import CommandError
 from relay.control.live import Live, ScopeView
@@ -135,7 +135,7 @@ class CustomerApi:
 
     async def rates(self, caller: Caller, _: web.Request) -> Document:
         """The prices of the models this key may use, discount included."""
-        return published.customer_rates(self._config(), caller.models)
+        return pricelist.customer_rates(self._config(), caller.models)
 
 
 def _scope(view: ScopeView) -> Document:

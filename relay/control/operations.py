@@ -18,7 +18,7 @@ from msgspec import UnsetType
 from relay import __version__, units
 from relay.config import Config
 from relay.config_values import ConfigError
-from relay.control import commands, documents, published, values
+from relay.control import commands, documents, pricelist, published, values
 from relay.control.commands import Command
 from relay.control.documents import Document
 from relay.control.failures import CommandError, conflict, invalid, not_found
@@ -532,11 +532,13 @@ class Operations:
 
     async def rates_show(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008
         """The prices in force."""
-        return published.rates(self.config)
+        return pricelist.rates(self.config)
 
     async def rates_check(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008
         """What is wrong or odd with the prices in force."""
-        return published.rates_check(self.config)
+        cards = [row for row in await self._store.rate_cards() if row.id != pricelist.card(self.config)]
+        before = cards[-1].body if cards else None
+        return pricelist.check(self.config, before, pricelist.parse_today(_now_ms()))
 
     async def terms(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008
         """The published figures."""

@@ -21,6 +21,7 @@ cdef class Admission:
     cdef readonly bint stream
     cdef readonly Balance balance
     cdef readonly Rate rate
+    cdef const Prices* bounds                    # of that rate: what this call's hold is taken by
     cdef tuple scopes
     cdef Policy policy
     cdef readonly int64_t hold_nano
@@ -80,7 +81,7 @@ cdef class Admission:
 
     cdef inline int64_t _bound(self, int64_t output_tokens) noexcept:
         """What the hold must be for that much output, in nano-credits."""
-        return price_bound(&self.rate.prices, self.prompt_hold_tokens, output_tokens, self.images, self.video_seconds,
+        return price_bound(self.bounds, self.prompt_hold_tokens, output_tokens, self.images, self.video_seconds,
                            self.web_searches)
 
     cdef int admit(self, ApiKey key, Rate rate, int64_t prompt_tokens, int64_t output_bound, int64_t choices, bint stream,
@@ -122,6 +123,7 @@ cdef class Admission:
         self.web_searches = clamp_usage(self.web_searches)
         self.rate = rate
         self.prompt_hold_tokens = prompt_tokens + (prompt_tokens * policy.prompt_margin_permille + 999) // 1000
+        self.bounds = rate.bound_prices(self.prompt_hold_tokens)
 
         # Tokens per call. Where the caller names no bound, the prompt counts here and a stream ends at the limit.
         self.output_limit = -1
@@ -221,7 +223,7 @@ cdef class Admission:
                 hold = hold_full
                 least = full
             else:
-                least = max(least, min(full, price_affordable(&rate.prices, self.prompt_hold_tokens, self.images,
+                least = max(least, min(full, price_affordable(self.bounds, self.prompt_hold_tokens, self.images,
                                                               self.video_seconds, self.web_searches, hold + budget)))
                 hold = self._bound(least)
 
@@ -305,7 +307,7 @@ cdef class Admission:
             budget = min(budget, self.max_cost_nano - least_hold)
         if budget < full_hold - least_hold:
             wanted = max(counted_tokens, min(wanted, price_affordable(
-                &self.rate.prices, self.prompt_hold_tokens, self.images, self.video_seconds, self.web_searches,
+                self.bounds, self.prompt_hold_tokens, self.images, self.video_seconds, self.web_searches,
                 least_hold + budget)))
             hold = self._bound(wanted)
         else:

@@ -334,6 +334,8 @@ cdef class Call:
             if by_the_piece(tap.tap.format):
                 charge_one_way(&tap.tap, &self.admission.rate.prices, &slot.usage)
             slot.usage_seen = 2 if tap.terminal_seen else 1
+        if not self.admission.rate.plain:
+            slot_cost(slot, self.admission.rate, tap.tap.service)
         slot.delivered = 1
 
     cdef int check_access(self, bytes model_name) except -1:
@@ -1127,6 +1129,7 @@ cdef class Call:
                     memset(&usage, 0, sizeof(Usage))
                     usage.images = tap.usage.images
                     usage.web_searches = tap.usage.web_searches
+                    usage.service = tap.usage.service
                     usage.input_tokens = self.prompt_tokens
                     usage.output_tokens = self.counted() if not self.output_estimate else self.output_estimate
                     usage.video_seconds = self.seconds_estimate

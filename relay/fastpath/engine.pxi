@@ -342,11 +342,15 @@ cdef class Engine:
         cdef ApiKey key = call.key
         cdef Route route = call.route
         cdef str agent = None, address = None
+        cdef Rate rate = call.model.rate if call.model is not None else None
+        cdef tuple fields, more
+        if call.admission is not None and call.admission.rate is not None and not call.endpoint.free:
+            rate = call.admission.rate      # what it was admitted under, whatever is in force by now
         if self.keep_user_agent:
             agent = self.agent_of(call)
         if self.keep_source_ip:
             address = call.source_ip
-        self.records.append((
+        fields = (
             call.id, key.account_id, key.organisation_id if key.organisation_id else None, key.key_id, call.endpoint.name,
             call.model.name if call.model is not None else None,
             route.upstream_model if route is not None else None,
@@ -354,11 +358,13 @@ cdef class Engine:
             call.attempts, 1 if call.stream else 0, status, ERROR_CODES[code] if code else None,
             u.input_tokens, u.output_tokens, u.cache_read_tokens, u.cache_write_tokens + u.cache_write_1h_tokens,
             u.images, u.video_seconds, u.web_searches, source, call.cost_nano,
-            call.model.rate.card if call.model is not None and call.model.rate is not None else None,
+            rate.card if rate is not None else None,
             (now - call.began_ns) // 1000,
             (call.first_byte_ns - call.began_ns) // 1000 if call.first_byte_ns else None,
             address, agent, call.written_off_nano, (call.wall_ns // 1_000_000_000) // 86400,
-        ))
+        )
+        more = more_of(u, None, 0)
+        self.records.append(fields if more is None else fields + (more,))
         return 0
 
     cdef str agent_of(self, Call call):

@@ -34,18 +34,19 @@ cdef class FoldAccount:
 
 
 def fold_calls(list records, dict shapes, object shape_id, dict last_used):
-    """Returns (rows, common, full, accounts, spend, write_offs, used).
+    """Returns (rows, common, full, accounts, spend, write_offs, used, more).
 
     rows: values of the rows of `calls`, one behind the other (17 each); 0 for no organisation.
     common, full: values of rollup rows, 8 each (account, key, day, model, calls, input, output, cost) where all else is
     zero, otherwise 14 each in the order of the table.
     accounts: values (account, to draw from lots, last call id), 3 each; spend: (account, day, cost), 3 each;
-    write_offs: list of tuples (account, amount, call id); used: list of tuples (day, key id) for keys not used that day.
+    write_offs: list of tuples (account, amount, call id); used: list of tuples (day, key id) for keys not used that day;
+    more: list of (call id, the record's 29th field), of those that have one.
 
     shapes maps (fields 4 to 11, usage source, rate card) to ids; shape_id(record) gives the id of one that is not in it.
     last_used (key id -> day) is brought up to date. Raises TypeError, ValueError, OverflowError, IndexError.
     """
-    cdef list rows = [], common = [], full = [], accounts = [], spend = [], write_offs = [], used = []
+    cdef list rows = [], common = [], full = [], accounts = [], spend = [], write_offs = [], used = [], more = []
     cdef dict sums_by_key = {}, accounts_by_id = {}, other_days = {}
     cdef tuple record, shape
     cdef object account_id, key_id, call_id, model, found, fold_key
@@ -56,9 +57,11 @@ def fold_calls(list records, dict shapes, object shape_id, dict last_used):
     cdef int index
 
     for record in records:
-        if len(record) != FOLD_FIELDS:
-            raise ValueError("a call record has 28 fields")
         call_id = record[0]
+        if len(record) != FOLD_FIELDS:
+            if len(record) != FOLD_FIELDS + 1:
+                raise ValueError("a call record has 28 fields, or 29")
+            more.append((call_id, record[28]))
         number = call_id
         if number < 0:
             raise ValueError("a call id is not below zero")
@@ -158,4 +161,4 @@ def fold_calls(list records, dict shapes, object shape_id, dict last_used):
         spend += (account.account_id, account.day, account.spend)
     for fold_key, found in other_days.items():
         spend += (fold_key[0], fold_key[1], found)
-    return rows, common, full, accounts, spend, write_offs, used
+    return rows, common, full, accounts, spend, write_offs, used, more

@@ -53,8 +53,11 @@ ctypedef struct Slot:
     int64_t wall_ns, hold_nano
     Prices prices
     Usage usage                 # as reported so far; final when ENDED
+    int64_t tiered_cost_nano    # of what is delivered so far, where `prices` do not tell it; -1: they do
     int64_t prompt_tokens       # the estimate
     int64_t counted_tokens      # output, by our own count, delivered so far
+    int64_t idempotency_body
+    uint8_t[32] idempotency     # digest of the caller's Idempotency-Key; all zero: none
     int64_t cost_nano, written_off_nano, latency_us, first_byte_us, max_cost_nano
     uint16_t[8] text_start
     uint16_t[8] text_size       # 0xFFFF: absent
@@ -111,6 +114,7 @@ cdef class Journal:
         slot = self.at(self.free[self.free_count])
         memset(slot, 0, JOURNAL_SLOT_BYTES - JOURNAL_TEXT_BYTES)
         memset(slot.text_size, 0xFF, sizeof(slot.text_size))
+        slot.tiered_cost_nano = -1
         return slot
 
     cdef void publish(self, Slot* slot) noexcept:
@@ -191,6 +195,41 @@ cdef str slot_text(Slot* slot, int which):
     return slot.text[start:start + n].decode("utf-8", "replace")
 
 
+cdef int slot_usage(const Slot* slot, Usage* usage) noexcept nogil:
+    """What an open call is charged for by now; the number of its usage source."""
+    usage[0] = slot.usage
+    if not slot.usage_seen:
+        usage.input_tokens = slot.prompt_tokens
+    if slot.usage_seen < 2 and usage.output_tokens < slot.counted_tokens:
+        usage.output_tokens = slot.counted_tokens
+        return 2
+    return 1 if slot.usage_seen else 2
+
+
+cdef void slot_cost(Slot* slot, Rate rate, int service) noexcept:
+    """Keeps the cost of an open call whose price depends on more than one set of prices."""
+    cdef Usage usage
+    slot.usage.service = service
+    slot_usage(slot, &usage)
+    slot.tiered_cost_nano = rate.cost_of(&usage)
+
+
+cdef tuple slot_more(const Slot* slot, const Usage* usage, bint bound):
+    """The 29th field of the call's record, None where it has none. `bound`: the caller's key is to be kept."""
+    cdef bytes digest = None
+    if bound and (slot.idempotency[0] or memcmp(slot.idempotency, &slot.idempotency[1], 31) != 0):
+        digest = slot.idempotency[:32]
+    return more_of(usage, digest, slot.idempotency_body)
+
+
+cdef tuple more_of(const Usage* u, bytes digest, int64_t body):
+    if digest is None and not (u.cache_write_1h_tokens | u.audio_input_tokens | u.audio_output_tokens
+                               | u.image_input_tokens | u.service):
+        return None
+    return (u.cache_write_1h_tokens, u.audio_input_tokens, u.audio_output_tokens, u.image_input_tokens, u.service, digest,
+            body)
+
+
 cdef dict slot_document(Slot* slot):
     """A slot as plain values. For an OPEN one the charge is worked out here: what was delivered, and never above what
     the caller allowed; a call of which nothing was delivered costs nothing."""
@@ -202,15 +241,12 @@ cdef dict slot_document(Slot* slot):
         cost = 0
         source = 0
         if slot.delivered:
-            source = 1 if slot.usage_seen else 2
-            if not slot.usage_seen:
-                usage.input_tokens = slot.prompt_tokens
-            if slot.usage_seen < 2 and usage.output_tokens < slot.counted_tokens:
-                usage.output_tokens = slot.counted_tokens
-                source = 2
-            cost = price_cost(&slot.prices, usage.input_tokens, usage.output_tokens, usage.cache_read_tokens,
-                              usage.cache_write_tokens, usage.cache_write_1h_tokens, usage.images, usage.video_seconds,
-                              usage.web_searches)
+            source = slot_usage(slot, &usage)
+            cost = slot.tiered_cost_nano
+            if cost < 0:
+                cost = price_cost(&slot.prices, usage.input_tokens, usage.output_tokens, usage.cache_read_tokens,
+                                  usage.cache_write_tokens, usage.cache_write_1h_tokens, usage.images,
+                                  usage.video_seconds, usage.web_searches)
         else:
             memset(&usage, 0, sizeof(Usage))
     return {
@@ -228,5 +264,5 @@ cdef dict slot_document(Slot* slot):
         "rate_card": slot_text(slot, T_CARD), "latency_us": slot.latency_us, "first_byte_us": slot.first_byte_us or None,
         "source_ip": slot_text(slot, T_ADDRESS), "user_agent": slot_text(slot, T_AGENT),
         "written_off_nano": slot.written_off_nano if ended else -1, "hold_nano": slot.hold_nano,
-        "max_cost_nano": slot.max_cost_nano,
+        "max_cost_nano": slot.max_cost_nano, "more": slot_more(slot, &usage, ended or slot.delivered),
     }

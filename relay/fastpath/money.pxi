@@ -34,7 +34,9 @@ cdef extern from * nogil:
     typedef struct {
         int64_t input, output, cache_read, cache_write, cache_write_1h;   /* nano-credits per 10^6 tokens */
         int64_t image, video_second, web_search;                           /* nano-credits per unit */
+        int64_t audio_input, audio_output, image_input;                    /* nano-credits per 10^6 tokens */
         int64_t prompt;      /* the dearest way a prompt token can be charged */
+        int64_t reply;       /* ... and an output token */
         int64_t ppb;         /* discount in parts per 10^9 */
     } relay_prices;
 
@@ -50,9 +52,9 @@ cdef extern from * nogil:
     static inline int64_t relay_affordable(const relay_prices *p, int64_t prompt_tokens, relay_u128 units, int64_t budget) {
         relay_u128 parts = relay_parts_for(budget, p->ppb);
         relay_u128 fixed = RELAY_TIMES(prompt_tokens, p->prompt) + units;
-        if (p->output == 0 || p->ppb == 0) return INT64_MAX;
+        if (p->reply == 0 || p->ppb == 0) return INT64_MAX;
         if (parts <= fixed) return 0;
-        parts = (parts - fixed) / (relay_u128)p->output;
+        parts = (parts - fixed) / (relay_u128)p->reply;
         return parts > (relay_u128)INT64_MAX ? INT64_MAX : (int64_t)parts;
     }
 
@@ -66,9 +68,26 @@ cdef extern from * nogil:
         return relay_price(parts + relay_unit_parts(p, images, seconds, searches), p->ppb);
     }
 
+    /* The same with tokens that are priced apart. They are among input and output, so each is a correction by the
+       difference of two prices: below zero for what is cheaper, but never the sum, and modulo 2^128 that is the same. */
+    static inline int64_t relay_cost_apart(const relay_prices *p, int64_t input, int64_t output, int64_t cache_read,
+                                           int64_t cache_write, int64_t cache_write_1h, int64_t images, int64_t seconds,
+                                           int64_t searches, int64_t audio_in, int64_t audio_out, int64_t image_in) {
+        relay_u128 parts = RELAY_TIMES(input, p->input) + RELAY_TIMES(output, p->output)
+                           + RELAY_TIMES(cache_read, p->cache_read) + RELAY_TIMES(cache_write, p->cache_write)
+                           + RELAY_TIMES(cache_write_1h, p->cache_write_1h);
+        if (audio_in > input) audio_in = input;
+        if (image_in > input - audio_in) image_in = input - audio_in;
+        if (audio_out > output) audio_out = output;
+        parts += RELAY_TIMES(audio_in, p->audio_input) - RELAY_TIMES(audio_in, p->input);
+        parts += RELAY_TIMES(image_in, p->image_input) - RELAY_TIMES(image_in, p->input);
+        parts += RELAY_TIMES(audio_out, p->audio_output) - RELAY_TIMES(audio_out, p->output);
+        return relay_price(parts + relay_unit_parts(p, images, seconds, searches), p->ppb);
+    }
+
     static inline int64_t relay_bound(const relay_prices *p, int64_t prompt_tokens, int64_t output_tokens, int64_t images,
                                       int64_t seconds, int64_t searches) {
-        return relay_price(RELAY_TIMES(prompt_tokens, p->prompt) + RELAY_TIMES(output_tokens, p->output)
+        return relay_price(RELAY_TIMES(prompt_tokens, p->prompt) + RELAY_TIMES(output_tokens, p->reply)
                            + relay_unit_parts(p, images, seconds, searches), p->ppb);
     }
 
@@ -80,10 +99,14 @@ cdef extern from * nogil:
     ctypedef struct Prices "relay_prices":
         int64_t input, output, cache_read, cache_write, cache_write_1h
         int64_t image, video_second, web_search
-        int64_t prompt
+        int64_t audio_input, audio_output, image_input
+        int64_t prompt, reply
         int64_t ppb
     int64_t price_cost "relay_cost"(const Prices* p, int64_t input, int64_t output, int64_t cache_read, int64_t cache_write,
                                     int64_t cache_write_1h, int64_t images, int64_t seconds, int64_t searches)
+    int64_t price_cost_apart "relay_cost_apart"(
+        const Prices* p, int64_t input, int64_t output, int64_t cache_read, int64_t cache_write, int64_t cache_write_1h,
+        int64_t images, int64_t seconds, int64_t searches, int64_t audio_in, int64_t audio_out, int64_t image_in)
     int64_t price_bound "relay_bound"(const Prices* p, int64_t prompt_tokens, int64_t output_tokens, int64_t images,
                                       int64_t seconds, int64_t searches)
     int64_t price_affordable "relay_affordable_tokens"(const Prices* p, int64_t prompt_tokens, int64_t images,
@@ -93,6 +116,9 @@ cdef int64_t RATE_MAX = <int64_t>1 << 53
 cdef int64_t PPB_NONE = 1000000000
 cdef int64_t PPB_MAX = 1000000000000
 
+cdef enum:
+    TIER_LEVELS_MAX = 8
+
 
 @cython.final
 cdef class Rate:
@@ -100,34 +126,103 @@ cdef class Rate:
 
     Nano-credits per 10^6 tokens, or per unit (image, video second, web search), each in [0, 2^53]. `discount_ppb` is a
     factor in parts per 10^9. `model` is the public name; `output_tokens_max` the model's own bound on output (0: unknown).
+    Tokens of audio and images among the input and of audio among the output have prices of their own (-1: as text).
+
+    `tiers` makes a price depend on the call: a table {(above, service): prices} of whole sets of prices. A call is
+    charged at the tier of the largest `above` that its whole prompt (read from and written to caches included) exceeds,
+    and of the service that the answer names; a pair that is not in the table costs as its (above, standard), or as the
+    next lower `above`. The prices given by name are those of (0, standard).
     """
-    cdef Prices prices
+    cdef Prices prices                       # standard service, short prompts
+    cdef Prices bounds[TIER_LEVELS_MAX]      # by level: the dearest of each price, for holds
+    cdef Prices* matrix                      # [level][service]; NULL: there are no tiers
+    cdef int64_t above[TIER_LEVELS_MAX]      # where a level begins; above[0] is 0
+    cdef int levels
+    cdef bint plain                          # neither tiers nor prices of audio and images
     cdef readonly bytes model
     cdef readonly str card
     cdef readonly int64_t output_tokens_max
 
     def __cinit__(self, *, model, card, input=0, output=0, cache_read=0, cache_write=0, cache_write_1h=0, image=0,
-                  video_second=0, web_search=0, discount_ppb=1000000000, output_tokens_max=0):
-        cdef Prices* p = &self.prices
-        p.input = _checked(input, "input", RATE_MAX)
-        p.output = _checked(output, "output", RATE_MAX)
-        p.cache_read = _checked(cache_read, "cache_read", RATE_MAX)
-        p.cache_write = _checked(cache_write, "cache_write", RATE_MAX)
-        p.cache_write_1h = _checked(cache_write_1h, "cache_write_1h", RATE_MAX)
-        p.image = _checked(image, "image", RATE_MAX)
-        p.video_second = _checked(video_second, "video_second", RATE_MAX)
-        p.web_search = _checked(web_search, "web_search", RATE_MAX)
-        p.ppb = _checked(discount_ppb, "discount_ppb", PPB_MAX)
-        # A prompt may be charged as written to a cache, which costs more than plain input; a hold must cover that.
-        p.prompt = max(max(p.input, p.cache_read), max(p.cache_write, p.cache_write_1h))
+                  video_second=0, web_search=0, audio_input=-1, audio_output=-1, image_input=-1, discount_ppb=1000000000,
+                  output_tokens_max=0, tiers=None):
+        cdef int level, service
+        cdef Prices* p
+        self.prices = _prices(discount_ppb, {
+            "input": input, "output": output, "cache_read": cache_read, "cache_write": cache_write,
+            "cache_write_1h": cache_write_1h, "image": image, "video_second": video_second, "web_search": web_search,
+            "audio_input": audio_input, "audio_output": audio_output, "image_input": image_input,
+        })
+        p = &self.prices
+        self.levels = 1
+        self.plain = p.audio_input == p.input and p.image_input == p.input and p.audio_output == p.output and not tiers
+        self.bounds[0] = self.prices
+        if tiers:
+            self.set_tiers(tiers)
         self.output_tokens_max = _checked(output_tokens_max, "output_tokens_max", USAGE_MAX)
         self.model = model
         self.card = card
 
+    def __dealloc__(self):
+        PyMem_Free(self.matrix)
+
+    cdef int set_tiers(self, dict tiers) except -1:
+        cdef int level, service
+        cdef Prices* p
+        cdef Prices* bound
+        limits = sorted({0} | {above for above, _ in tiers})
+        if len(limits) > TIER_LEVELS_MAX or not all(0 <= service < SERVICES for _, service in tiers):
+            raise ValueError("too many tiers, or an unknown service")
+        self.levels = <int>len(limits)
+        self.matrix = <Prices*>PyMem_Malloc(self.levels * SERVICES * sizeof(Prices))
+        if self.matrix == NULL:
+            raise MemoryError
+        for level in range(self.levels):
+            self.above[level] = _checked(limits[level], "above", USAGE_MAX)
+            for service in range(SERVICES):
+                p = &self.matrix[level * SERVICES + service]
+                if (limits[level], service) in tiers:
+                    p[0] = _prices(self.prices.ppb, tiers[limits[level], service])
+                elif (limits[level], SERVICE_STANDARD) in tiers:
+                    p[0] = _prices(self.prices.ppb, tiers[limits[level], SERVICE_STANDARD])
+                elif level == 0:
+                    p[0] = self.prices
+                else:
+                    p[0] = self.matrix[(level - 1) * SERVICES + service]
+            if level == 0:
+                self.matrix[SERVICE_STANDARD] = self.prices
+            # An estimate that lies above a limit may turn out to lie below: the dearest of all levels up to this.
+            bound = &self.bounds[level]
+            bound[0] = self.bounds[level - 1] if level else self.prices
+            for service in range(SERVICES):
+                _dearest(bound, &self.matrix[level * SERVICES + service])
+        return 0
+
+    cdef inline const Prices* bound_prices(self, int64_t prompt_tokens) noexcept nogil:
+        """What a hold for that prompt is taken by."""
+        cdef int level = self.levels - 1
+        while level and prompt_tokens <= self.above[level]:
+            level -= 1
+        return &self.bounds[level]
+
     cdef inline int64_t cost_of(self, const Usage* u) noexcept nogil:
         """Cost in nano-credits, rounded up once; sticks at NANO_MAX."""
-        return price_cost(&self.prices, u.input_tokens, u.output_tokens, u.cache_read_tokens, u.cache_write_tokens,
-                          u.cache_write_1h_tokens, u.images, u.video_seconds, u.web_searches)
+        if self.plain:
+            return price_cost(&self.prices, u.input_tokens, u.output_tokens, u.cache_read_tokens, u.cache_write_tokens,
+                              u.cache_write_1h_tokens, u.images, u.video_seconds, u.web_searches)
+        return self.tiered_cost(u)
+
+    cdef int64_t tiered_cost(self, const Usage* u) noexcept nogil:
+        cdef const Prices* p = &self.prices
+        cdef int level = self.levels - 1
+        cdef int64_t prompt = u.input_tokens + u.cache_read_tokens + u.cache_write_tokens + u.cache_write_1h_tokens
+        if self.matrix != NULL:
+            while level and prompt <= self.above[level]:
+                level -= 1
+            p = &self.matrix[level * SERVICES + (u.service if 0 <= u.service < SERVICES else SERVICE_STANDARD)]
+        return price_cost_apart(p, u.input_tokens, u.output_tokens, u.cache_read_tokens, u.cache_write_tokens,
+                                u.cache_write_1h_tokens, u.images, u.video_seconds, u.web_searches,
+                                u.audio_input_tokens, u.audio_output_tokens, u.image_input_tokens)
 
     input = property(lambda self: (<Rate>self).prices.input)
     output = property(lambda self: (<Rate>self).prices.output)
@@ -137,24 +232,68 @@ cdef class Rate:
     image = property(lambda self: (<Rate>self).prices.image)
     video_second = property(lambda self: (<Rate>self).prices.video_second)
     web_search = property(lambda self: (<Rate>self).prices.web_search)
+    audio_input = property(lambda self: (<Rate>self).prices.audio_input)
+    audio_output = property(lambda self: (<Rate>self).prices.audio_output)
+    image_input = property(lambda self: (<Rate>self).prices.image_input)
     discount_ppb = property(lambda self: (<Rate>self).prices.ppb)
 
     def cost(self, input_tokens=0, output_tokens=0, cache_read_tokens=0, cache_write_tokens=0, cache_write_1h_tokens=0,
-             images=0, video_seconds=0, web_searches=0):
+             images=0, video_seconds=0, web_searches=0, audio_input_tokens=0, audio_output_tokens=0, image_input_tokens=0,
+             service=0):
         """Cost in nano-credits of that usage, each number clamped to [0, 2^40] first."""
         cdef Usage usage = usage_from(input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,
                                       cache_write_1h_tokens, images, video_seconds, web_searches)
+        usage.audio_input_tokens = _clamped(audio_input_tokens)
+        usage.audio_output_tokens = _clamped(audio_output_tokens)
+        usage.image_input_tokens = _clamped(image_input_tokens)
+        usage.service = _clamped(service)
         return self.cost_of(&usage)
 
     def bound(self, prompt_tokens, output_tokens, images=0, video_seconds=0, web_searches=0):
-        """The most that such a call can cost, however its prompt is charged: what a hold takes."""
-        return price_bound(&self.prices, _clamped(prompt_tokens), _clamped(output_tokens), _clamped(images),
+        """The most that such a call can cost, however its prompt is charged and it is served: what a hold takes."""
+        cdef int64_t prompt = _clamped(prompt_tokens)
+        return price_bound(self.bound_prices(prompt), prompt, _clamped(output_tokens), _clamped(images),
                            _clamped(video_seconds), _clamped(web_searches))
 
     def affordable(self, prompt_tokens, budget_nano, images=0, video_seconds=0, web_searches=0):
         """The most output tokens for which `bound` is at most the budget; 2^63 - 1 where output is free."""
-        return price_affordable(&self.prices, _clamped(prompt_tokens), _clamped(images), _clamped(video_seconds),
+        cdef int64_t prompt = _clamped(prompt_tokens)
+        return price_affordable(self.bound_prices(prompt), prompt, _clamped(images), _clamped(video_seconds),
                                 _clamped(web_searches), _checked(budget_nano, "budget_nano", NANO_MAX))
+
+
+cdef Prices _prices(object discount_ppb, dict given) except *:
+    """A set of prices, checked. Audio and images that have none (absent, -1) are priced as text."""
+    cdef Prices p
+    p.input = _checked(given["input"], "input", RATE_MAX)
+    p.output = _checked(given["output"], "output", RATE_MAX)
+    p.cache_read = _checked(given["cache_read"], "cache_read", RATE_MAX)
+    p.cache_write = _checked(given["cache_write"], "cache_write", RATE_MAX)
+    p.cache_write_1h = _checked(given["cache_write_1h"], "cache_write_1h", RATE_MAX)
+    p.image = _checked(given["image"], "image", RATE_MAX)
+    p.video_second = _checked(given["video_second"], "video_second", RATE_MAX)
+    p.web_search = _checked(given["web_search"], "web_search", RATE_MAX)
+    p.audio_input = _price_apart(given, "audio_input", p.input)
+    p.audio_output = _price_apart(given, "audio_output", p.output)
+    p.image_input = _price_apart(given, "image_input", p.input)
+    p.ppb = _checked(discount_ppb, "discount_ppb", PPB_MAX)
+    # A prompt may be charged as written to a cache, which costs more than plain input; a hold must cover that.
+    p.prompt = max(max(max(p.input, p.cache_read), max(p.cache_write, p.cache_write_1h)), max(p.audio_input, p.image_input))
+    p.reply = max(p.output, p.audio_output)
+    return p
+
+
+cdef int64_t _price_apart(dict given, str name, int64_t otherwise) except -1:
+    price = given.get(name, -1)
+    return otherwise if price == -1 else _checked(price, name, RATE_MAX)
+
+
+cdef void _dearest(Prices* bound, const Prices* p) noexcept nogil:
+    bound.image = max(bound.image, p.image)
+    bound.video_second = max(bound.video_second, p.video_second)
+    bound.web_search = max(bound.web_search, p.web_search)
+    bound.prompt = max(bound.prompt, p.prompt)
+    bound.reply = max(bound.reply, p.reply)
 
 
 cdef int64_t _clamped(object n) except -1:
@@ -167,6 +306,7 @@ cdef int64_t _clamped(object n) except -1:
 cdef Usage usage_from(object input_tokens, object output_tokens, object cache_read_tokens, object cache_write_tokens,
                       object cache_write_1h_tokens, object images, object video_seconds, object web_searches):
     cdef Usage usage
+    memset(&usage, 0, sizeof(Usage))
     usage.input_tokens = _clamped(input_tokens)
     usage.output_tokens = _clamped(output_tokens)
     usage.cache_read_tokens = _clamped(cache_read_tokens)

@@ -63,6 +63,7 @@ cdef enum:
     U_DETAIL_COUNT
     U_MODEL
     U_SECONDS           # a duration, on transcriptions
+    U_SERVICE           # the service tier that the call was served with
 
 # Slots of reported numbers, by the names that providers give them.
 cdef enum:
@@ -82,8 +83,11 @@ cdef enum:
     V_SEARCHES
     V_THOUGHTS          # Gemini: outside candidatesTokenCount
     V_TOOL_PROMPT
-    V_IMAGE_TOKENS
+    V_IMAGE_TOKENS      # Gemini: of the output
     V_SECONDS           # of sound, rounded up
+    V_AUDIO_IN
+    V_AUDIO_OUT
+    V_IMAGE_IN
     V_COUNT
     # ... of the present entry of Anthropic's usage.iterations
     W_INPUT = V_COUNT
@@ -372,14 +376,15 @@ def _usage_openai(int top):
     cdef int prompt = _node(U_NONE)
     cdef int completion = _node(U_NONE)
     _keys(prompt, {"cached_tokens": _value(V_CACHED), "cache_write_tokens": _value(V_CACHE_WRITE),
-                   "cache_creation_input_tokens": _value(V_CACHE_WRITE)})
-    _keys(completion, {"reasoning_tokens": _value(V_REASONING)})
+                   "cache_creation_input_tokens": _value(V_CACHE_WRITE), "audio_tokens": _value(V_AUDIO_IN),
+                   "image_tokens": _value(V_IMAGE_IN)})
+    _keys(completion, {"reasoning_tokens": _value(V_REASONING), "audio_tokens": _value(V_AUDIO_OUT)})
     _keys(usage, {
         "prompt_tokens": _value(V_PROMPT), "input_tokens": _value(V_PROMPT),
         "completion_tokens": _value(V_COMPLETION, U_OUTPUT), "output_tokens": _value(V_COMPLETION, U_OUTPUT),
         "total_tokens": _value(V_TOTAL),
-        "prompt_tokens_details": prompt, "input_tokens_details": prompt,
-        "completion_tokens_details": completion, "output_tokens_details": completion,
+        "prompt_tokens_details": prompt, "input_tokens_details": prompt, "input_token_details": prompt,
+        "completion_tokens_details": completion, "output_tokens_details": completion, "output_token_details": completion,
         "prompt_cache_hit_tokens": _value(V_CACHE_HIT), "prompt_cache_miss_tokens": _value(V_CACHE_MISS),
         "cached_tokens": _value(V_CACHED_TOP), "num_search_queries": _value(V_SEARCHES),
         "seconds": _value(V_SECONDS, U_SECONDS),
@@ -406,7 +411,7 @@ def _usage_anthropic(int output_action):
     _keys(usage, {
         "input_tokens": _value(V_PROMPT), "output_tokens": _value(V_COMPLETION, output_action),
         "cache_read_input_tokens": _value(V_READ), "cache_creation_input_tokens": _value(V_CREATED),
-        "cache_creation": creation, "server_tool_use": server,
+        "cache_creation": creation, "server_tool_use": server, "service_tier": _tag(U_SERVICE),
         "iterations": _node(U_ITERATIONS, flags=NF_OPEN, elem=entry),
     })
     return usage
@@ -453,13 +458,13 @@ def _describe_openai_answers():
     _keys(choice, {"index": _value(0, U_INDEX), "delta": delta, "message": delta, "text": text, "usage": nested,
                    "finish_reason": _tag(U_FINISH)})
     _keys(groq, {"usage": nested, "error": error})
-    _keys(response, {"usage": nested, "error": error,
+    _keys(response, {"usage": nested, "error": error, "service_tier": _tag(U_SERVICE),
                      "output": _node(U_ITEM_LIST, flags=NF_OPEN, elem=_item(False))})
     _keys(root, {
         "usage": usage, "choices": _node(U_CHOICES, flags=NF_OPEN, elem=choice), "x_groq": groq, "error": error,
         "type": _tag(U_TYPE), "response": response, "delta": _node(U_DELTA, flags=NF_STRING),
         "item": _item(False), "output": _node(U_ITEM_LIST, flags=NF_OPEN, elem=_item(True)),
-        "sequence_number": _value(0, U_SEQUENCE), "data": _node(U_IMAGE, flags=NF_OPEN),
+        "sequence_number": _value(0, U_SEQUENCE), "service_tier": _tag(U_SERVICE), "data": _node(U_IMAGE, flags=NF_OPEN),
         "duration": _value(V_SECONDS, U_SECONDS), "meta": meta,
     })
     # Cohere's rerank bills searches.
@@ -495,6 +500,7 @@ def _describe_gemini_answers():
     cdef int text = _text()
     cdef int usage = _node(U_USAGE, flags=NF_OPEN, elem=NODE_SKIP)
     cdef int detail = _node(U_DETAIL, flags=NF_OPEN | NF_CLOSE)
+    cdef int prompt_detail = _node(U_DETAIL, flags=NF_OPEN | NF_CLOSE, slot=1)
     cdef int candidate = _node(U_NONE)
     cdef int content = _node(U_NONE)
     cdef int part = _node(U_NONE)
@@ -504,11 +510,13 @@ def _describe_gemini_answers():
     cdef int grounding = _node(U_NONE)
     cdef int feedback = _node(U_NONE)
     _keys(detail, {"modality": _tag(U_MODALITY), "tokenCount": _value(W_DETAIL)})
+    _keys(prompt_detail, {"modality": _tag(U_MODALITY), "tokenCount": _value(W_DETAIL)})
     _keys(usage, {
         "promptTokenCount": _value(V_PROMPT), "candidatesTokenCount": _value(V_COMPLETION, U_OUTPUT),
         "cachedContentTokenCount": _value(V_CACHED), "thoughtsTokenCount": _value(V_THOUGHTS, U_OUTPUT),
         "toolUsePromptTokenCount": _value(V_TOOL_PROMPT), "totalTokenCount": _value(V_TOTAL),
-        "candidatesTokensDetails": detail,
+        "candidatesTokensDetails": detail, "promptTokensDetails": prompt_detail,
+        "serviceTier": _tag(U_SERVICE), "trafficType": _tag(U_SERVICE),
     })
     _keys(call, {"name": text, "args": NODE_RAW})
     _keys(code, {"code": text})

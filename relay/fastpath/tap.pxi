@@ -60,7 +60,8 @@ ctypedef struct Tap:
     uint8_t item_kind               # of the present output item: 1 search, 2 image
     uint8_t item_action             # 0 none, 1 search, 2 another
     uint8_t entry_added             # type of the present usage.iterations entry: its numbers are not in the sums
-    uint8_t is_image_modality
+    uint8_t modality                # of the present entry of details: 1 image, 2 audio
+    uint8_t service                 # SERVICE_*
     uint8_t output_reported
     uint8_t reported
     uint8_t old_gemini              # Gemini 1 and 2 charge a search per request, not per query
@@ -172,6 +173,19 @@ cdef void tap_type(Tap* s) noexcept nogil:
         s.type = EV_TERMINAL
 
 
+cdef void tap_service(Tap* s) noexcept nogil:
+    """The service tier that the provider names. What it does not name, or we do not know, is standard."""
+    cdef Json* j = &s.json
+    if text_is(j, b"priority") or text_is(j, b"fast") or text_is(j, b"ON_DEMAND_PRIORITY") or text_is(j, b"PRIORITY"):
+        s.service = SERVICE_PRIORITY
+    elif text_is(j, b"flex") or text_is(j, b"ON_DEMAND_FLEX") or text_is(j, b"FLEX"):
+        s.service = SERVICE_FLEX
+    elif text_is(j, b"batch"):
+        s.service = SERVICE_BATCH
+    else:
+        s.service = SERVICE_STANDARD
+
+
 cdef int64_t tap_number(const Json* j, int type) noexcept nogil:
     """A reported number within [0, USAGE_MAX], or -1 where it is none. 12.0 is 12; 1e3 and 1.5 are no token counts."""
     if type == T_NUMBER and (j.number != N_FRACTION or j.fraction):
@@ -232,7 +246,9 @@ cdef void tap_scalar(Tap* s, const Node* node, int type) noexcept nogil:
     elif action == U_QUERY:
         tap_query(s)
     elif action == U_MODALITY:
-        s.is_image_modality = text_is(j, b"IMAGE")
+        s.modality = 1 if text_is(j, b"IMAGE") else 2 if text_is(j, b"AUDIO") else 0
+    elif action == U_SERVICE:
+        tap_service(s)
     elif action == U_MODEL:
         s.old_gemini = text_starts(j, b"gemini-1") or text_starts(j, b"gemini-2")
 
@@ -274,9 +290,11 @@ cdef void tap_open(Tap* s, const Node* node, bint array) noexcept nogil:
         if not array:
             s.image_count += 1
     elif action == U_DETAIL:
-        if array:
-            s.values[V_IMAGE_TOKENS] = -1
-        s.is_image_modality = False
+        if array and node.slot:
+            s.values[V_AUDIO_IN] = -1
+        elif array:
+            s.values[V_IMAGE_TOKENS] = s.values[V_AUDIO_OUT] = -1
+        s.modality = 0
         s.values[W_DETAIL] = -1
 
 
@@ -301,8 +319,11 @@ cdef void tap_close(Tap* s, const Node* node, bint array) noexcept nogil:
         elif s.item_kind == 2:
             s.images_in_event += 1
     elif action == U_DETAIL:
-        if s.is_image_modality and s.values[W_DETAIL] >= 0:
-            s.values[V_IMAGE_TOKENS] = s.values[W_DETAIL]
+        if s.modality and s.values[W_DETAIL] >= 0:
+            if s.modality == 2:
+                s.values[V_AUDIO_IN if node.slot else V_AUDIO_OUT] = s.values[W_DETAIL]
+            elif not node.slot:
+                s.values[V_IMAGE_TOKENS] = s.values[W_DETAIL]
 
 
 cdef const uint8_t* tap_bom(Tap* s, const uint8_t* p, const uint8_t* end) noexcept nogil:
@@ -535,6 +556,10 @@ cdef void tap_normalise(const Tap* s, Usage* u) noexcept nogil:
     u.images = clamp_usage(u.images)
     u.video_seconds = clamp_usage(u.video_seconds)
     u.web_searches = clamp_usage(u.web_searches)
+    u.audio_input_tokens = min(u.input_tokens, reported(s, V_AUDIO_IN))
+    u.image_input_tokens = min(u.input_tokens - u.audio_input_tokens, reported(s, V_IMAGE_IN))
+    u.audio_output_tokens = min(u.output_tokens, reported(s, V_AUDIO_OUT))
+    u.service = s.service
 
 
 @cython.freelist(64)      # one is made for every call
@@ -673,6 +698,10 @@ def tap(int format, int kind, list chunks not None, TokenTable table not None, b
         "images": it.usage.images,
         "video_seconds": it.usage.video_seconds,
         "web_searches": it.usage.web_searches,
+        "audio_input_tokens": it.usage.audio_input_tokens,
+        "audio_output_tokens": it.usage.audio_output_tokens,
+        "image_input_tokens": it.usage.image_input_tokens,
+        "service": it.usage.service,
         "usage_seen": bool(it.usage_seen),
         "output_seen": bool(it.output_seen),
         "terminal_seen": bool(it.terminal_seen),

@@ -11,11 +11,12 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final, Protocol
 
 from relay import units
 from relay._fastpath import Rate
-from relay.config import Config
+from relay.config import Config, RateTier
 from relay.config import Rate as ConfiguredRate
 
 # The dimensions of a price, as the fields of a configured rate and of a compiled one are named.
@@ -29,19 +30,97 @@ DIMENSIONS: Final = (
     "video_second",
     "web_search",
 )
+# Tokens that may be priced apart from text, and the price that they have otherwise.
+APART: Final = {"audio_input": "input", "audio_output": "output", "image_input": "input"}
+ALL_DIMENSIONS: Final = (*DIMENSIONS, *APART)
+# What a price that is not stated follows where it is the same without the condition of a tier.
+_FOLLOWS: Final = {"cache_read": "input", "cache_write": "input", "cache_write_1h": "cache_write", **APART}
+SERVICES: Final = ("standard", "batch", "flex", "priority")
 # What a cost is clamped to on the hot path (NANO_MAX in fastpath/limits.pxi); only absurd usage reaches it.
 COST_NANO_MAX: Final = 2**61
 _PPB = units.DISCOUNT_PPB_NONE
 _SCALE = 1_000_000 * _PPB  # a rate is per 10^6 tokens, a discount per 10^9
 
+Prices = dict[str, int]
+
+
+def discount_of(config: Config, model: str) -> Decimal:
+    """The factor of a model's prices: of the longest name or beginning in billing.discounts, else billing.discount."""
+    discounts = config.billing.discounts
+    if model in discounts:
+        return discounts[model]
+    matching = [pattern for pattern in discounts if pattern.endswith("*") and model.startswith(pattern[:-1])]
+    return discounts[max(matching, key=len)] if matching else config.billing.discount
+
+
+def tier_table(rate: ConfiguredRate) -> dict[tuple[int, str], Prices]:
+    """Every set of prices of a model: {(prompt tokens above which it holds, service): nano-credits}.
+
+    A tier states what differs. What it leaves out costs as in the standard service at the same limit; a service that
+    states nothing at a limit costs the dearer of what it does below and of the standard service, price by price: a
+    forgotten line must not sell below cost. A service that states nothing at all is not in the table.
+    """
+    stated = {(tier.above, tier.service): tier for tier in rate.tiers}
+    table: dict[tuple[int, str], Prices] = {}
+    standard = _nano(rate)
+    below: dict[str, Prices] = {}
+    for above in sorted({0} | {tier.above for tier in rate.tiers}):
+        if above:
+            standard = _tier_prices(stated.get((above, "standard")), standard)
+        table[above, "standard"] = standard
+        for service in SERVICES[1:]:
+            tier = stated.get((above, service))
+            if tier is None and service not in below:
+                continue
+            otherwise = standard
+            if service in below:
+                otherwise = {name: max(standard[name], below[service][name]) for name in standard}
+            table[above, service] = below[service] = _tier_prices(tier, otherwise)
+    return table
+
+
+def _tier_prices(tier: RateTier | None, otherwise: Prices) -> Prices:
+    if tier is None:
+        return otherwise
+    prices: Prices = {}
+    for name in ALL_DIMENSIONS:
+        value = getattr(tier, name)
+        parent = _FOLLOWS.get(name)
+        if value >= 0:
+            prices[name] = units.exact_nano(value)
+        elif parent is not None and otherwise[name] == otherwise[parent]:
+            prices[name] = prices[parent]
+        else:
+            prices[name] = otherwise[name]
+    return prices
+
+
+def _texts(prices: Prices) -> dict[str, str]:
+    """As in a card: without what is priced as text."""
+    return {
+        name: units.format_credits(nano)
+        for name, nano in prices.items()
+        if name not in APART or nano != prices[APART[name]]
+    }
+
 
 def card_body(config: Config) -> str:
     """The card in force, as canonical JSON: decimal texts, models in order, no blanks. ValueError: a repeated model."""
-    rates: dict[str, dict[str, str]] = {}
+    rates: dict[str, dict[str, Any]] = {}
     for rate in config.rates:
         if rate.model in rates:
             raise ValueError("a model is priced twice")
-        rates[rate.model] = {name: units.format_credits(nano) for name, nano in _nano(rate).items()}
+        stated: dict[str, Any] = _texts(_nano(rate))
+        if rate.tiers:
+            stated["tiers"] = [
+                {"above": above, "service": service, **_texts(prices)}
+                for (above, service), prices in sorted(tier_table(rate).items())
+                if (above, service) != (0, "standard")
+            ]
+        discount = discount_of(config, rate.model)
+        if discount != config.billing.discount:
+            stated["discount"] = units.format_credits(units.discount_ppb(discount))
+        rates[rate.model] = stated
     card = {"discount": units.format_credits(units.discount_ppb(config.billing.discount)), "rates": rates}
     return json.dumps(card, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
@@ -60,15 +139,26 @@ def rate_cards(config: Config) -> dict[str, str]:
 def build_rates(config: Config) -> dict[str, Rate]:
     """The compiled rate of each priced model, by its public name. ValueError for a repeated model."""
     card = card_id(card_body(config))
-    ppb = units.discount_ppb(config.billing.discount)
-    return {
-        rate.model: Rate(model=rate.model.encode(), card=card, discount_ppb=ppb, **_nano(rate)) for rate in config.rates
-    }
+    return {rate.model: _compiled(rate, card, discount_of(config, rate.model)) for rate in config.rates}
 
 
-def _nano(rate: ConfiguredRate) -> dict[str, int]:
+def _compiled(rate: ConfiguredRate, card: str, discount: Decimal) -> Rate:
+    tiers = None
+    if rate.tiers:
+        tiers = {(above, SERVICES.index(service)): prices for (above, service), prices in tier_table(rate).items()}
+    return Rate(
+        model=rate.model.encode(),
+        card=card,
+        discount_ppb=units.discount_ppb(discount),
+        output_tokens_max=rate.output_tokens_max,
+        tiers=tiers,
+        **_nano(rate),
+    )
+
+
+def _nano(rate: ConfiguredRate) -> Prices:
     """Nano-credits per million tokens, or per piece."""
-    return {name: units.exact_nano(getattr(rate, name)) for name in DIMENSIONS}
+    return {name: units.exact_nano(getattr(rate, name)) for name in ALL_DIMENSIONS}
 
 
 @functools.lru_cache(maxsize=64)
@@ -76,6 +166,26 @@ def _parsed(body: str) -> dict[str, Any]:
     """A card, read once for all of its calls."""
     card: dict[str, Any] = json.loads(body)
     return card
+
+
+@functools.lru_cache(maxsize=4096)
+def _sets(body: str, model: str) -> dict[tuple[int, str], Prices]:
+    return sets_on_card(_parsed(body)["rates"][model])
+
+
+class Details(Protocol):
+    """What a cost depends on beside the record: `storage.rows.CallDetails`."""
+
+    @property
+    def cache_write_1h_tokens(self) -> int: ...
+    @property
+    def audio_input_tokens(self) -> int: ...
+    @property
+    def audio_output_tokens(self) -> int: ...
+    @property
+    def image_input_tokens(self) -> int: ...
+    @property
+    def service(self) -> int: ...
 
 
 class Billed(Protocol):
@@ -99,33 +209,69 @@ class Billed(Protocol):
     def web_searches(self) -> int: ...
     @property
     def cost_nano(self) -> int: ...
+    @property
+    def details(self) -> Details | None: ...
 
 
 def cost_by_card(body: str, call: Billed) -> int:
     """What a recorded call should have cost, in nano-credits, from the body of its card; for `relay ledger verify`.
 
-    Written apart from the compiled arithmetic, so that it can contradict it. A record does not say which part of the
-    cache writes was for an hour: any cost between none and all of them is confirmed. KeyError: no such model.
+    Written apart from the compiled arithmetic, so that it can contradict it. A record without details may be from
+    before there were any: then the part of the cache writes that was for an hour is not known, and any cost between
+    none and all of them is confirmed. KeyError: no such model.
     """
     card = _parsed(body)
-    prices: Mapping[str, str] = card["rates"][call.model]
-    nano = {name: units.parse_credits(prices[name]) for name in DIMENSIONS}
-    ppb = units.parse_credits(card["discount"])  # parts per 10^9, as nano-credits are
+    stated: Mapping[str, Any] = card["rates"][call.model]
+    prompt = call.input_tokens + call.cache_read_tokens + call.cache_write_tokens
+    prices = at(
+        _sets(body, call.model or ""),
+        max(prompt - 1, 0),
+        SERVICES[call.details.service] if call.details else "standard",
+    )
+    ppb = units.parse_credits(stated.get("discount", card["discount"]))  # parts per 10^9, as nano-credits are
+    audio_in = audio_out = image_in = 0
+    if call.details is not None:
+        audio_in = min(call.details.audio_input_tokens, call.input_tokens)
+        image_in = min(call.details.image_input_tokens, call.input_tokens - audio_in)
+        audio_out = min(call.details.audio_output_tokens, call.output_tokens)
 
-    def total(cache_write: str) -> int:
+    def total(hour: int) -> int:
         parts = (
-            call.input_tokens * nano["input"]
-            + call.output_tokens * nano["output"]
-            + call.cache_read_tokens * nano["cache_read"]
-            + call.cache_write_tokens * nano[cache_write]
+            (call.input_tokens - audio_in - image_in) * prices["input"]
+            + audio_in * prices["audio_input"]
+            + image_in * prices["image_input"]
+            + (call.output_tokens - audio_out) * prices["output"]
+            + audio_out * prices["audio_output"]
+            + call.cache_read_tokens * prices["cache_read"]
+            + (call.cache_write_tokens - hour) * prices["cache_write"]
+            + hour * prices["cache_write_1h"]
             + 1_000_000
             * (
-                call.images * nano["image"]
-                + call.video_seconds * nano["video_second"]
-                + call.web_searches * nano["web_search"]
+                call.images * prices["image"]
+                + call.video_seconds * prices["video_second"]
+                + call.web_searches * prices["web_search"]
             )
         )
         return min(-(-parts * ppb // _SCALE), COST_NANO_MAX)
 
-    least, most = sorted((total("cache_write"), total("cache_write_1h")))
-    return call.cost_nano if least <= call.cost_nano <= most else total("cache_write")
+    if call.details is not None:
+        return total(call.details.cache_write_1h_tokens)
+    least, most = sorted((total(0), total(call.cache_write_tokens)))
+    return call.cost_nano if least <= call.cost_nano <= most else total(0)
+
+
+def sets_on_card(stated: Mapping[str, Any]) -> dict[tuple[int, str], Prices]:
+    """The sets of prices of one model on a card, as `tier_table` makes them."""
+    sets = {}
+    for found in (stated, *stated.get("tiers", ())):
+        prices = {name: units.parse_credits(found[name]) for name in DIMENSIONS}
+        for name, otherwise in APART.items():
+            prices[name] = units.parse_credits(found[name]) if name in found else prices[otherwise]
+        sets[found.get("above", 0), found.get("service", "standard")] = prices
+    return sets
+
+
+def at(sets: Mapping[tuple[int, str], Prices], prompt: int, service: str) -> Prices:
+    """The prices for a prompt of so many tokens and one more, in that service."""
+    limit = max(above for above, _ in sets if prompt >= above)
+    return sets.get((limit, service), sets[limit, "standard"])

@@ -1,7 +1,7 @@
 """The writer's common job: commit a group of call records and everything that follows from them, in one transaction.
 
 Per group: the calls; their sums per account, key, model and day (rollups); cost per account and day; what they used of
-lots; write-offs; the last day on which keys were used. All of it or none.
+lots; write-offs; the last day on which keys were used; details of costs and idempotency keys. All of it or none.
 
 The state kept between groups (which shape has which id, what remains of which lot) mirrors rows that only this thread
 writes. It is dropped whenever a transaction fails, and read again.
@@ -19,6 +19,7 @@ from relay.records import (
     C_ACCOUNT,
     C_COST_NANO,
     C_ID,
+    C_MORE,
     C_WRITE_OFF_NANO,
     CALL_COLUMNS,
     CALL_IDS_PER_DAY,
@@ -70,6 +71,9 @@ ADD_COMMON_ROLLUPS: Final = ManyRows(
 ADD_SPEND: Final = ManyRows(
     "INSERT INTO spend VALUES", 3, "ON CONFLICT DO UPDATE SET cost_nano = cost_nano + excluded.cost_nano"
 )
+INSERT_DETAILS: Final = "INSERT INTO call_details VALUES (?, ?, ?, ?, ?, ?)"
+# A key that is there already stays with its first call.
+INSERT_IDEMPOTENCY: Final = "INSERT INTO idempotency_keys VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 REPLACE_LOT_USE: Final = ManyRows("REPLACE INTO lot_use VALUES", 3)
 
 # Largest lengths of the text columns of a call, as in the schema: where a record breaks one, the text goes, not the
@@ -165,7 +169,7 @@ class BatchWriter:
 
     def _write(self, calls: Sequence[CallRecord], events: Sequence[EventRecord], now_ms: int) -> int:
         connection = self._connection
-        rows, common, full, accounts, spend, write_offs, used = fold_calls(
+        rows, common, full, accounts, spend, write_offs, used, more = fold_calls(
             list(calls), self._shapes, self._shape_id, self._last_used
         )
         if rows:
@@ -186,6 +190,11 @@ class BatchWriter:
             )
         if used:
             connection.executemany("UPDATE keys SET last_used_day = max(last_used_day, ?) WHERE id = ?", used)
+        if more:
+            details = [(call_id, *field[:5]) for call_id, field in more if any(field[:5])]
+            connection.executemany(INSERT_DETAILS, details)
+            keys = [(field[5], field[6], call_id) for call_id, field in more if field[5] is not None]
+            connection.executemany(INSERT_IDEMPOTENCY, keys)
         if events:
             INSERT_EVENTS.run(connection, list(chain.from_iterable(events)))
         connection.execute("UPDATE store SET batch = batch + 1")
@@ -270,7 +279,8 @@ def mended_call(call: CallRecord) -> CallRecord:
         else:
             mended.append(None if name in INTEGER_OPTIONAL else 0)
     mended[C_COST_NANO] = cost_nano
-    return (*mended, min(cost_nano, cost_nano - taken_nano), call[C_ID] // CALL_IDS_PER_DAY)
+    more = call[C_MORE:]  # made by the relay alone
+    return (*mended, min(cost_nano, cost_nano - taken_nano), call[C_ID] // CALL_IDS_PER_DAY, *more)
 
 
 def mended_event(event: EventRecord) -> EventRecord:

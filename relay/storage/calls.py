@@ -135,6 +135,7 @@ def delete_before(connection: sqlite3.Connection, before_ms: int, step: int) -> 
         if row is not None:
             (end,) = row
         connection.execute(FOLD, {"end": end, "ids_per_day": first_call_id(MS_PER_DAY)})
+        connection.execute("DELETE FROM call_details WHERE call_id < ?", (end,))
         return connection.execute("DELETE FROM calls WHERE id < ?", (end,)).rowcount
 
     return _erasing(connection, lambda: transaction(connection, delete))

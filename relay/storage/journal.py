@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("relay.journal")
 
 NAME = "journal"
-_MAGIC = b"relay-journal-1\n"
+_MAGIC = b"relay-journal-2\n"
 _HEADER = struct.Struct("<16sII16s36s")  # magic, slot bytes, slots, store id, boot id; then the CRC-32 of these
 
 
@@ -138,4 +138,6 @@ async def recover(store: Store, data_dir: Path, store_id: bytes) -> int:
 
 
 def _record(document: dict[str, Any], written_off_nano: int) -> CallRecord:
-    return (*(document[column] for column in CALL_COLUMNS), written_off_nano, call_day(document["id"]))
+    record = (*(document[column] for column in CALL_COLUMNS), written_off_nano, call_day(document["id"]))
+    more = document["more"]
+    return record if more is None else (*record, more)

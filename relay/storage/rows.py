@@ -156,8 +156,18 @@ class RollupRow(Struct, frozen=True):
     cost_nano: int
 
 
+class CallDetails(Struct, frozen=True):
+    """What the cost of a call depends on beside its record, as `records.CALL_DETAILS`."""
+
+    cache_write_1h_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_input_tokens: int = 0
+    service: int = 0
+
+
 class CallRow(Struct, frozen=True):
-    """A call, field by field as `records.CALL_COLUMNS`."""
+    """A call, field by field as `records.CALL_COLUMNS`; `details` is only filled in for `verify`."""
 
     id: int
     account_id: int | None
@@ -185,6 +195,7 @@ class CallRow(Struct, frozen=True):
     first_byte_us: int | None
     source_ip: str | None
     user_agent: str | None
+    details: CallDetails | None = None
 
 
 class EventRow(Struct, frozen=True):

@@ -6,8 +6,8 @@ import sqlite3
 from collections.abc import Callable
 from typing import Final
 
-from relay.records import MS_PER_DAY, first_call_id
-from relay.storage.rows import CallRow, Difference, RateCardRow
+from relay.records import CALL_COLUMNS, MS_PER_DAY, first_call_id
+from relay.storage.rows import CallDetails, CallRow, Difference, RateCardRow
 
 CostFunction = Callable[[RateCardRow, CallRow], int]
 
@@ -156,8 +156,12 @@ def _costs(connection: sqlite3.Connection, cost_of: CostFunction) -> list[Differ
     """Each call against its rate card. A call that cost nothing and names no card is not looked at."""
     cards = {row[0]: RateCardRow(*row) for row in connection.execute("SELECT id, body, created_ms FROM rate_cards")}
     differences: list[Difference] = []
-    for row in connection.execute("SELECT * FROM call_records"):
-        call = CallRow(*row)
+    for row in connection.execute(
+        "SELECT call_records.*, call_details.* FROM call_records LEFT JOIN call_details ON call_id = call_records.id"
+    ):
+        half = len(CALL_COLUMNS)
+        details = None if row[half] is None else CallDetails(*row[half + 1 :])
+        call = CallRow(*[*row[:half], details])
         if call.rate_card is None and call.cost_nano == 0:
             continue
         card = cards.get(call.rate_card or "")

@@ -16,7 +16,7 @@ name = "main"
 api = "openai"
 base_url = "https://api.openai.com/v1"
 api_keys = ["env:NOT_SET_ANYWHERE"]
-models = ["gpt-4o", "gpt-5"]
+models = ["gpt-4o", "gpt-unheard-of"]
 
 [[rates]]
 model = "gpt-4o"

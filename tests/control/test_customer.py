@@ -24,7 +24,7 @@ async def authenticate(request: web.Request) -> Caller:
     key = request.headers.get("x-api-key", "")
     if key not in ("one", "two"):
         raise CommandError("unauthorized", "The API key is not valid.")
-    return Caller(1, 1 if key == "one" else 2, None if key == "one" else frozenset({"gpt-5"}))
+    return Caller(1, 1 if key == "one" else 2, None if key == "one" else frozenset({"gpt-unheard-of"}))
 
 
 @pytest.fixture

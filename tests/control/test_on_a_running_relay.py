@@ -277,7 +277,7 @@ async def test_the_customers_api(world: World):
     [record] = (await world.get("/relay/v1/calls"))["calls"]
     assert record["model"] == "gpt-4o"
     assert {rate["model"] for rate in (await world.get("/relay/v1/rates"))["rates"]} == {
-        "gpt-4o", "text-embedding-3-small",
+        "gpt-4o", "gpt-4o-mini", "text-embedding-3-small",
     }  # fmt: skip
     for secret in ("", "sk-nonsense", "operator-token-for-tests-0123456789"):
         headers = {"Authorization": f"Bearer {secret}"}

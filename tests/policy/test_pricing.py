@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from relay.config import Billing, Config, Rate
 from relay.policy import pricing
+from relay.storage.rows import CallDetails
 
 SONNET = Rate(
     model="sonnet",
@@ -81,6 +82,7 @@ class Record:
     video_seconds: int = 0
     web_searches: int = 0
     cost_nano: int = 0
+    details: CallDetails | None = None
 
 
 counts = st.one_of(st.integers(0, 10**6), st.integers(0, 2**40))

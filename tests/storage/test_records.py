@@ -1,9 +1,10 @@
 from relay import records
-from relay.storage.rows import CallRow, EventRow
+from relay.storage.rows import CallDetails, CallRow, EventRow
 
 
 def test_rows_mirror_the_columns_of_records():
-    assert CallRow.__struct_fields__ == records.CALL_COLUMNS
+    assert CallRow.__struct_fields__ == (*records.CALL_COLUMNS, "details")
+    assert CallDetails.__struct_fields__ == records.CALL_DETAILS
     assert EventRow.__struct_fields__ == ("id", *records.EVENT_COLUMNS)
 
 

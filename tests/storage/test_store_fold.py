@@ -43,8 +43,8 @@ def test_the_fold_equals_its_oracle(group, used):
         assert compiled == plain
         return
     assert compiled[1:] == plain[1:]
-    rows, common, full, accounts, spend, write_offs, last_used = compiled[0]
-    assert (rows, common, full, accounts, write_offs, last_used) == (*plain[0][:4], *plain[0][5:])
+    rows, common, full, accounts, spend, write_offs, last_used, more = compiled[0]
+    assert (rows, common, full, accounts, write_offs, last_used, more) == (*plain[0][:4], *plain[0][5:])
     # Spend of further days comes behind that of first days.
     assert sorted(zip(*[iter(spend)] * 3, strict=True)) == sorted(zip(*[iter(plain[0][4])] * 3, strict=True))
 

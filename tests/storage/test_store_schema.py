@@ -40,6 +40,8 @@ ALLOWED = {
     ("lots", "kind"): (12, "closed set"),
     ("rate_cards", "id"): (64, "made by the relay"),
     ("rate_cards", "body"): (1_000_000, "JSON of rates, from the configuration"),
+    ("rate_schedule", "body"): (1_000_000, "JSON of rates, from an operator's file"),
+    ("idempotency_keys", "digest"): (32, "HMAC of an account and its Idempotency-Key"),
     ("shapes", "path"): (128, "template of a route"),
     ("shapes", "model"): (256, "a name of the catalogue"),
     ("shapes", "upstream_model"): (256, "a name of the configuration"),

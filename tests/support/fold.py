@@ -15,9 +15,11 @@ def fold_calls(records: list[Any], shapes: dict[Any, int], shape_id: Any, last_u
     spend: dict[tuple[int, int], int] = {}
     write_offs: list[tuple[int, int, int]] = []
     used: list[tuple[int, int]] = []
+    more: list[tuple[int, Any]] = []
     for record in records:
-        if len(record) != 28 or record[0] < 0 or not 0 <= record[20] <= COST_MAX:
+        if len(record) not in (28, 29) or record[0] < 0 or not 0 <= record[20] <= COST_MAX:
             raise ValueError
+        more += [(record[0], field) for field in record[28:]]
         shape = (record[4:12], record[19], record[21])
         if shape not in shapes:
             shapes[shape] = shape_id(record)
@@ -54,4 +56,4 @@ def fold_calls(records: list[Any], shapes: dict[Any, int], shape_id: Any, last_u
             common += [*head, calls, read, written, cost]
     flat_accounts = [value for account_id, (draw, last) in accounts.items() for value in (account_id, draw, last)]
     flat_spend = [value for (account_id, day), cost in spend.items() for value in (account_id, day, cost)]
-    return rows, common, full, flat_accounts, flat_spend, write_offs, used
+    return rows, common, full, flat_accounts, flat_spend, write_offs, used, more

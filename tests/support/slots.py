@@ -15,13 +15,22 @@ class Prices(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64)
         for name in ("input", "output", "cache_read", "cache_write", "cache_write_1h", "image", "video_second")
-    ] + [("web_search", ctypes.c_int64), ("prompt", ctypes.c_int64), ("ppb", ctypes.c_int64)]
+    ] + [
+        (name, ctypes.c_int64)
+        for name in ("web_search", "audio_input", "audio_output", "image_input", "prompt", "reply", "ppb")
+    ]
 
 
 class Usage(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64) for name in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
-    ] + [(name, ctypes.c_int64) for name in ("cache_write_1h_tokens", "images", "video_seconds", "web_searches")]
+    ] + [
+        (name, ctypes.c_int64)
+        for name in (
+            *("cache_write_1h_tokens", "images", "video_seconds", "web_searches"),
+            *("audio_input_tokens", "audio_output_tokens", "image_input_tokens", "service"),
+        )
+    ]
 
 
 class Slot(ctypes.Structure):
@@ -32,7 +41,10 @@ class Slot(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("id", "account_id", "organisation_id", "key_id", "wall_ns", "hold_nano")),
         ("prices", Prices),
         ("usage", Usage),
-        *((name, ctypes.c_int64) for name in ("prompt_tokens", "counted_tokens", "cost_nano", "written_off_nano")),
+        *((name, ctypes.c_int64) for name in ("tiered_cost_nano", "prompt_tokens", "counted_tokens")),
+        ("idempotency_body", ctypes.c_int64),
+        ("idempotency", ctypes.c_uint8 * 32),
+        *((name, ctypes.c_int64) for name in ("cost_nano", "written_off_nano")),
         *((name, ctypes.c_int64) for name in ("latency_us", "first_byte_us", "max_cost_nano")),
         ("text_start", ctypes.c_uint16 * 8),
         ("text_size", ctypes.c_uint16 * 8),
@@ -47,11 +59,12 @@ def write_slot(memory: Any, number: int, *, texts: dict[str, str] | None = None,
     """
     slot = Slot.from_buffer(memory, number * _fastpath.JOURNAL_SLOT_SIZE)
     ctypes.memset(ctypes.byref(slot), 0, ctypes.sizeof(Slot))
-    slot.prices = Prices(PER_TOKEN, PER_TOKEN, 0, 0, 0, 0, 0, 0, PER_TOKEN, 10**9)
+    slot.prices = Prices(input=PER_TOKEN, output=PER_TOKEN, prompt=PER_TOKEN, reply=PER_TOKEN, ppb=10**9)
     for index in range(8):
         slot.text_size[index] = ABSENT
     given = {"path": "/v1/chat/completions", "model": "gpt-4o", "rate_card": "card"} | (texts or {})
     values = {"account_id": 1, "key_id": 1, "attempts": 1, "stream": 1, "status": 200, "delivered": 1}
+    values |= {"tiered_cost_nano": -1}
     values |= {"prompt_tokens": 10, "counted_tokens": 5, "max_cost_nano": -1, "state": OPEN} | fields
     used = 0
     raw = bytearray()

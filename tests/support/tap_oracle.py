@@ -66,6 +66,13 @@ class Oracle:
         self.items_listed = [0, 0]
         self.queries: set[str] = set()
         self.old_gemini = False
+        self.service = 0
+
+    def served(self, value: Any) -> None:
+        """The service tier that the provider names."""
+        if isinstance(value, str):
+            names = {"priority": 3, "fast": 3, "PRIORITY": 3, "ON_DEMAND_PRIORITY": 3, "flex": 2, "FLEX": 2}
+            self.service = {**names, "ON_DEMAND_FLEX": 2, "batch": 1}.get(value, 0)
 
     # what each format reads of one event or document
 
@@ -99,6 +106,15 @@ class Oracle:
                 "prompt_tokens_details.cache_write_tokens": "written",
                 "input_tokens_details.cache_write_tokens": "written",
                 "prompt_tokens_details.cache_creation_input_tokens": "written",
+                "prompt_tokens_details.audio_tokens": "audio_in",
+                "input_tokens_details.audio_tokens": "audio_in",
+                "input_token_details.audio_tokens": "audio_in",
+                "prompt_tokens_details.image_tokens": "image_in",
+                "input_tokens_details.image_tokens": "image_in",
+                "input_token_details.cached_tokens": "cached",
+                "completion_tokens_details.audio_tokens": "audio_out",
+                "output_tokens_details.audio_tokens": "audio_out",
+                "output_token_details.audio_tokens": "audio_out",
                 "completion_tokens_details.reasoning_tokens": "reasoning",
                 "output_tokens_details.reasoning_tokens": "reasoning",
                 "prompt_cache_hit_tokens": "hit",
@@ -149,6 +165,9 @@ class Oracle:
                     self.openai_usage(at(choice, "usage"))
             elif name in ("x_groq", "response"):
                 self.openai_usage(at(value, "usage"))
+                self.served(at(value, "service_tier") if name == "response" else None)
+            elif name == "service_tier":
+                self.served(value)
             elif name == "usage":
                 self.openai_usage(value)
                 self.seconds(at(value, "seconds"))
@@ -196,6 +215,7 @@ class Oracle:
             },
             output=None if start else "completion",
         )
+        self.served(at(usage, "service_tier"))
         if at(usage, "iterations") is not None:
             self.added = {}
         for entry in objects(at(usage, "iterations")):
@@ -242,13 +262,26 @@ class Oracle:
             output="completion",
         )
         self.take(at(doc, "usageMetadata"), {"thoughtsTokenCount": "thoughts"}, output="thoughts")
+        for name, value in at(doc, "usageMetadata") or ():
+            if name in ("serviceTier", "trafficType"):
+                self.served(value)
+        prompt_details = at(doc, "usageMetadata", "promptTokensDetails")
+        if prompt_details is not None:
+            self.reported.pop("audio_in", None)
+        for entry in objects(prompt_details):
+            n = number(at(entry, "tokenCount"))
+            if at(entry, "modality") == "AUDIO" and n is not None:
+                self.reported["audio_in"] = n
         details = at(doc, "usageMetadata", "candidatesTokensDetails")
         if details is not None:
             self.reported.pop("image_tokens", None)
+            self.reported.pop("audio_out", None)
         for entry in objects(details):
             n = number(at(entry, "tokenCount"))
             if at(entry, "modality") == "IMAGE" and n is not None:
                 self.reported["image_tokens"] = n
+            elif at(entry, "modality") == "AUDIO" and n is not None:
+                self.reported["audio_out"] = n
         for candidate in objects(at(doc, "candidates")):
             for part in objects(at(candidate, "content", "parts")):
                 self.text(at(part, "text"))
@@ -333,7 +366,12 @@ class Oracle:
             out["web_searches"] = max(searches, get("searches", 0))
             out["images"] = max(self.images, self.items_done[1], self.items_listed[1])
             out["video_seconds"] = get("seconds", 0)
-        return {name: min(value, USAGE_MAX) for name, value in out.items()}
+        out = {name: min(value, USAGE_MAX) for name, value in out.items()}
+        out["audio_input_tokens"] = min(out["input_tokens"], get("audio_in", 0))
+        out["image_input_tokens"] = min(out["input_tokens"] - out["audio_input_tokens"], get("image_in", 0))
+        out["audio_output_tokens"] = min(out["output_tokens"], get("audio_out", 0))
+        out["service"] = self.service
+        return out
 
 
 def read(format: int, kind: int, body: bytes, table: TokenTable) -> dict[str, Any]:

@@ -1,0 +1,207 @@
+"""Prices as people read them: the list in force, what a customer pays, and what is odd about it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+
+from relay import shipped_rates, units
+from relay.config import Config, Rate
+from relay.control.documents import Document
+from relay.policy import pricing
+
+UNIT = "credits per million tokens; image, video_second and web_search per piece"
+
+
+def decimal_text(value: Decimal) -> str:
+    """A plain decimal without exponent or trailing zeros."""
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _ratio_text(numerator: int, denominator: int) -> str:
+    """A fraction whose denominator divides a power of ten, as a decimal."""
+    whole, rest = divmod(numerator, denominator)
+    digits = ""
+    while rest:
+        digit, rest = divmod(rest * 10, denominator)
+        digits += str(digit)
+    return f"{whole}.{digits}" if digits else str(whole)
+
+
+def _texts(prices: Mapping[str, int], factor: Decimal) -> Document:
+    # Exact: Decimal's context could round a product of many digits, integers cannot.
+    numerator, denominator = factor.as_integer_ratio()
+    return {
+        name: _ratio_text(nano * numerator, units.NANO_PER_CREDIT * denominator)
+        for name, nano in prices.items()
+        if name not in pricing.APART or nano != prices[pricing.APART[name]]
+    }
+
+
+def _prices(rate: Rate, factor: Decimal) -> Document:
+    table = pricing.tier_table(rate)
+    document: Document = {"model": rate.model, **_texts(table.pop((0, "standard")), factor)}
+    if table:
+        document["tiers"] = [
+            {"above": above, "service": service, **_texts(prices, factor)}
+            for (above, service), prices in sorted(table.items())
+        ]
+    return document
+
+
+def card(config: Config) -> str:
+    """The id that call records carry from now on."""
+    return pricing.card_id(pricing.card_body(config))
+
+
+def rates(config: Config) -> Document:
+    """List prices, where they come from, and the discount that is applied to them."""
+    shown = []
+    for rate in sorted(config.rates, key=lambda rate: rate.model):
+        source = "shipped" if rate.model in config.default_models else "config"
+        discount = pricing.discount_of(config, rate.model)
+        shown.append({**_prices(rate, Decimal(1)), "source": source, "discount": decimal_text(discount)})
+    return {
+        "credit_name": config.billing.credit_name,
+        "discount": decimal_text(config.billing.discount),
+        "rate_card": card(config),
+        "unit": UNIT,
+        "rates": shown,
+    }
+
+
+def customer_rates(config: Config, models: frozenset[str] | None) -> Document:
+    """What a customer pays, the discount in it, for the models that are served and (`models`) allowed."""
+    served = set(config.models)
+    shown = [
+        _prices(rate, pricing.discount_of(config, rate.model))
+        for rate in sorted(config.rates, key=lambda rate: rate.model)
+        if rate.model in served and (models is None or rate.model in models)
+    ]
+    return {"credit_name": config.billing.credit_name, "rate_card": card(config), "unit": UNIT, "rates": shown}
+
+
+def check(config: Config, before: str | None = None, today: datetime.date | None = None) -> Document:
+    """`errors`: models that cannot be used; `warnings`: prices that are probably not meant.
+
+    before  body of the card that was in force before this one, to tell rises by
+    today   for dates on the shipped card: prices that are about to change, models that are about to go
+    """
+    served = set(config.models)
+    rated = {rate.model for rate in config.rates}
+    errors = [f"{model}: {_why_unpriced(config, model)}: calls are refused" for model in sorted(served - rated)]
+    warnings = [f"{model}: it has a rate and no channel serves it" for model in sorted(rated - served)]
+    for rate in sorted(config.rates, key=lambda rate: rate.model):
+        warnings += _odd_prices(rate)
+        warnings += _against_the_lists(config, rate, today)
+    if before is not None:
+        warnings += [f"{line} than on the card before" for line in rises(before, pricing.card_body(config))]
+    return {"ok": not errors, "errors": errors, "warnings": warnings}
+
+
+def _why_unpriced(config: Config, model: str) -> str:
+    names = {model, *(channel.models[model] for channel in config.channels if model in channel.models)}
+    differ = sorted({item["model"] for item in shipped_rates.document()["differences"] if item["model"] in names})
+    if differ and config.billing.default_rates:
+        return "a channel serves it, it has no rate, and the sources of the shipped card disagree about it"
+    return "a channel serves it and it has no rate"
+
+
+def _odd_prices(rate: Rate) -> list[str]:
+    warnings = []
+    if rate.input == 0 and rate.output == 0 and rate.image == 0 and rate.video_second == 0:
+        warnings.append(f"{rate.model}: it is free")
+    if not rate.output:
+        return warnings  # embeddings and the like: nothing is cached
+    if rate.cache_read >= rate.input > 0:
+        price = decimal_text(rate.cache_read)
+        warnings.append(f"{rate.model}: cache_read ({price}) is not below input ({decimal_text(rate.input)})")
+    for name in ("cache_write", "cache_write_1h"):
+        price = getattr(rate, name)
+        low, high = sorted((rate.input, rate.output))
+        if not low <= price <= high:
+            warnings.append(f"{rate.model}: {name} ({decimal_text(price)}) is not between input and output")
+    if rate.output < rate.input:
+        output, read = decimal_text(rate.output), decimal_text(rate.input)
+        warnings.append(f"{rate.model}: output ({output}) is below input ({read})")
+    table = pricing.tier_table(rate)
+    for (above, service), prices in sorted(table.items()):
+        where = f"{service} above {above}" if above else service
+        standard = table[above, "standard"]
+        for name in ("input", "output"):
+            if service == "priority" and prices[name] < standard[name]:
+                warnings.append(f"{rate.model}: {where}: {name} is below that of standard")
+            elif service in ("batch", "flex") and prices[name] > standard[name]:
+                warnings.append(f"{rate.model}: {where}: {name} is above that of standard")
+            elif service == "standard" and prices[name] < table[0, "standard"][name]:
+                warnings.append(f"{rate.model}: {where}: {name} is below that of shorter prompts")
+    return warnings
+
+
+def _against_the_lists(config: Config, rate: Rate, today: datetime.date | None) -> list[str]:
+    entry = shipped_rates.entry(rate.model)
+    if entry is None:
+        return []
+    warnings = []
+    if rate.model in config.default_models:
+        for item in shipped_rates.document()["differences"]:
+            if item["model"] == rate.model:
+                values = f"{item['litellm']}, {item['genai-prices']}"
+                warnings.append(
+                    f"{rate.model}: the sources of the shipped card disagree about {item['price']} ({values}); "
+                    f"that of {item['taken']} is used"
+                )
+        if today is not None:
+            ahead = [day for day in entry.get("changes_on", ()) if day >= str(today)]
+            passed = [day for day in entry.get("changes_on", ()) if day < str(today)]
+            warnings += [f"{rate.model}: its provider changes its price on {day}" for day in ahead]
+            warnings += [f"{rate.model}: its provider changed its price on {day}, after this card" for day in passed]
+    else:
+        for name in ("input", "output"):
+            listed, own = Decimal(entry[name]), getattr(rate, name) * pricing.discount_of(config, rate.model)
+            if own < listed:
+                price = f"{name} ({decimal_text(own)}, discount included)"
+                warnings.append(f"{rate.model}: {price} is below its provider's list price ({decimal_text(listed)})")
+    if (
+        today is not None
+        and (day := entry.get("retires_on")) is not None
+        and day <= str(today + datetime.timedelta(30))
+    ):
+        warnings.append(f"{rate.model}: its provider retires it on {day}")
+    return warnings
+
+
+def rises(before: str, after: str) -> list[str]:
+    """What costs more on one card than on another, discounts included; one line for each price."""
+    old, new = json.loads(before), json.loads(after)
+    lines = []
+    for model, rate in sorted(new["rates"].items()):
+        was = old["rates"].get(model)
+        if was is None:
+            continue
+        had, has = pricing.sets_on_card(was), pricing.sets_on_card(rate)
+        factors = [
+            units.parse_credits(side.get("discount", whole["discount"])) for side, whole in ((was, old), (rate, new))
+        ]
+        for above, service in sorted({*had, *has}):
+            first, second = pricing.at(had, above, service), pricing.at(has, above, service)
+            where = "" if (above, service) == (0, "standard") else f" ({service}, prompts above {above})"
+            for name in pricing.ALL_DIMENSIONS:
+                if second[name] * factors[1] > first[name] * factors[0]:
+                    amounts = [
+                        _nano_text(prices[name] * factor)
+                        for prices, factor in ((first, factors[0]), (second, factors[1]))
+                    ]
+                    lines.append(f"{model}: {name}{where} is dearer ({amounts[1]} instead of {amounts[0]})")
+    return lines
+
+
+def _nano_text(value: int) -> str:
+    return _ratio_text(value, units.NANO_PER_CREDIT * units.DISCOUNT_PPB_NONE)
+
+
+def parse_today(now_ms: int) -> datetime.date:
+    return datetime.datetime.fromtimestamp(now_ms / 1000, tz=datetime.UTC).date()

@@ -1,0 +1,38 @@
+"""The rate card that is shipped as data: list prices of well-known models.
+
+relay/data/rates.json is made by tools/build_rates.py from two public price lists, compared and dated.
+One credit stands for one unit of the provider's currency. What is not in it has no price: a model about whose price the
+lists differ without an explanation is left out.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from importlib import resources
+from typing import Any, Final
+
+_NAMES: Final = frozenset({
+    "input", "output", "cache_read", "cache_write", "cache_write_1h", "audio_input", "audio_output", "image_input",
+    "image", "video_second", "web_search",
+})  # fmt: skip
+
+
+@functools.cache
+def document() -> Mapping[str, Any]:
+    """The file: date, sources, models, and where the sources differ."""
+    read: dict[str, Any] = json.loads((resources.files("relay") / "data" / "rates.json").read_bytes())
+    return read
+
+
+def entry(model: str) -> Mapping[str, Any] | None:
+    """What the card says of a model, by the name that its provider gives it."""
+    found: Mapping[str, Any] | None = document()["models"].get(model)
+    return found
+
+
+def prices(stated: Mapping[str, Any]) -> dict[str, Decimal]:
+    """The prices of an entry or of a tier of it."""
+    return {name: Decimal(text) for name, text in stated.items() if name in _NAMES}

@@ -1,0 +1,300 @@
+"""Prices that depend on the call: long prompts, service tiers, audio and images, discounts of groups."""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+from fractions import Fraction
+from math import ceil
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from relay import shipped_rates
+from relay._fastpath import Rate
+from relay.config import Billing, Config, RateTier, parse, shipped_rate
+from relay.config import Rate as ConfiguredRate
+from relay.policy import pricing
+from relay.storage.rows import CallDetails
+
+NANO_MAX = 2**61
+TOKENS = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
+PIECES = ("image", "video_second", "web_search")
+USAGE = {
+    **{name: f"{name}_tokens" for name in (*TOKENS, *pricing.APART)},
+    "image": "images",
+    "video_second": "video_seconds",
+    "web_search": "web_searches",
+}
+BASE = ConfiguredRate(
+    model="m",
+    input=Decimal("1.25"),
+    output=Decimal(10),
+    cache_read=Decimal("0.125"),
+    tiers=(
+        RateTier(above=200_000, input=Decimal("2.5"), output=Decimal(15), cache_read=Decimal("0.25")),
+        RateTier(service="batch", input=Decimal("0.625"), output=Decimal(5)),
+        RateTier(service="priority", input=Decimal("2.25"), output=Decimal(18), cache_read=Decimal("0.225")),
+    ),
+)
+
+
+def compiled(rate: ConfiguredRate, **billing: Any) -> Rate:
+    return pricing.build_rates(Config(rates=(rate,), billing=Billing(**billing)))[rate.model]
+
+
+def exact(table: dict[tuple[int, str], dict[str, int]], ppb: int, usage: dict[str, int], service: str) -> int:
+    """The cost as one fraction, rounded up once."""
+    prompt = sum(usage[name] for name in TOKENS if name != "output")
+    level = max(above for above, _ in table if above == 0 or prompt > above)
+    prices = table.get((level, service), table[level, "standard"])
+    audio_in = min(usage["audio_input"], usage["input"])
+    image_in = min(usage["image_input"], usage["input"] - audio_in)
+    audio_out = min(usage["audio_output"], usage["output"])
+    tokens = {
+        **{name: usage[name] for name in TOKENS},
+        "input": usage["input"] - audio_in - image_in,
+        "output": usage["output"] - audio_out,
+        "audio_input": audio_in,
+        "audio_output": audio_out,
+        "image_input": image_in,
+    }
+    cost = sum((Fraction(count * prices[name], 10**6) for name, count in tokens.items()), Fraction(0))
+    cost += sum(usage[name] * prices[name] for name in PIECES)
+    return min(ceil(cost * Fraction(ppb, 10**9)), NANO_MAX)
+
+
+def random_rate(rng: random.Random) -> tuple[Rate, dict[tuple[int, str], dict[str, int]], int]:
+    top = rng.choice([10**3, 10**9, 10**11, 2**53])
+
+    def prices() -> dict[str, int]:
+        found = {name: rng.choice([0, rng.randrange(top + 1)]) for name in (*TOKENS, *PIECES)}
+        for name, otherwise in pricing.APART.items():
+            found[name] = rng.choice([found[otherwise], rng.randrange(top + 1)])
+        return found
+
+    table = {(0, "standard"): prices()}
+    for above in rng.sample([1000, 128_000, 200_000, 272_000], rng.randrange(4)):
+        table[above, "standard"] = prices()
+    for above in {above for above, _ in table}:
+        for service in rng.sample(pricing.SERVICES[1:], rng.randrange(4)):
+            table[above, service] = prices()
+    ppb = rng.choice([10**9, 850_000_000, rng.randrange(10**9), rng.randrange(10**12)])
+    tiers = {(above, pricing.SERVICES.index(service)): found for (above, service), found in table.items()}
+    rate = Rate(model=b"m", card="c", discount_ppb=ppb, tiers=tiers if len(tiers) > 1 else None, **table[0, "standard"])
+    return rate, table, ppb
+
+
+def random_usage(rng: random.Random) -> dict[str, int]:
+    most = rng.choice([3, 1000, 300_000, 10**7, 2**40])
+    usage = {name: rng.choice([0, rng.randrange(most + 1)]) for name in (*TOKENS, *pricing.APART)}
+    usage |= {name: rng.choice([0, 0, rng.randrange(20)]) for name in PIECES}
+    return usage
+
+
+def test_cost_is_the_exact_fraction_over_100_000_rates_and_usages() -> None:
+    rng = random.Random(20261121)
+    dear = 0
+    for number in range(100_000):
+        if number % 10 == 0:
+            rate, table, ppb = random_rate(rng)
+        usage = random_usage(rng)
+        service = rng.choice(pricing.SERVICES)
+        cost = rate.cost(
+            **{USAGE[name]: count for name, count in usage.items()}, service=pricing.SERVICES.index(service)
+        )
+        assert cost == exact(table, ppb, usage, service), (number, usage, service)
+        dear += cost == NANO_MAX
+        prompt = sum(usage[name] for name in TOKENS if name != "output")
+        if prompt <= 2**40:
+            assert rate.bound(prompt, usage["output"], *(usage[name] for name in PIECES)) >= cost, number
+    assert 0 < dear < 50_000  # the sample reaches the clamp and does not live there
+
+
+def test_the_whole_call_is_charged_at_the_tier_of_its_prompt() -> None:
+    rate = compiled(BASE)
+    assert rate.cost(input_tokens=200_000, output_tokens=1000) == 250_000_000 + 10_000_000
+    assert rate.cost(input_tokens=200_001, output_tokens=1000) == 500_002_500 + 15_000_000
+    # What was read from a cache is of the prompt too.
+    assert rate.cost(input_tokens=1, cache_read_tokens=200_000) == 2500 + 50_000_000
+    assert rate.cost(input_tokens=100_000, service=1) == 62_500_000
+    assert rate.cost(input_tokens=100_000, service=3) == 225_000_000
+    assert rate.cost(input_tokens=100_000, service=2) == 125_000_000  # flex is not priced: as standard
+
+
+def test_what_a_tier_leaves_out_is_never_cheaper_than_meant() -> None:
+    table = pricing.tier_table(BASE)
+    assert table[0, "batch"]["cache_read"] == 125_000_000
+    assert table[200_000, "batch"]["input"] == 2_500_000_000  # nothing said of long batches: as standard
+    assert table[200_000, "priority"]["output"] == 18_000_000_000  # the dearer of priority and long
+    assert table[0, "batch"]["cache_write"] == 625_000_000  # priced as input before, and so here
+    assert table[0, "priority"]["audio_input"] == 2_250_000_000
+
+
+def test_a_hold_covers_the_dearest_way_to_serve_the_call() -> None:
+    rate = compiled(BASE)
+    assert rate.bound(1000, 100) == 1000 * 2250 + 100 * 18_000
+    assert rate.bound(200_001, 0) == 200_001 * 2500
+    assert rate.affordable(1000, 1000 * 2250 + 100 * 18_000) == 100
+
+
+def test_audio_and_images_are_priced_apart() -> None:
+    rate = compiled(
+        ConfiguredRate(
+            model="m", input=Decimal("2.5"), output=Decimal(10), audio_input=Decimal(40), audio_output=Decimal(80),
+            image_input=Decimal(1),
+        )
+    )  # fmt: skip
+    assert rate.cost(input_tokens=1000, output_tokens=500) == 7_500_000
+    cost = rate.cost(
+        input_tokens=1000, output_tokens=500, audio_input_tokens=600, audio_output_tokens=500, image_input_tokens=400
+    )
+    assert cost == 600 * 40_000 + 400 * 1000 + 500 * 80_000
+    # A report of more audio than there are tokens cannot charge more than all of them.
+    assert rate.cost(input_tokens=10, audio_input_tokens=1000, image_input_tokens=1000) == 400_000
+
+
+def test_N03_groups_of_models_have_a_discount_of_their_own() -> None:
+    names = ("gpt-4o", "gpt-4o-mini", "claude", "other")
+    rates = tuple(ConfiguredRate(model=name, input=Decimal(1), output=Decimal(2)) for name in names)
+    discounts = {"gpt-*": Decimal("0.8"), "gpt-4o-*": Decimal("0.7"), "claude": Decimal("0.5")}
+    config = Config(rates=rates, billing=Billing(discount=Decimal("0.9"), discounts=discounts))
+    built = pricing.build_rates(config)
+    assert [built[name].discount_ppb // 10**8 for name in names] == [8, 7, 5, 9]
+    body = pricing.card_body(config)
+    for name in names:
+        cost = built[name].cost(input_tokens=1000)
+        record = billed(name, input_tokens=1000, cost_nano=cost)
+        assert pricing.cost_by_card(body, record) == cost
+
+
+def billed(model: str, **fields: Any) -> Any:
+    zero = dict.fromkeys(("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"), 0)
+    pieces = dict.fromkeys(("images", "video_seconds", "web_searches", "cost_nano"), 0)
+    return SimpleNamespace(**{"model": model, **zero, **pieces, "details": None, **fields})
+
+
+def test_a_card_gives_every_cost_again() -> None:
+    audio = ConfiguredRate(
+        model="audio", input=Decimal(1), output=Decimal(2), audio_input=Decimal(30), image_input=Decimal(4)
+    )
+    config = Config(rates=(BASE, audio), billing=Billing(discount=Decimal("0.85")))
+    body = pricing.card_body(config)
+    rates = pricing.build_rates(config)
+    rng = random.Random(7)
+    for _ in range(2000):
+        usage = random_usage(rng)
+        usage = {name: min(count, 2**39) for name, count in usage.items()}
+        service = rng.randrange(4)
+        for model, rate in rates.items():
+            cost = rate.cost(**{USAGE[name]: count for name, count in usage.items()}, service=service)
+            record = billed(
+                model,
+                **{USAGE[name]: usage[name] for name in ("input", "output", "cache_read", *PIECES)},
+                cache_write_tokens=usage["cache_write"] + usage["cache_write_1h"],
+                cost_nano=cost + 1,
+                details=CallDetails(
+                    cache_write_1h_tokens=usage["cache_write_1h"],
+                    audio_input_tokens=usage["audio_input"],
+                    audio_output_tokens=usage["audio_output"],
+                    image_input_tokens=usage["image_input"],
+                    service=service,
+                ),
+            )
+            assert pricing.cost_by_card(body, record) == cost
+
+
+def test_tiers_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="tiers"):
+        Rate(model=b"m", card="c", tiers={(above, 0): {} for above in range(9)})
+    with pytest.raises(KeyError):
+        Rate(model=b"m", card="c", tiers={(5, 0): {}})
+
+
+# --- the shipped card
+
+
+def test_the_shipped_card_is_usable_as_it_is() -> None:
+    models = shipped_rates.document()["models"]
+    assert len(models) > 300
+    assert {item["name"] for item in shipped_rates.document()["sources"]} == {"litellm", "genai-prices"}
+    rates = tuple(shipped_rate(name, entry) for name, entry in models.items())
+    built = pricing.build_rates(Config(rates=rates))
+    assert len(pricing.card_body(Config(rates=rates))) < 1_000_000
+    for name in ("gpt-4o", "gpt-5", "claude-sonnet-4-5", "gemini-2.5-pro", "text-embedding-3-small", "deepseek-v4-pro"):
+        assert built[name].input > 0, name
+    for name, rate in built.items():
+        assert rate.cost(input_tokens=10**6, output_tokens=10**5) <= rate.bound(10**6, 10**5), name
+
+
+def test_a_model_that_is_served_and_not_priced_has_its_list_price() -> None:
+    channel = """
+    [[channels]]
+    name = "c"
+    api = "openai"
+    base_url = "https://api.openai.com/v1"
+    api_keys = []
+    models = { "gpt-4o" = "gpt-4o", "mine" = "gpt-5-mini", "own" = "gpt-4o", "unheard-of" = "nothing" }
+    [[rates]]
+    model = "own"
+    input = 1
+    output = 2
+    """
+    config = parse(channel)
+    assert config.default_models == {"gpt-4o", "mine"}
+    assert config.unpriced_models == ("unheard-of",)
+    by_model = {rate.model: rate for rate in config.rates}
+    assert by_model["mine"].input == Decimal(shipped_rates.document()["models"]["gpt-5-mini"]["input"])
+    assert by_model["mine"].output_tokens_max == 128_000
+    assert by_model["own"].input == 1
+    off = parse("[billing]\ndefault_rates = false\n" + channel)
+    assert off.unpriced_models == ("gpt-4o", "mine", "unheard-of")
+
+
+# --- bills that providers publish as examples
+
+OPUS = "claude-opus-4-7"
+ANTHROPIC = "https://platform.claude.com/docs/en/about-claude/pricing (session example)"
+EMBEDDINGS = "https://platform.openai.com/docs/guides/embeddings (pages per US dollar, about 800 tokens each)"
+VISION = "https://openai.com/api/pricing (vision calculator, 150 x 150 pixels)"
+IMAGES = "https://platform.openai.com/docs/guides/image-generation (cost per square image, output tokens)"
+GEMINI = "https://ai.google.dev/gemini-api/docs/pricing (image output, tokens and price per image)"
+
+
+@pytest.mark.parametrize(
+    ("source", "prices", "usage", "published"),
+    [
+        (ANTHROPIC, OPUS, {"input_tokens": 50_000}, "0.25"),
+        (ANTHROPIC, OPUS, {"output_tokens": 15_000}, "0.375"),
+        (ANTHROPIC, OPUS, {"input_tokens": 50_000, "output_tokens": 15_000}, "0.625"),
+        (ANTHROPIC, OPUS, {"input_tokens": 10_000}, "0.05"),
+        (ANTHROPIC, OPUS, {"cache_read_tokens": 40_000}, "0.02"),
+        (ANTHROPIC, OPUS, {"input_tokens": 10_000, "cache_read_tokens": 40_000, "output_tokens": 15_000}, "0.445"),
+        (ANTHROPIC, OPUS, {"web_searches": 1000}, "10"),
+        (EMBEDDINGS, "text-embedding-3-small", {"input_tokens": 62_500 * 800}, "1"),
+        (EMBEDDINGS, "text-embedding-ada-002", {"input_tokens": 12_500 * 800}, "1"),
+        (EMBEDDINGS, "text-embedding-3-large", {"input_tokens": 9615 * 800}, "1.00"),
+        (VISION, "gpt-4o-mini", {"input_tokens": 8500}, "0.001275"),
+        (VISION, "gpt-4o", {"input_tokens": 255}, "0.000638"),
+        (IMAGES, "gpt-image-1", {"output_tokens": 272}, "0.011"),
+        (IMAGES, "gpt-image-1", {"output_tokens": 1056}, "0.042"),
+        (GEMINI, {"output": 30}, {"output_tokens": 1290}, "0.039"),
+        (GEMINI, {"output": 120}, {"output_tokens": 1120}, "0.134"),
+        (GEMINI, {"output": 120}, {"output_tokens": 2000}, "0.24"),
+        (GEMINI, {"output": 60}, {"output_tokens": 1120}, "0.067"),
+        (GEMINI, {"output": 60}, {"output_tokens": 1680}, "0.101"),
+        (GEMINI, {"output": 60}, {"output_tokens": 2520}, "0.151"),
+    ],
+)
+def test_published_example_bills(source: str, prices: Any, usage: dict[str, int], published: str) -> None:
+    """To the last digit that the document shows; it rounds half up."""
+    if isinstance(prices, str):
+        entry = shipped_rates.entry(prices)
+        assert entry is not None
+        rate = compiled(shipped_rate(prices, entry))
+    else:
+        rate = compiled(ConfiguredRate(model="m", input=Decimal(0), output=Decimal(prices["output"])))
+    decimals = len(published.partition(".")[2])
+    cost = Fraction(rate.cost(**usage), 10**9)
+    assert int(cost * 10**decimals + Fraction(1, 2)) == int(published.replace(".", "")), source
