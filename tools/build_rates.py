@@ -21,7 +21,7 @@ import importlib.util
 import json
 import re
 import sys
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +92,8 @@ def per_million(value: Any) -> Decimal:
 
 
 def text(value: Decimal) -> str:
-    """A plain decimal, without exponent and trailing zeros."""
-    plain = f"{value:f}"
+    """A plain decimal, without exponent and trailing zeros; what is finer than a nano-credit is rounded up."""
+    plain = f"{value.quantize(Decimal('1e-9'), ROUND_UP):f}"
     return plain.rstrip("0").rstrip(".") if "." in plain else plain
 
 

@@ -362,12 +362,21 @@ def _describe_requests():
     _request_root(F_OTHER, False, {"stream": stream})
 
 
+_shared = {}      # scalars of answers that are read the same way have one node: there are 256
+
+
+def _scalar(int action, int slot, int mode):
+    if (action, slot, mode) not in _shared:
+        _shared[action, slot, mode] = _node(action, flags=NF_SCALAR, mode=mode, slot=slot, elem=NODE_SKIP)
+    return _shared[action, slot, mode]
+
+
 def _value(int slot, int action=U_NUMBER):
-    return _node(action, flags=NF_SCALAR, slot=slot, elem=NODE_SKIP)
+    return _scalar(action, slot, M_SKIP)
 
 
 def _tag(int action, int slot=0):
-    return _node(action, flags=NF_SCALAR, mode=M_CAPTURE, slot=slot, elem=NODE_SKIP)
+    return _scalar(action, slot, M_CAPTURE)
 
 
 def _usage_openai(int top):
@@ -547,5 +556,5 @@ _describe_gemini_answers()
 
 # Only the tables are needed from here on.
 del _key, _node, _keys, _text, _request_root, _limit, _stream_options, _tools, _part, _copy
-del _describe_requests, _value, _tag, _usage_openai, _usage_anthropic, _item
+del _describe_requests, _shared, _scalar, _value, _tag, _usage_openai, _usage_anthropic, _item
 del _describe_openai_answers, _describe_anthropic_answers, _describe_gemini_answers
