@@ -410,6 +410,87 @@ class Endpoint:
         inference: bool = True,
     ) -> None: ...
 
+# routing: decisions are functions of what is given; times are monotonic nanoseconds. The `py_` methods are for tests.
+
+class Breaker:
+    """Whether a channel is used.
+
+    Closed (0), it counts failures among the last 100 attempts, those within the window. It opens (1) at `calls_min`
+    attempts with at least `failure_percent` failed (0: never), or ten failures in a row. After `open_ns` it lets one
+    probe at a time through (half open, 2): three good ones in a row close it, a failed one doubles `open_ns` up to the
+    maximum. So does opening again within the window after it closed.
+    """
+
+    state: int
+    calls_min: int
+    failure_percent: int
+    window_ns: int
+    open_ns_min: int
+    open_ns_max: int
+    open_ns: int
+    probe_ns: int
+    closed_ns: int
+    changed_ns: int
+    probing: bool
+    probes_good: int
+    opened_total: int
+    last_code: int  # index into ERROR_CODES of the last failure; 0: none
+    def __init__(
+        self,
+        *,
+        calls_min: int = 20,
+        failure_percent: int = 50,
+        window_ns: int = 30_000_000_000,
+        open_ns_min: int = 2_000_000_000,
+        open_ns_max: int = 60_000_000_000,
+    ) -> None: ...
+    def configure(
+        self, *, calls_min: int, failure_percent: int, window_ns: int, open_ns_min: int, open_ns_max: int
+    ) -> None: ...
+    def py_succeeded(self, now: int) -> None: ...
+    def py_failed(self, now: int, code: int = 0) -> bool:
+        """True where this opened it."""
+    def py_way(self, now: int) -> int:
+        """0 use it, 1 the next call has to be its probe, 2 not now."""
+    def py_begin_probe(self, now: int) -> None: ...
+    def py_end_probe(self, now: int, outcome: int, code: int = 0) -> bool:
+        """Outcome 1 good, 0 failed, -1 neither. True where it closed or opened."""
+    def py_recent_failures(self, now: int) -> int:
+        """Of the last eight attempts, those that failed within a second."""
+
+class RetryBudget:
+    """Attempts beyond the first of calls: `percent` of the calls of the last ten seconds, and `per_second_min` x 10."""
+
+    percent: int
+    per_second_min: int
+    retries_total: int
+    refused_total: int
+    def __init__(self, percent: int = 20, per_second_min: int = 10) -> None: ...
+    def configure(self, percent: int, per_second_min: int) -> None: ...
+    def py_call(self) -> None: ...
+    def py_take(self) -> bool: ...
+    def py_tick(self) -> None:
+        """A quarter of a second has passed."""
+
+class UpstreamKey:
+    """One of the operator's keys at an upstream; `number` is its place in `api_keys`, from 1."""
+
+    number: int
+    rest_until_ns: int
+    rest_code: int
+    rests_total: int
+    def __init__(self, line: bytes, number: int) -> None: ...
+    def resting(self, now_ns: int) -> dict[str | None, int]:
+        """Until when it rests, by upstream model; None stands for all models."""
+
+def pick_channel(candidates: list[tuple[int, int, int, int, int]], affinity: int, word1: int, word2: int) -> int:
+    """The index of the channel picked from (priority, way, weight, load, salt), or -1; the words are random.
+
+    The lowest priority with a way (0 open, 1 to be probed, 2 shut); a probe first; by affinity (not 0: weighted
+    rendezvous, passing over what has far more than its share); else two drawn by weight, the second only if the first
+    is clearly more loaded for its weight.
+    """
+
 class Channel:
     """One configured way to an upstream, and its pool of kept connections. `target` is the connect hook's own."""
 
@@ -423,6 +504,9 @@ class Channel:
     failures: int
     idle_connections: int
     connect_timeout_ns: int
+    keys: list[UpstreamKey]
+    breaker: Breaker
+    tags: tuple[str, ...]
     retired: bool
     target: Any
     def __init__(
@@ -436,11 +520,15 @@ class Channel:
         *,
         priority: int = 0,
         weight: int = 1,
+        tags: tuple[str, ...] = (),
+        breaker: Breaker | None = None,
         ask_usage: bool = False,
         connect_timeout_ns: int = ...,
         first_byte_timeout_ns: int = ...,
         stream_idle_timeout_ns: int = ...,
     ) -> None: ...
+    def adopt(self, old: Channel) -> None:
+        """Goes on with the breaker and the resting keys of this channel in the configuration before."""
     def close_idle(self, older_than_ns: int = 0) -> None:
         """Closes connections unused since then (monotonic); 0 closes all."""
 
@@ -540,6 +628,8 @@ class Engine:
     draining: bool
     store_writable: bool
     attempts_max: int
+    retry_budget: RetryBudget
+    channel_scope: int  # the bit of a key's scopes that lets it name a channel
     body_bytes_max: int
     connections_max: int
     other_connections: int  # those that are not the front door's

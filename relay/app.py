@@ -11,9 +11,11 @@ import signal
 import socket
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import uvloop
 from aiohttp import web
@@ -31,6 +33,7 @@ from relay.control.operations import Operations
 from relay.control.pepper import Pepper, load_pepper
 from relay.policy import pricing
 from relay.policy.calibration import Calibrations
+from relay.policy.routing import ChannelState, KeyRests, channel_state
 from relay.proxy import catalogue
 from relay.proxy.addresses import Addresses
 from relay.proxy.connect import Connector, tls_context
@@ -43,7 +46,7 @@ from relay.storage import Store, StoreError
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
 from relay.wire import models as wire_models
-from relay.wire.endpoints import D_GEMINI, D_OPENAI, Endpoint
+from relay.wire.endpoints import D_GEMINI, D_OPENAI, DIALECT_NAMES, Endpoint
 
 log = logging.getLogger("relay")
 
@@ -297,6 +300,10 @@ class Relay:
         for channel in self._channels:
             channel.retired = True
             channel.close_idle()
+        known = {(channel.name, channel.target): channel for channel in self._channels}
+        for channel in channels:
+            if (old := known.get((channel.name, channel.target))) is not None:
+                channel.adopt(old)
         self._channels = channels
         engine, server, timeouts, billing = self.engine, config.server, config.timeouts, config.billing
         engine.models = catalogue.build_models(config, channels, rates, self._calibrations)
@@ -304,6 +311,12 @@ class Relay:
             hold_output_tokens=billing.hold_output_tokens,
             hold_slice_tokens=billing.hold_slice_tokens,
             prompt_margin_permille=billing.prompt_margin_permille,
+        )
+        routing = config.routing
+        engine.attempts_max = routing.attempts_max
+        engine.retry_budget.configure(routing.retry_percent, routing.retries_per_second_min)
+        self.hooks.key_rests = KeyRests(
+            routing.key_rest_seconds, routing.key_rest_refused_seconds, routing.key_rest_seconds_max
         )
         engine.body_bytes_max = server.body_bytes_max
         engine.connections_max = capacity.connections_within(server.connections_max, self._descriptors_max)
@@ -394,18 +407,18 @@ class Relay:
             "calls_total": engine.calls_total,
             "keys_loaded": self.keyring.loaded_keys,
             "faults": engine.faults_total,
-            "channels": [
-                {
-                    "name": channel.name,
-                    "api": configuration_name(channel.dialect),
-                    "priority": channel.priority,
-                    "in_flight": channel.in_flight,
-                    "idle_connections": channel.idle_connections,
-                    "failures": channel.failures,
-                }
-                for channel in self._channels
-            ],
+            "retries": {
+                "retried": engine.retry_budget.retries_total,
+                "refused": engine.retry_budget.refused_total,
+            },
+            "channels": [msgspec.to_builtins(state) for state in self.channel_states()],
         }
+
+    def channel_states(self) -> Iterator[ChannelState]:
+        """Every channel as it is now: breaker, keys that rest, load."""
+        now_ns = time.monotonic_ns()
+        for channel in self._channels:
+            yield channel_state(channel, DIALECT_NAMES[channel.dialect], now_ns)
 
     async def reload(self) -> dict[str, Any]:
         """Applies the file anew. Raises ConfigError; the old one then stays in force."""
@@ -493,10 +506,6 @@ def save_calibrations(data_dir: Path, calibrations: Calibrations) -> None:
         beside.replace(path)
     except OSError as error:
         log.warning("%s could not be written (%s)", CALIBRATION_NAME, type(error).__name__)
-
-
-def configuration_name(dialect: int) -> str:
-    return ("openai", "anthropic", "gemini")[dialect]
 
 
 def _server_tls(certificate: str, key: str) -> Any:

@@ -125,6 +125,20 @@ class Retention(_Table, frozen=True):
     user_agent: bool = True
 
 
+class Routing(_Table, frozen=True):
+    attempts_max: Annotated[int, Meta(ge=1, le=16)] = 3
+    retry_percent: Annotated[int, Meta(ge=0, le=100)] = 20
+    retries_per_second_min: Annotated[int, Meta(ge=0, le=1_000_000)] = 10
+    breaker_failure_percent: Annotated[int, Meta(ge=0, le=100)] = 50
+    breaker_calls_min: Annotated[int, Meta(ge=1, le=100)] = 20
+    breaker_window_seconds: Seconds = 30.0
+    breaker_open_seconds: Seconds = 2.0
+    breaker_open_seconds_max: Seconds = 60.0
+    key_rest_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 5.0
+    key_rest_refused_seconds: Seconds = 300.0
+    key_rest_seconds_max: Seconds = 600.0
+
+
 class Channel(_Table, frozen=True):
     """One configured way to an upstream.
 
@@ -212,6 +226,7 @@ class Tables(_Table, frozen=True):
     plans: dict[Name, Plan] = msgspec.field(default_factory=dict)
     billing: Billing = Billing()
     retention: Retention = Retention()
+    routing: Routing = Routing()
     channels: tuple[Channel, ...] = ()
     rates: tuple[Rate, ...] = ()
 
@@ -346,6 +361,14 @@ def _contradictions(tables: Tables, *, read_files: bool) -> list[Fault]:
             faults.append(Fault(f"plans.{name}.daily_credits", expected, str(plan.daily_credits)))
     for index, rate in enumerate(tables.rates):
         faults += _tier_faults(f"rates[{index}]", rate)
+    routing = tables.routing
+    if routing.breaker_open_seconds > routing.breaker_open_seconds_max:
+        expected = f"at most routing.breaker_open_seconds_max ({routing.breaker_open_seconds_max:g})"
+        faults.append(Fault("routing.breaker_open_seconds", expected, f"{routing.breaker_open_seconds:g}"))
+    for name in ("key_rest_seconds", "key_rest_refused_seconds"):
+        if getattr(routing, name) > routing.key_rest_seconds_max:
+            expected = f"at most routing.key_rest_seconds_max ({routing.key_rest_seconds_max:g})"
+            faults.append(Fault(f"routing.{name}", expected, f"{getattr(routing, name):g}"))
     faults += _repeated("channels", "name", [channel.name for channel in tables.channels])
     faults += _repeated("rates", "model", [rate.model for rate in tables.rates])
     control_socket = os.path.abspath(os.path.join(server.data_dir, "relay.sock"))

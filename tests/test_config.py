@@ -58,6 +58,7 @@ SECTIONS = {
     "timeouts": config.Timeouts,
     "plans.NAME": config.Plan,
     "billing": config.Billing,
+    "routing": config.Routing,
     "retention": config.Retention,
     "channels": config.Channel,
     "channels.timeouts": config.ChannelTimeouts,
@@ -83,7 +84,7 @@ def test_the_shipped_file_has_every_key_at_its_default(monkeypatch):
     assert set(document) == {name.split(".")[0] for name in SECTIONS}
     plans = document.pop("plans")
     tables = {
-        **{name: document[name] for name in ("server", "admin", "timeouts", "billing", "retention")},
+        **{name: document[name] for name in ("server", "admin", "timeouts", "billing", "routing", "retention")},
         "channels": document["channels"][0],
         "channels.timeouts": document["channels"][0]["timeouts"],
         "rates": document["rates"][0],

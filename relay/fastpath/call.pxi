@@ -7,6 +7,7 @@
 # Nothing here waits: a phase that needs something that is not there yet (a key that is not in memory, a connection)
 # leaves the call where it is and is called again. Deadlines are checked by the engine's sweep, four times a second.
 
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeASCII
 
 cdef extern from "time.h" nogil:
@@ -38,6 +39,11 @@ cdef enum:
     C_ERROR_BODY      # an upstream's error answer is held back until it is known what it is about
     C_RELAY           # the answer passes
     C_DONE
+
+cdef enum:
+    BLAME_CHANNEL = 0     # whose fault a failed attempt is
+    BLAME_KEY             # the operator's key there: refused, or above its limits
+    BLAME_NOBODY
 
 cdef enum:
     WAIT = 10_000         # not an error code: the phase goes on when the engine calls again
@@ -80,7 +86,13 @@ cdef class Call:
     # policy
     cdef ApiKey key
     cdef Model model
+    cdef list routes                  # that it may take
     cdef Route route
+    cdef UpstreamKey upstream_key
+    cdef bytes wanted_channel         # x-relay-channel: the name or the tag that the caller asks for
+    cdef uint64_t affinity            # of its prompt: where others of the same prefix went; 0: none
+    cdef bint probe                   # its attempt tells whether a breaker closes
+    cdef int64_t wait_ns              # until a channel may be there again
     cdef Admission admission
     cdef int64_t prompt_tokens        # the estimate, calibrated
     cdef int64_t prompt_counted       # the same before calibration
@@ -263,11 +275,12 @@ cdef class Call:
             return code
         if self.model is None or not self.model.routes[endpoint.dialect]:
             return E_MODEL_NOT_FOUND
+        self.routes = <list>self.model.routes[endpoint.dialect]
         rate = engine.free_rate if endpoint.free else self.model.rate
         if rate is None:
             return E_MODEL_UNPRICED
         self.prompt_counted = scanner.prompt_tokens() if self.form is None else self.form.prompt_tokens
-        self.prompt_tokens = (<Route>(<list>self.model.routes[endpoint.dialect])[0]).prompts.apply_tokens(self.prompt_counted)
+        self.prompt_tokens = (<Route>self.routes[0]).prompts.apply_tokens(self.prompt_counted)
         self.admission = Admission()
         if scanner.web_search:
             self.admission.web_searches = engine.policy.hold_web_searches
@@ -387,19 +400,26 @@ cdef class Call:
     # ---- route and forward ----
 
     cdef int forward(self) except -1:
-        """Sends the request on, over a kept connection or a new one."""
-        cdef Route route = self.engine.choose(<list>self.model.routes[self.endpoint.dialect], self.tried)
-        cdef UpstreamConnection connection
+        """Finds a channel and sends the request there."""
+        cdef int64_t now = monotonic_ns()
+        cdef Route route = self.engine.choose(self, now)
         if route is None:
-            self.refuse(E_UPSTREAM_UNAVAILABLE if self.attempts == 0 else self.status_of_failure(), None)
+            self.refuse(self.engine.no_way(self, now) if self.attempts == 0 else self.status_of_failure(), None)
             return 0
+        return self.forward_to(route, now)
+
+    cdef int forward_to(self, Route route, int64_t now) except -1:
+        """Sends the request on, over a kept connection or a new one."""
+        cdef UpstreamConnection connection
         self.route = route
+        if self.attempts == 0:
+            self.engine.retry_budget.calls_now += 1
         self.attempts += 1
         self.note_route()
         route.channel.in_flight += 1
         self.on_channel = True
         connection = route.channel.take_idle()
-        self.phase_ns = monotonic_ns()
+        self.phase_ns = now
         if connection is None:
             self.state = C_CONNECT
             self.engine.hooks.connect(route.channel, self)
@@ -450,10 +470,7 @@ cdef class Call:
             b.add_bytes(self.query)
         b.add_text(b" HTTP/1.1\r\n")
         b.add_bytes(channel.host_line)
-        b.add_bytes(<bytes>channel.key_lines[channel.next_key])
-        channel.next_key += 1
-        if channel.next_key >= len(channel.key_lines):
-            channel.next_key = 0
+        b.add_bytes(self.upstream_key.line)
         b.add_bytes(self.passed_fields)
         b.add_text(b"Accept-Encoding: identity\r\nContent-Length: ")
         b.add_int(size)
@@ -494,26 +511,75 @@ cdef class Call:
             return self.body
         return splice(self.body, edits)
 
-    cdef int attempt_failed(self, int code) except -1:
-        """This attempt is over and the client has seen nothing: the next channel, or the refusal."""
+    cdef int attempt_failed(self, int code, int blame=BLAME_CHANNEL) except -1:
+        """This attempt is over and the client has seen nothing: another key or the next channel, or the refusal."""
+        cdef Route route = self.route
+        cdef Channel channel = route.channel
+        cdef UpstreamKey key = None
+        cdef int64_t now = monotonic_ns()
+        if blame == BLAME_CHANNEL:
+            self.attempt_bad(code)
         self.drop_connection()
-        self.route.channel.failures += 1
+        channel.failures += 1
         self.last_failure = code
-        if self.tried is None:
-            self.tried = []
-        self.tried.append(self.route.channel)
         self.head_bytes = None
         self.error_parts = None
-        if self.endpoint.inference and self.attempts < self.engine.attempts_max:
-            self.forward()
-        else:
+        if blame == BLAME_KEY:
+            key = self.other_key(now)
+        if key is None:
+            if self.tried is None:
+                self.tried = []
+            self.tried.append(channel)
+        if not self.may_retry() or (key is None and not self.engine.another_way(self, now)):
             self.refuse(code, None)
+        elif not self.engine.retry_budget.take():
+            self.refuse(code, None)
+        elif key is not None:
+            self.upstream_key = key      # nothing was processed: the key was refused, not the call
+            self.forward_to(route, now)
+        else:
+            self.forward()
         return 0
+
+    cdef UpstreamKey other_key(self, int64_t now):
+        """Another key of the channel, after the one of this attempt was refused. None: there is none, or none has to rest."""
+        cdef Route route = self.route
+        if route.channel.breaker.state != BREAKER_CLOSED or self.upstream_key.wakes_ns(route.upstream_model) <= now:
+            return None
+        return route.channel.awake_key(route.upstream_model, self.affinity, now)
+
+    cdef bint may_retry(self) noexcept:
+        return self.endpoint.inference and self.attempts < self.engine.attempts_max
+
+    cdef inline void attempt_good(self, int64_t now):
+        """The upstream answers calls: for its breaker."""
+        cdef Channel channel = self.route.channel
+        if channel.breaker.state == BREAKER_CLOSED:
+            channel.breaker.succeeded(now)
+        elif self.probe:
+            self.probe = False
+            if channel.breaker.end_probe(now, 1, 0):
+                self.engine.breaker_changed(channel)
+
+    cdef void attempt_bad(self, int code):
+        """The upstream failed, and not because of its key or of this call."""
+        cdef Channel channel = self.route.channel
+        cdef bint changed
+        if self.probe:
+            self.probe = False
+            changed = channel.breaker.end_probe(monotonic_ns(), 0, code)
+        else:
+            changed = channel.breaker.failed(monotonic_ns(), code)
+        if changed:
+            self.engine.breaker_changed(channel)
 
     cdef void leave_channel(self):
         if self.on_channel:
             self.on_channel = False
             self.route.channel.in_flight -= 1
+            if self.probe:
+                self.probe = False
+                self.route.channel.breaker.end_probe(0, -1, 0)
 
     cdef void drop_connection(self):
         """The upstream is of no use any more: its connection is closed, whatever it was sending."""
@@ -582,6 +648,7 @@ cdef class Call:
             self.error_parts = []
             self.error_bytes = 0
             return self.read_error(data, end)
+        self.attempt_good(self.first_byte_ns)
         return self.begin_answer(data, end)
 
     cdef int read_error(self, bytes data, Py_ssize_t offset) except -1:
@@ -612,16 +679,30 @@ cdef class Call:
 
     cdef int judge_error(self) except -1:
         cdef bytes data = b"".join(self.error_parts)
-        cdef int verdict
+        cdef Channel channel = self.route.channel
+        cdef int verdict, blame
+        cdef int64_t now
         body = data
         if self.head.framing == B_CHUNKED:
             body = decode_chunked([data])[0]
-        verdict = self.engine.hooks.judge_error(self.endpoint.dialect, self.status, self.head.encoding, body, self.route.channel)
+        now = monotonic_ns()
+        verdict, rest_ns, all_models = self.engine.hooks.judge_error(
+            self.endpoint.dialect, self.status, self.head.encoding, body, self.route.channel,
+            PyBytes_FromStringAndSize(self.head.passed.data, self.head.passed.size))
+        if rest_ns:
+            channel.rest_key(self.upstream_key, None if all_models else self.route.upstream_model, now + <int64_t>rest_ns,
+                             E_UPSTREAM_ACCOUNT if verdict == 1 else E_UPSTREAM_UNAVAILABLE)
         if verdict == 1:
-            return self.attempt_failed(E_UPSTREAM_ACCOUNT)
-        if verdict == 2 and self.endpoint.inference and self.attempts < self.engine.attempts_max and \
-                self.engine.choose(<list>self.model.routes[self.endpoint.dialect], (self.tried or []) + [self.route.channel]) is not None:
-            return self.attempt_failed(E_UPSTREAM_FAILED)
+            return self.attempt_failed(E_UPSTREAM_ACCOUNT, BLAME_KEY)
+        if verdict == 0:
+            self.attempt_good(now)
+        else:
+            blame = BLAME_CHANNEL if self.status >= 500 else BLAME_KEY if self.status == 429 else BLAME_NOBODY
+            if self.may_retry() and self.engine.retry_budget.left() and (
+                    self.engine.another_way(self, now) or (blame == BLAME_KEY and self.other_key(now) is not None)):
+                return self.attempt_failed(E_UPSTREAM_FAILED, blame)
+            if blame == BLAME_CHANNEL:
+                self.attempt_bad(E_UPSTREAM_ERROR)
         self.error_parts = None
         chunked_init(&self.chunked)
         return self.begin_answer(data, 0)
@@ -936,6 +1017,8 @@ cdef class Call:
         """The answer has begun and cannot be finished: the dialect's error event where one can stand, then the close."""
         cdef bytes event = None
         cdef object transport = self.client.transport
+        if code == E_UPSTREAM_TRUNCATED or code == E_UPSTREAM_GARBAGE or code == E_UPSTREAM_STALLED:
+            self.attempt_bad(code)
         self.drop_connection()
         if code != E_CLIENT_GONE and transport is not None and self.head_sent:
             if self.strip and self.held.size:
@@ -1050,7 +1133,7 @@ cdef class Call:
         if self.state == C_DONE:
             return 0
         if self.admission is not None:
-            retry_after_ns = self.admission.retry_after_ns
+            retry_after_ns = self.wait_ns if self.wait_ns else self.admission.retry_after_ns
             if param is None and self.admission.limited_scope is not None:
                 param = self.admission.limited_scope.kind
         self.engine.id_text(self.id, text)

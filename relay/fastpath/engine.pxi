@@ -31,6 +31,8 @@ cdef class Engine:
     cdef readonly dict reasons
     cdef public bint draining, store_writable
     cdef public int attempts_max
+    cdef readonly RetryBudget retry_budget
+    cdef public uint32_t channel_scope     # the bit that a key needs to name its channel
     cdef public int64_t body_bytes_max
     cdef public Py_ssize_t connections_max, other_connections   # others: those that aiohttp's parser has
     cdef public int64_t waiting_bytes_max
@@ -73,6 +75,7 @@ cdef class Engine:
         self.buffer = Buffer()
         self.request_head = RequestHead()
         self.attempts_max = 3
+        self.retry_budget = RetryBudget()
         self.body_bytes_max = 33_554_432
         self.connections_max = 20_000
         self.waiting_bytes_max = 1 << 40
@@ -216,32 +219,94 @@ cdef class Engine:
     cdef int64_t wall_ns(self):
         return monotonic_ns() + self.wall_offset_ns
 
-    cdef Route choose(self, list routes, object tried):
-        """The channel of a call: the lowest priority number that has one left, by weight within it."""
-        cdef Route route, best = None
-        cdef int64_t total = 0, pick
-        cdef int priority = 1_000_000
-        if tried is None and len(routes) == 1:
-            return <Route>routes[0]
-        for route in routes:
-            if tried is not None and route.channel in tried:
-                continue
-            if route.channel.priority < priority:
-                priority = route.channel.priority
-                total = 0
-            if route.channel.priority == priority:
-                total += route.channel.weight
-        if total == 0:
+    cdef Route choose(self, Call call, int64_t now):
+        """The way of a call, and which upstream key it takes there (`call.upstream_key`). None: there is none now."""
+        cdef list routes = call.routes
+        cdef Route route
+        cdef Channel channel
+        if call.tried is None and PyList_GET_SIZE(routes) == 1:
+            route = <Route>PyList_GET_ITEM(routes, 0)
+            channel = route.channel
+            if channel.single and channel.calm(now):
+                call.upstream_key = <UpstreamKey>PyList_GET_ITEM(channel.keys, 0)
+                return route
+        return self.choose_among(call, now)
+
+    cdef Route choose_among(self, Call call, int64_t now):
+        cdef Candidate[CANDIDATES_MAX] candidates
+        cdef Candidate* c
+        cdef list routes = call.routes
+        cdef Route route
+        cdef Channel channel
+        cdef int n = 0, chosen
+        for route in routes[:CANDIDATES_MAX]:
+            channel = route.channel
+            c = &candidates[n]
+            n += 1
+            c.priority = channel.priority
+            c.weight = channel.weight
+            c.salt = channel.salt
+            c.load = channel.in_flight
+            if call.tried is not None and channel in call.tried:
+                c.way = WAY_SHUT
+            elif channel.calm(now):
+                c.way = WAY_OPEN
+            elif now < channel.rests_until_ns and channel.wakes_ns(route.upstream_model) > now:
+                c.way = WAY_SHUT
+            else:
+                c.way = channel.breaker.way(now)
+            if c.way == WAY_OPEN:
+                c.load += FAILURE_LOAD * channel.breaker.recent_failures(now)
+        chosen = pick(candidates, n, call.affinity, self.random(), self.random())
+        if chosen < 0:
             return None
-        pick = <int64_t>(self.random() % <uint64_t>total)
-        for route in routes:
-            if route.channel.priority != priority or (tried is not None and route.channel in tried):
+        route = <Route>routes[chosen]
+        channel = route.channel
+        if channel.breaker.state != BREAKER_CLOSED:
+            channel.breaker.begin_probe(now)
+            call.probe = True
+        call.upstream_key = channel.awake_key(route.upstream_model, call.affinity, now)
+        return route
+
+    cdef bint another_way(self, Call call, int64_t now) except -1:
+        """Whether a call would find a channel besides those it has tried and the one it is at."""
+        cdef Route route
+        cdef Channel channel
+        for route in call.routes:
+            channel = route.channel
+            if channel is call.route.channel or (call.tried is not None and channel in call.tried):
                 continue
-            best = route
-            pick -= route.channel.weight
-            if pick < 0:
-                break
-        return best
+            if channel.breaker.way(now) != WAY_SHUT and channel.wakes_ns(route.upstream_model) <= now:
+                return True
+        return False
+
+    cdef int no_way(self, Call call, int64_t now) except -1:
+        """There is no channel for a call that has tried none: which error that is, and (`call.wait_ns`) for how long."""
+        cdef Route route
+        cdef Channel channel
+        cdef UpstreamKey key
+        cdef int64_t until, wakes, first = -1
+        cdef bint account = True
+        for route in call.routes:
+            channel = route.channel
+            until = channel.breaker.probe_ns if channel.breaker.state != BREAKER_CLOSED else 0
+            wakes = channel.wakes_ns(route.upstream_model)
+            if wakes > until:
+                until = wakes
+            for key in channel.keys:
+                if key.rest_code != E_UPSTREAM_ACCOUNT or key.wakes_ns(route.upstream_model) <= now:
+                    account = False
+            if first < 0 or until < first:
+                first = until
+        call.wait_ns = max(first - now, 1_000_000_000)      # with a probe on its way: a second
+        return E_UPSTREAM_ACCOUNT if account else E_UPSTREAM_UNAVAILABLE
+
+    cdef void breaker_changed(self, Channel channel):
+        """Told once per change, never per call."""
+        try:
+            self.hooks.breaker_changed(channel)
+        except Exception as error:
+            self.fault(error)
 
     cdef uint64_t random(self) noexcept:
         # xorshift64: spreads load, guards nothing
@@ -470,6 +535,7 @@ cdef class Engine:
         cdef Call call
         cdef int64_t now = monotonic_ns()
         self.tick += 1
+        self.retry_budget.tick()
         self.wall_offset_ns = wall_clock_ns() - now
         if self.tick % 4 == 0:
             # Connections once a second: ten thousand idle ones took 2.8 % of a core at four times a second.

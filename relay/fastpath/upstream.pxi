@@ -38,8 +38,13 @@ cdef class Channel:
     cdef readonly int priority, weight
     cdef bytes base_path               # of base_url, without a trailing slash
     cdef bytes host_line               # b"Host: ...\r\n"
-    cdef list key_lines                # one authentication line per upstream key
+    cdef readonly list keys            # UpstreamKey, at least one
     cdef Py_ssize_t next_key
+    cdef bint single                   # one key: nothing to choose
+    cdef int64_t rests_until_ns        # no key rests longer than this
+    cdef readonly Breaker breaker
+    cdef readonly tuple tags
+    cdef uint64_t salt
     cdef readonly bint ask_usage
     cdef readonly int64_t connect_timeout_ns, first_byte_timeout_ns, stream_idle_timeout_ns
     cdef list idle                     # UpstreamConnection, the most recently used last
@@ -49,7 +54,7 @@ cdef class Channel:
     cdef public object target          # what the connect hook needs: host, port, TLS context
 
     def __init__(self, str name, int dialect, bytes host, bytes base_path, list key_lines, object target, *, int priority=0,
-                 int weight=1, bint ask_usage=False, int64_t connect_timeout_ns=5_000_000_000,
+                 int weight=1, tuple tags=(), Breaker breaker=None, bint ask_usage=False, int64_t connect_timeout_ns=5_000_000_000,
                  int64_t first_byte_timeout_ns=120_000_000_000, int64_t stream_idle_timeout_ns=300_000_000_000):
         if not key_lines:
             raise ValueError("a channel needs at least one authentication line (an empty one for none)")
@@ -59,7 +64,11 @@ cdef class Channel:
         self.weight = weight
         self.base_path = base_path
         self.host_line = b"Host: " + host + b"\r\n"
-        self.key_lines = key_lines
+        self.keys = [UpstreamKey(line, number) for number, line in enumerate(key_lines, 1)]
+        self.single = len(key_lines) == 1
+        self.tags = tags
+        self.breaker = breaker if breaker is not None else Breaker()
+        self.salt = mix(<uint64_t>(<int64_t>hash(name)))
         self.target = target
         self.ask_usage = ask_usage
         self.connect_timeout_ns = connect_timeout_ns
@@ -70,6 +79,63 @@ cdef class Channel:
     @property
     def idle_connections(self):
         return len(self.idle)
+
+    def adopt(self, Channel old):
+        """Goes on with what is known about the same channel of the configuration before: its breaker, keys that rest."""
+        cdef UpstreamKey key, known
+        cdef Breaker fresh = self.breaker
+        old.breaker.configure(calls_min=fresh.calls_min, failure_percent=fresh.failure_percent, window_ns=fresh.window_ns,
+                              open_ns_min=fresh.open_ns_min, open_ns_max=fresh.open_ns_max)
+        self.breaker = old.breaker
+        self.rests_until_ns = old.rests_until_ns
+        for key in self.keys:
+            for known in old.keys:
+                if known.line == key.line:
+                    key.rest_until_ns = known.rest_until_ns
+                    key.model_rests = known.model_rests
+                    key.rest_code = known.rest_code
+                    key.rests_total = known.rests_total
+
+    cdef bint calm(self, int64_t now) noexcept:
+        """Nothing to think about: in use, and no key rests."""
+        return self.breaker.state == BREAKER_CLOSED and now >= self.rests_until_ns
+
+    cdef UpstreamKey awake_key(self, str model, uint64_t affinity, int64_t now):
+        """A key that does not rest: the next in turn, or the one that this prompt belongs to. None: all rest."""
+        cdef UpstreamKey key, best = None
+        cdef Py_ssize_t i, n = len(self.keys), at
+        cdef uint64_t score, best_score = 0
+        if self.single and now >= self.rests_until_ns:
+            return <UpstreamKey>self.keys[0]
+        for i in range(n):
+            at = (self.next_key + i) % n
+            key = <UpstreamKey>self.keys[at]
+            if now < self.rests_until_ns and key.wakes_ns(model) > now:
+                continue
+            if not affinity:
+                self.next_key = (at + 1) % n
+                return key
+            score = mix(affinity ^ key.salt)
+            if best is None or score > best_score:
+                best = key
+                best_score = score
+        return best
+
+    cdef int64_t wakes_ns(self, str model) except -1:
+        """When the first of its keys is awake for this model."""
+        cdef UpstreamKey key
+        cdef int64_t first = -1, until
+        for key in self.keys:
+            until = key.wakes_ns(model)
+            if first < 0 or until < first:
+                first = until
+        return first
+
+    cdef int rest_key(self, UpstreamKey key, str model, int64_t until_ns, int code) except -1:
+        key.rest(model, until_ns, code)
+        if until_ns > self.rests_until_ns:
+            self.rests_until_ns = until_ns
+        return 0
 
     cdef UpstreamConnection take_idle(self):
         """The most recently used idle connection, or None. LIFO: the rest cools down and can be closed."""

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from relay import config as configuration
-from relay._fastpath import Channel, Engine, Model, Rate, Route
+from relay._fastpath import Breaker, Channel, Engine, Model, Rate, Route
 from relay._fastpath import Endpoint as CompiledEndpoint
 from relay.policy import tokenizers
 from relay.policy.calibration import Calibrations
@@ -71,11 +71,23 @@ def build_channel(config: configuration.Config, channel: configuration.Channel, 
         Target(host, port, tls if secure else None),
         priority=channel.priority,
         weight=channel.weight,
+        tags=channel.tags,
+        breaker=Breaker(**breaker_settings(config.routing)),
         ask_usage=usage.asks_usage(channel.ask_usage, channel.api, channel.base_url),
         connect_timeout_ns=nanoseconds(own.connect_seconds, default.connect_seconds),
         first_byte_timeout_ns=nanoseconds(own.first_byte_seconds, default.first_byte_seconds),
         stream_idle_timeout_ns=nanoseconds(own.stream_idle_seconds, default.stream_idle_seconds),
     )
+
+
+def breaker_settings(routing: configuration.Routing) -> dict[str, int]:
+    return {
+        "calls_min": routing.breaker_calls_min,
+        "failure_percent": routing.breaker_failure_percent,
+        "window_ns": round(routing.breaker_window_seconds * 1e9),
+        "open_ns_min": round(routing.breaker_open_seconds * 1e9),
+        "open_ns_max": round(routing.breaker_open_seconds_max * 1e9),
+    }
 
 
 def build_models(

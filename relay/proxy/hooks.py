@@ -11,7 +11,8 @@ from typing import Any
 import orjson
 
 from relay import quiet
-from relay._fastpath import Call, Channel, TokenTable
+from relay._fastpath import ERROR_CODES, Call, Channel, TokenTable
+from relay.policy.routing import KeyRests
 from relay.proxy import decoders, forms
 from relay.proxy.addresses import Addresses
 from relay.proxy.connect import Connector
@@ -30,6 +31,7 @@ class Hooks:
         self._addresses = addresses
         self._connector = connector
         self.no_balance_status_openai = 402
+        self.key_rests = KeyRests(5.0, 300.0, 300.0)
         self.load_key: Callable[[bytes], None] = lambda public_id: None
         self.handover: Callable[[asyncio.Transport, bytes], None] = lambda transport, data: transport.abort()
         self.on_event: Callable[[str, str | None, str | None], None] = lambda kind, code, channel: None
@@ -59,15 +61,34 @@ class Hooks:
     def render_stream_error(self, format: int, body_kind: int, code: int, sequence_number: int) -> bytes:
         return wire_errors.render_stream_error(format, body_kind, code, sequence_number)
 
-    def judge_error(self, dialect: int, status: int, encoding: bytes | None, body: bytes, channel: Channel) -> int:
-        """What an upstream's error answer is about: see `wire.upstream_errors`."""
-        verdict = upstream_errors.judge(dialect, status, body if encoding is None else b"")
-        if verdict == upstream_errors.ACCOUNT:
+    def judge_error(
+        self, dialect: int, status: int, encoding: bytes | None, body: bytes, channel: Channel, fields: bytes
+    ) -> tuple[int, int, bool]:
+        """What an upstream's error answer is about (see `wire.upstream_errors`), how long the key that got it rests in
+        nanoseconds (0: not at all), and whether it rests for all models."""
+        readable = body if encoding is None else b""
+        verdict = upstream_errors.judge(dialect, status, readable)
+        account = verdict == upstream_errors.ACCOUNT
+        if account:
             log.error(
                 "channel %s: the upstream refused this relay's own key or account (HTTP %d)", channel.name, status
             )
             self.on_event("upstream_account", str(status), channel.name)
-        return verdict
+        elif status != 429:
+            return verdict, 0, False
+        asked = upstream_errors.retry_after_seconds(fields, readable)
+        return verdict, self.key_rests.rest_ns(account, asked), not upstream_errors.is_about_one_model(status, readable)
+
+    def breaker_changed(self, channel: Channel) -> None:
+        """A channel's breaker opened or closed."""
+        breaker = channel.breaker
+        reason = ERROR_CODES[breaker.last_code]
+        if breaker.state:
+            log.error("channel %s: not used for %.1f s (%s)", channel.name, breaker.open_ns / 1e9, reason)
+            self.on_event("channel_open", reason, channel.name)
+        else:
+            log.warning("channel %s: in use again", channel.name)
+            self.on_event("channel_closed", None, channel.name)
 
     def usage_request(
         self, parts: list[bytes], start: int, end: int, object_start: int, object_empty: bool

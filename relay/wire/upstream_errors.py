@@ -4,6 +4,7 @@ A customer must never read about the operator's own account, so those answers ar
 name a kind of error are compared, never its text as a whole: an error may quote the request.
 """
 
+import re
 from typing import Any, Final
 
 import orjson
@@ -31,8 +32,15 @@ _ACCOUNT_KINDS: Final = frozenset(
         "CONSUMER_SUSPENDED",
     }
 )
+_WHOLE_ACCOUNT_KINDS: Final = _ACCOUNT_KINDS - {"permission_error", "PERMISSION_DENIED"}
 # Anthropic says so in words only, as an `invalid_request_error`.
 _ACCOUNT_MESSAGES: Final = ("Your credit balance is too low",)
+
+
+def is_about_one_model(status: int, body: bytes) -> bool:
+    """Whether a refusal of the operator's key or account leaves its other models usable: 403 and 429 are about a model
+    or its limits unless they name the account's balance."""
+    return status in (403, 429) and not _kinds(body) & _WHOLE_ACCOUNT_KINDS
 
 
 def judge(dialect: int, status: int, body: bytes) -> int:
@@ -44,6 +52,30 @@ def judge(dialect: int, status: int, body: bytes) -> int:
     if status in (408, 409, 425, 429) or status >= 500:
         return UPSTREAM
     return REQUEST
+
+
+def retry_after_seconds(fields: bytes, body: bytes) -> float | None:
+    """How long an upstream asks to wait, None where it does not say.
+
+    fields  its header lines; `retry-after-ms` (OpenAI, Azure), then `retry-after` in seconds. A date is not read: the
+            clocks of two machines differ by more than most limits last.
+    body    Gemini says it there only, as google.rpc.RetryInfo with a duration such as "34.07s"
+    """
+    if match := _RETRY_AFTER_MS.search(fields):
+        return float(match[1]) / 1000
+    if match := _RETRY_AFTER.search(fields):
+        return float(match[1])
+    details = _error(body).get("details")
+    for detail in details if isinstance(details, list) else ():
+        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
+        if isinstance(delay, str) and (match_text := _DURATION.fullmatch(delay)):
+            return float(match_text[1])
+    return None
+
+
+_RETRY_AFTER_MS: Final = re.compile(rb"^retry-after-ms:[ \t]*([0-9]{1,12}(?:\.[0-9]{1,9})?)[ \t]*\r$", re.I | re.M)
+_RETRY_AFTER: Final = re.compile(rb"^retry-after:[ \t]*([0-9]{1,9}(?:\.[0-9]{1,9})?)[ \t]*\r$", re.I | re.M)
+_DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)s", re.ASCII)
 
 
 def _error(body: bytes) -> dict[str, Any]:

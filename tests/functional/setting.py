@@ -72,7 +72,8 @@ def rates() -> str:
 
 
 def config_text(simulator: str, raw: str) -> str:
-    """Short deadlines, no limits in the plan `open`, channels to the simulator, to raw scripts and to nowhere."""
+    """Short deadlines, no limits in the plan `open`, channels to the simulator, to raw
+    scripts and to nowhere, which are used however they fail."""
     head = f"""\
 [server]
 drain_seconds = 5
@@ -92,6 +93,9 @@ tpm = 0
 concurrency = 0
 [billing]
 prompt_margin_permille = 100
+[routing]
+breaker_failure_percent = 0
+key_rest_seconds = 0
 """
     nowhere = "http://127.0.0.1:9/v1"  # the port of discard: nobody listens
     channels = [

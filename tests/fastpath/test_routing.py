@@ -1,0 +1,325 @@
+"""The compiled decisions of routing are their oracle's, and do what they are for in simulated weather."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay._fastpath import Breaker, RetryBudget, UpstreamKey, pick_channel
+from tests.support.routing_oracle import (
+    CLOSED,
+    OPEN,
+    WAY_OPEN,
+    WAY_PROBE,
+    WAY_SHUT,
+    BreakerOracle,
+    BudgetOracle,
+    pick,
+)
+
+SECOND = 1_000_000_000
+words = st.integers(0, 2**64 - 1)
+channels = st.lists(
+    st.tuples(
+        st.integers(0, 3),
+        st.sampled_from([WAY_OPEN, WAY_OPEN, WAY_OPEN, WAY_PROBE, WAY_SHUT]),
+        st.one_of(st.integers(1, 10), st.integers(1, 10**6)),
+        st.one_of(st.integers(0, 12), st.integers(0, 10**5)),
+        words,
+    ),
+    max_size=12,
+)
+
+
+@given(candidates=channels, affinity=st.one_of(st.just(0), words), word1=words, word2=words)
+def test_the_choice_is_its_oracle(
+    candidates: list[tuple[int, int, int, int, int]], affinity: int, word1: int, word2: int
+):
+    assert pick_channel(candidates, affinity, word1, word2) == pick(candidates, affinity, word1, word2)
+
+
+STEPS = ["good", "bad", "bad", "probe", "good probe", "bad probe", "no probe"]
+
+
+@given(
+    calls_min=st.integers(1, 20), percent=st.integers(0, 100), window=st.integers(1, 20), shortest=st.integers(1, 4),
+    longest=st.integers(4, 30),
+    steps=st.lists(
+        st.tuples(st.sampled_from(STEPS), st.integers(0, 3)),
+        max_size=120,
+    ),
+)  # fmt: skip
+def test_a_breaker_is_its_oracle(
+    calls_min: int, percent: int, window: int, shortest: int, longest: int, steps: list[tuple[str, int]]
+):
+    settings = {
+        "calls_min": calls_min, "failure_percent": percent, "window_ns": window, "open_ns_min": shortest,
+        "open_ns_max": longest,
+    }  # fmt: skip
+    breaker, oracle, now = Breaker(**settings), BreakerOracle(**settings), 1
+    for what, pause in steps:
+        now += pause
+        assert breaker.py_way(now) == oracle.way(now)
+        if what == "good":
+            breaker.py_succeeded(now)
+            oracle.succeeded(now)
+        elif what == "bad":
+            assert breaker.py_failed(now) == oracle.failed(now)
+        elif what == "probe":
+            if oracle.way(now) == WAY_PROBE:
+                breaker.py_begin_probe(now)
+                oracle.begin_probe()
+        else:
+            outcome = {"good probe": 1, "bad probe": 0, "no probe": -1}[what]
+            assert breaker.py_end_probe(now, outcome) == oracle.end_probe(now, outcome)
+        assert (breaker.state, breaker.opened_total) == (oracle.state, oracle.opened_total)
+        assert breaker.py_recent_failures(now) == oracle.recent_failures(now)
+        if oracle.state:
+            assert (breaker.probe_ns, breaker.probing) == (oracle.probe_ns, oracle.probing)
+
+
+@given(
+    percent=st.integers(0, 100), floor=st.integers(0, 2),
+    steps=st.lists(st.tuples(st.sampled_from(["call", "retry", "tick"]), st.integers(1, 15)), max_size=60),
+)  # fmt: skip
+def test_a_retry_budget_is_its_oracle(percent: int, floor: int, steps: list[tuple[str, int]]):
+    budget, oracle = RetryBudget(percent, floor), BudgetOracle(percent, floor)
+    for what, count in steps:
+        for _ in range(count):
+            if what == "call":
+                budget.py_call()
+                oracle.calls.append(oracle.now)
+            elif what == "retry":
+                assert budget.py_take() == oracle.take()
+            else:
+                budget.py_tick()
+                oracle.now += 1
+
+
+# --- what follows from them
+
+
+def pool(*weights: int, priority: int = 0) -> list[list[int]]:
+    rng = random.Random(7)
+    return [[priority, WAY_OPEN, weight, 0, rng.getrandbits(64)] for weight in weights]
+
+
+def serve(
+    candidates: list[list[int]], count: int, per_second: float, latency: Callable[[int], float], seed: int,
+    affinity: Callable[[], int] = lambda: 0,
+) -> Counter[int]:  # fmt: skip
+    """Poisson arrivals; each call occupies its channel for an exponential time."""
+    rng = random.Random(seed)
+    now, ends = 0.0, []
+    got: Counter[int] = Counter()
+    for _ in range(count):
+        now += rng.expovariate(per_second)
+        while ends and ends[0][0] <= now:
+            candidates[heapq.heappop(ends)[1]][3] -= 1
+        chosen = pick_channel(
+            [tuple(c) for c in candidates], affinity(), rng.getrandbits(64), rng.getrandbits(64)  # type: ignore[misc]
+        )  # fmt: skip
+        candidates[chosen][3] += 1
+        got[chosen] += 1
+        heapq.heappush(ends, (now + rng.expovariate(1 / latency(chosen)), chosen))
+    return got
+
+
+@pytest.mark.parametrize("per_second", [0.1, 1, 5, 30, 300])
+@pytest.mark.parametrize("weights", [(1, 1, 1), (1, 3), (1, 2, 7), (1, 10)])
+def test_calls_are_shared_by_weight_at_any_load(weights: tuple[int, ...], per_second: float):
+    count = 20_000
+    got = serve(pool(*weights), count, per_second, lambda _: 1.0, seed=3)
+    for index, weight in enumerate(weights):
+        share = count * weight / sum(weights)
+        assert abs(got[index] - share) < 0.12 * share + 60, got
+
+
+def test_a_channel_that_slows_down_gets_fewer_calls():
+    got = serve(pool(1, 1, 1), 20_000, 100, lambda index: 10.0 if index == 0 else 1.0, seed=4)
+    assert got[0] < 0.2 * got[1]
+
+
+def test_equal_prompts_go_to_one_channel_and_different_ones_are_shared_by_weight():
+    candidates = pool(1, 2, 5)
+    rng = random.Random(5)
+    prompts = [rng.getrandbits(64) | 1 for _ in range(4000)]
+    where = [pick_channel([tuple(c) for c in candidates], p, 1, 2) for p in prompts]  # type: ignore[misc]
+    assert where == [pick_channel([tuple(c) for c in candidates], p, 8, 9) for p in prompts]  # type: ignore[misc]
+    got = Counter(where)
+    for index, weight in enumerate((1, 2, 5)):
+        assert abs(got[index] - 500 * weight) < 150
+    # When one goes, only what was there moves; when it comes back, so does that.
+    candidates[1][1] = WAY_SHUT
+    moved = [pick_channel([tuple(c) for c in candidates], p, 1, 2) for p in prompts]  # type: ignore[misc]
+    assert all(after == before for before, after in zip(where, moved, strict=True) if before != 1)
+    assert 1 not in moved
+
+
+def test_one_prompt_does_not_sink_its_channel():
+    """All calls share a system prompt: its channel takes about twice its share, the rest goes to the next."""
+    got = serve(pool(1, 1, 1, 1), 20_000, 400, lambda _: 1.0, seed=6, affinity=lambda: 12345)
+    [(_, most), *_] = got.most_common()
+    assert most < 0.56 * 20_000
+    few = serve(pool(1, 1, 1, 1), 2_000, 3, lambda _: 1.0, seed=6, affinity=lambda: 12345)
+    assert few.most_common(1)[0][1] > 1_990  # with few calls in flight nothing is sunk
+
+
+@dataclass
+class World:
+    """Channels with real breakers and a real budget under a clock of its own; an attempt fails by `broken`."""
+
+    broken: Callable[[int, float], bool]
+    count: int = 3
+    per_second: int = 500
+    latency: float = 0.05
+    seed: int = 1
+    attempts_max: int = 3
+    now: float = 1.0
+    errors: int = 0
+    attempts: Counter[int] = field(default_factory=Counter)
+    retries: int = 0
+    calls: int = 0
+    served: list[tuple[float, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed)
+        self.breakers = [Breaker() for _ in range(self.count)]
+        self.budget = RetryBudget()
+        self.load = [0] * self.count
+        self.salts = [self.rng.getrandbits(64) for _ in range(self.count)]
+
+    def run(self, seconds: float) -> None:
+        """Calls begin at a fixed rate. What fails, fails at once; what works takes the latency."""
+        events: list[tuple[float, int, str, tuple[int, frozenset[int], int]]] = []
+        order = itertools.count()
+        end = self.now + seconds
+        for n in range(int(seconds * self.per_second)):
+            heapq.heappush(events, (self.now + n / self.per_second, next(order), "begin", (0, frozenset(), -1)))
+        for n in range(int(seconds * 4)):
+            heapq.heappush(events, (self.now + n / 4, next(order), "tick", (0, frozenset(), -1)))
+        while events:
+            at, _, what, (attempt, tried, channel) = heapq.heappop(events)
+            now = round(at * SECOND)
+            if what == "tick":
+                self.budget.py_tick()
+                continue
+            if what == "end":
+                self.load[channel] -= 1
+                breaker = self.breakers[channel]
+                if breaker.state and breaker.probing and attempt < 0:
+                    breaker.py_end_probe(now, 1)
+                elif breaker.state == CLOSED:
+                    breaker.py_succeeded(now)
+                self.served.append((at, channel))
+                continue
+            ways = [WAY_SHUT if i in tried else b.py_way(now) for i, b in enumerate(self.breakers)]
+            candidates = [
+                (0, ways[i], 1, self.load[i] + 4 * self.breakers[i].py_recent_failures(now), self.salts[i])
+                for i in range(self.count)
+            ]
+            if attempt == 0:
+                self.calls += 1
+                self.budget.py_call()
+            elif not self.budget.py_take():
+                self.errors += 1
+                continue
+            else:
+                self.retries += 1
+            chosen = pick_channel(candidates, 0, self.rng.getrandbits(64), self.rng.getrandbits(64))
+            if chosen < 0:
+                self.errors += 1
+                continue
+            self.attempts[chosen] += 1
+            breaker, probe = self.breakers[chosen], ways[chosen] == WAY_PROBE
+            if probe:
+                breaker.py_begin_probe(now)
+            if self.broken(chosen, at):
+                if probe:
+                    breaker.py_end_probe(now, 0)
+                else:
+                    breaker.py_failed(now)
+                if attempt + 1 == self.attempts_max:
+                    self.errors += 1
+                else:
+                    heapq.heappush(events, (at, next(order), "begin", (attempt + 1, tried | {chosen}, -1)))
+            else:
+                self.load[chosen] += 1
+                done = (-1 if probe else 0, frozenset[int](), chosen)
+                heapq.heappush(events, (at + self.latency, next(order), "end", done))
+        self.now = end
+
+
+def test_an_outage_costs_few_attempts_and_no_call_and_heals_within_a_probe():
+    outage = (6.0, 26.0)
+    world = World(broken=lambda channel, at: channel == 0 and outage[0] <= at < outage[1])
+    world.run(5)
+    assert world.retries == 0
+    world.run(20)
+    assert world.errors == 0
+    assert world.retries < 200  # of 10,000 calls: what the breaker needs to see, and probes
+    assert world.breakers[0].state != CLOSED
+    world.run(40)
+    assert world.errors == 0
+    back = min(at for at, channel in world.served if channel == 0 and at > outage[1])
+    assert back - outage[1] <= 32 + 1  # the wait had doubled from 2 s while it was broken: at most as long again
+    late = Counter(channel for at, channel in world.served if at > world.now - 5)
+    assert abs(late[0] - 5 * 500 / 3) < 100  # and has its share again
+
+
+def test_a_short_outage_heals_within_the_shortest_wait():
+    world = World(broken=lambda channel, at: channel == 0 and 6.0 <= at < 7.0)
+    world.run(10)
+    assert world.errors == 0
+    back = min(at for at, channel in world.served if channel == 0 and at > 7.0)
+    assert back <= 8.5
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.3])
+def test_a_channel_with_some_errors_does_not_flap(share: float):
+    rng = random.Random(9)
+    world = World(broken=lambda channel, at: channel == 0 and rng.random() < share)
+    world.run(120)
+    assert world.breakers[0].opened_total <= 1
+    assert world.errors == 0
+
+
+def test_a_channel_that_comes_and_goes_is_left_alone_longer_and_longer():
+    world = World(broken=lambda channel, at: channel == 0 and int(at) % 4 < 2)
+    world.run(240)
+    assert world.errors == 0
+    assert world.breakers[0].opened_total < 40  # of 60 times that it goes down
+    assert world.retries < 0.05 * world.calls
+
+
+def test_when_everything_is_down_attempts_stay_bounded():
+    """Budget and breakers: nothing multiplies."""
+    world = World(broken=lambda channel, at: at >= 6.0)
+    world.run(5)
+    healthy = sum(world.attempts.values())
+    world.run(60)
+    assert world.errors == 60 * 500
+    assert sum(world.attempts.values()) - healthy < 0.05 * 60 * 500
+    assert all(breaker.state == OPEN or breaker.probing for breaker in world.breakers)
+
+
+def test_when_everything_is_slow_to_fail_the_budget_bounds_what_is_repeated():
+    """Breakers off: a fifth of the calls, and ten a second."""
+    world = World(broken=lambda channel, at: True)
+    world.breakers = [Breaker(failure_percent=0) for _ in range(3)]
+    world.run(60)
+    assert world.retries <= 0.2 * world.calls + 10 * 60 + 100
+
+
+def test_keys_rest_for_a_model_or_for_all():
+    key = UpstreamKey(b"authorization: Bearer x\r\n", 2)
+    assert key.resting(0) == {}
+    assert "Bearer" not in repr(key)

@@ -1,0 +1,141 @@
+"""The decisions of relay/fastpath/routing.pxi in plain Python, written from their specification in _fastpath.pyi."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+CLOSED, OPEN, HALF_OPEN = range(3)
+WAY_OPEN, WAY_PROBE, WAY_SHUT = range(3)
+MASK = (1 << 64) - 1
+
+
+def mix(x: int) -> int:
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & MASK
+    return x ^ (x >> 31)
+
+
+@dataclass
+class BreakerOracle:
+    calls_min: int
+    failure_percent: int
+    window_ns: int
+    open_ns_min: int
+    open_ns_max: int
+    state: int = CLOSED
+    open_ns: int = 0
+    probe_ns: int = 0
+    closed_ns: int | None = None
+    probing: bool = False
+    good: int = 0
+    opened_total: int = 0
+    outcomes: list[tuple[int, bool]] = field(default_factory=list)  # time, failed
+
+    def succeeded(self, now: int) -> None:
+        if self.state == CLOSED:
+            self.outcomes.append((now, False))
+
+    def failed(self, now: int) -> bool:
+        if self.state != CLOSED:
+            return False
+        self.outcomes.append((now, True))
+        judged = [bad for at, bad in self.outcomes[-100:] if now - at <= self.window_ns]
+        if self.failure_percent == 0:
+            return False
+        often = len(judged) >= self.calls_min and sum(judged) * 100 >= self.failure_percent * len(judged)
+        if not often and not (len(judged) >= 10 and all(judged[-10:])):
+            return False
+        again = self.closed_ns is not None and now - self.closed_ns <= self.window_ns
+        self.open(now, min(2 * self.open_ns, self.open_ns_max) if again else self.open_ns_min)
+        return True
+
+    def open(self, now: int, for_ns: int) -> None:
+        self.state, self.open_ns, self.probe_ns = OPEN, for_ns, now + for_ns
+        self.probing, self.good = False, 0
+        self.opened_total += 1
+
+    def way(self, now: int) -> int:
+        if self.state == CLOSED:
+            return WAY_OPEN
+        return WAY_PROBE if not self.probing and now >= self.probe_ns else WAY_SHUT
+
+    def begin_probe(self) -> None:
+        self.state, self.probing = HALF_OPEN, True
+
+    def end_probe(self, now: int, outcome: int) -> bool:
+        if not self.probing:
+            return False
+        self.probing = False
+        if outcome == 0:
+            self.open(now, min(2 * self.open_ns, self.open_ns_max))
+            return True
+        self.good += outcome == 1
+        if self.good == 3:
+            self.state, self.closed_ns, self.outcomes = CLOSED, now, []
+            return True
+        return False
+
+    def recent_failures(self, now: int) -> int:
+        return sum(bad and now - at <= 1_000_000_000 for at, bad in self.outcomes[-8:])
+
+
+@dataclass
+class BudgetOracle:
+    """By absolute ticks of a quarter of a second; the last 40 count, the present one among them."""
+
+    percent: int
+    per_second_min: int
+    now: int = 0
+    calls: list[int] = field(default_factory=list)
+    retries: list[int] = field(default_factory=list)
+
+    def take(self) -> bool:
+        calls = sum(at > self.now - 40 for at in self.calls)
+        retries = sum(at > self.now - 40 for at in self.retries)
+        left = retries < calls * self.percent / 100 + self.per_second_min * 10
+        if left:
+            self.retries.append(self.now)
+        return left
+
+
+Candidate = tuple[int, int, int, int, int]  # priority, way, weight, load, salt
+
+
+def draw(among: list[tuple[int, Candidate]], word: int) -> int:
+    """The index of one by weight, -1: there is none."""
+    if not among:
+        return -1
+    at = word % sum(c[2] for _, c in among)
+    for index, c in among:
+        if at < c[2]:
+            return index
+        at -= c[2]
+    raise AssertionError
+
+
+def pick(candidates: list[Candidate], affinity: int, word1: int, word2: int) -> int:
+    usable = [(i, c) for i, c in enumerate(candidates) if c[1] != WAY_SHUT]
+    if not usable:
+        return -1
+    priority = min(c[0] for _, c in usable)
+    level = [(i, c) for i, c in usable if c[0] == priority]
+    for i, c in level:
+        if c[1] == WAY_PROBE:
+            return i
+    if affinity:
+        loads, weights = sum(c[3] for _, c in level), sum(c[2] for _, c in level)
+
+        def score(entry: tuple[int, Candidate]) -> float:
+            u = ((mix(affinity ^ entry[1][4]) >> 11) + 0.5) / 2.0**53
+            return -math.log(u) / entry[1][2]
+
+        order = sorted(level, key=score)
+        fitting = [i for i, c in order if (c[3] - 8) * weights <= 2 * loads * c[2]]
+        return fitting[0] if fitting else order[0][0]
+    first = draw(level, word1)
+    second = draw([(i, c) for i, c in level if i != first], word2)
+    if second < 0:
+        return first
+    a, b = candidates[first], candidates[second]
+    return second if (a[3] - 1) * b[2] > (b[3] + 1) * a[2] else first
