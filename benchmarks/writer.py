@@ -2,9 +2,9 @@
 
     python -m benchmarks.writer --accounts 1000 --present 1000000 --keys 1000000
 
-Groups of 2,000 records of random accounts go through the same code as in a relay (fold, insertion, rollups, lots, commit,
-checkpoints), in one thread; the figure is CPU of the process, user and system, without making the records. Few accounts
-are the common case (a group's records fold into few sums); 1,000 equally busy ones are near the worst.
+Groups of 2,000 records of random accounts go through the same code as in a relay (fold, insertion, rollups, lots,
+commit, checkpoints), in one thread; the figure is CPU of the process, user and system, without making the records. Few
+accounts are the common case (a group's records fold into few sums); 1,000 equally busy ones are near the worst.
 """
 
 from __future__ import annotations
