@@ -578,6 +578,9 @@ class Call:
     attempts: int
     def connected(self, connection: UpstreamConnection) -> None: ...
     def connect_failed(self, timed_out: bool) -> None: ...
+    def claim_known(self, first_id: int, same: bool) -> None:
+        """Its Idempotency-Key is its own (0), or has been used by another call, for the same body or not."""
+    def claim_failed(self) -> None: ...
 
 class FrontDoor(asyncio.Protocol):
     """Serves plain API calls itself and hands every other connection to `Engine.hooks.handover`."""
@@ -645,6 +648,7 @@ class Engine:
     read_on_tokens_max: int
     keep_source_ip: bool
     keep_user_agent: bool
+    usage_in_answers: bool
     open_calls: int
     open_connections: int
     calls_total: int

@@ -39,6 +39,8 @@ from relay.proxy.addresses import Addresses
 from relay.proxy.connect import Connector, tls_context
 from relay.proxy.expiry import expire_credits
 from relay.proxy.hooks import Hooks
+from relay.proxy.idempotency import KEPT_MS as IDEMPOTENCY_KEPT_MS
+from relay.proxy.idempotency import IdempotencyKeys
 from relay.proxy.keyring import Keyring
 from relay.proxy.server import ApiServer, refusal
 from relay.records import MS_PER_DAY
@@ -94,6 +96,8 @@ class Relay:
         )
         self.hooks.handover = self.api.take_over
         self.hooks.on_event = self._channel_event
+        idempotency = IdempotencyKeys(store)
+        self.hooks.claim, self.hooks.unclaim = idempotency.claim, idempotency.unclaim
         self.operations = Operations(store, self, config, pepper)
         self._socket = admin.SocketServer(self.operations, Path(config.server.data_dir))
         self._servers: list[asyncio.Server] = []
@@ -243,6 +247,7 @@ class Relay:
             kept_ms = self.config.retention.calls_days * MS_PER_DAY
             try:
                 await self._store.delete_calls_before(time.time_ns() // 1_000_000 - kept_ms)
+                await self._store.delete_idempotency_keys_before(time.time_ns() // 1_000_000 - IDEMPOTENCY_KEPT_MS)
             except StoreError as error:  # a full disk heals; what does not is told to `on_fatal`
                 log.warning("old call records could not be deleted (%s)", type(error).__name__)
             await asyncio.sleep(RETENTION_SECONDS)
@@ -333,6 +338,7 @@ class Relay:
         engine.read_on_tokens_max = billing.disconnect_tokens_max
         engine.keep_source_ip = config.retention.source_ip
         engine.keep_user_agent = config.retention.user_agent
+        engine.usage_in_answers = billing.usage_in_answers
         self.api.header_seconds = timeouts.header_seconds
         self.api.body_idle_seconds = timeouts.body_idle_seconds
         self.hooks.no_balance_status_openai = billing.no_balance_status_openai

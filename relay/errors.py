@@ -6,7 +6,7 @@ same request can ever succeed if repeated (`final`), and a sentence for the pers
 
     client      request    malformed_json duplicate_key invalid_type invalid_value missing_model unsupported_feature
                            malformed_http malformed_form body_too_large unsupported_encoding body_timeout
-                           path_not_found method_not_allowed upgrade_required model_not_found
+                           idempotency_repeat path_not_found method_not_allowed upgrade_required model_not_found
                            object_not_found
                 key        missing_key invalid_key ambiguous_key key_expired key_revoked key_suspended account_inactive
                 permission address_not_allowed scope_not_allowed model_not_allowed
@@ -80,6 +80,9 @@ ERRORS: Final[dict[str, ErrorKind]] = {
         415, "Compressed request bodies are not supported: send the body without Content-Encoding."
     ),
     "body_timeout": _client(408, "The request did not arrive in time.", final=False),
+    "idempotency_repeat": _client(
+        409, "A call with this Idempotency-Key has been made. Its answer is not kept, and it is not made again."
+    ),
     "path_not_found": _client(
         404,
         "There is nothing at this path. The base URL has /v1 for OpenAI SDKs, and not for Anthropic and Gemini.",

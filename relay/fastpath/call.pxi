@@ -36,6 +36,8 @@ cdef enum:
     C_READ            # the body is arriving
     C_CONNECT         # waiting for an upstream connection
     C_HEAD            # the request is on its way, no answer yet
+    C_CLAIM           # its Idempotency-Key is being looked up
+    C_COLLECT         # an answer that is one JSON document waits to be complete, because something is written into it
     C_ERROR_BODY      # an upstream's error answer is held back until it is known what it is about
     C_RELAY           # the answer passes
     C_DONE
@@ -51,7 +53,8 @@ cdef enum:
 cdef Py_ssize_t ERROR_BODY_BYTES_MAX = 65536    # an error answer above this is passed on without being looked at
 cdef Py_ssize_t ONE_WRITE_BYTES_MAX = 65536     # head and body leave as one object up to here, as two above
 cdef int64_t ABSURD_TOKENS = 1_000_000_000       # no call has this many: such a report counts as missing
-cdef int EVENT_BYTES_HELD_MAX = 65536           # of an event that might have to be taken out (ask_usage)
+cdef int EVENT_BYTES_HELD_MAX = 65536           # of an event that might have to be taken out or changed
+cdef Py_ssize_t COLLECTED_BYTES_MAX = 16_777_216    # a JSON answer above this is not changed
 
 
 @cython.freelist(64)      # one is made for every call
@@ -111,6 +114,12 @@ cdef class Call:
     cdef bint plain                   # the client gets no framing at all (HTTP/1.0)
     cdef bint strip                   # ask_usage: the usage event that the client did not ask for is taken out
     cdef bint metered                 # a stream with a rolling hold
+    cdef bint annotate                # the usage object of the answer is to tell the cost
+    # Idempotency-Key
+    cdef bytes idempotency_key        # as the caller sent it; None: none
+    cdef bytes claimed                # its digest, while this call has it
+    cdef int64_t claimed_body
+    cdef bint bound                   # ... and keeps it
     cdef bint head_sent, body_sent, cut
     cdef Buffer held                  # of the event under way, while it may still have to be taken out
     cdef bint event_passes
@@ -225,15 +234,55 @@ cdef class Call:
 
     cdef int admit_and_forward(self) except -1:
         cdef int code = self.scanner.finish() if self.form_type is None else self.read_form()
-        if code == 0:
-            code = self.admit()
-            if code:
-                self.refuse(code, None)
-            else:
-                self.forward()
-        else:
+        if code:
             self.refuse(code, self.scanner.error_param)
+        elif self.idempotency_key is not None and not self.endpoint.free:
+            self.claim()
+        else:
+            self.go_on()
         return 0
+
+    cdef int go_on(self) except -1:
+        cdef int code = self.admit()
+        if code:
+            self.refuse(code, None)
+        else:
+            self.forward()
+        return 0
+
+    cdef int claim(self) except -1:
+        """Asks for the caller's Idempotency-Key: `claim_known` is called now or later. Only HMACs of key and body are kept."""
+        cdef bytes account = b"idempotency %d " % self.key.account_id
+        cdef bytes tag = <bytes>hmac_digest(self.engine.pepper, b"body " + self.endpoint.name.encode() + b" "
+                                            + b"".join(self.body), "sha256")
+        self.state = C_CLAIM
+        self.claimed = <bytes>hmac_digest(self.engine.pepper, account + self.idempotency_key, "sha256")
+        memcpy(&self.claimed_body, PyBytes_AS_STRING(tag), 8)
+        self.claimed_body &= 0x7FFFFFFFFFFFFFFF
+        self.idempotency_key = None
+        self.engine.hooks.claim(self, self.claimed, self.claimed_body)
+        return 0
+
+    def claim_known(self, int64_t first_id, bint same):
+        """The answer to `claim`. 0: the key is this call's. Otherwise the call that has it, and whether its body is equal."""
+        cdef char[20] text
+        if self.state != C_CLAIM:
+            return
+        try:
+            if first_id == 0:
+                self.state = C_READ
+                self.go_on()
+            else:
+                self.claimed = None
+                self.engine.id_text(first_id, text)
+                self.refuse(E_IDEMPOTENCY_REPEAT, PyUnicode_DecodeASCII(text, 18, NULL) + ("" if same else " with another body"))
+        except Exception as error:
+            self.broken(error)
+
+    def claim_failed(self):
+        """The keys cannot be looked up now."""
+        if self.state == C_CLAIM:
+            self.stop(E_STORE_UNAVAILABLE)
 
     cdef int read_form(self) except -1:
         """A multipart body is complete: what it says takes the place of what the scanner would have found."""
@@ -313,6 +362,9 @@ cdef class Call:
         slot.max_cost_nano = self.max_cost_nano
         slot.prices = rate.prices
         slot.prompt_tokens = self.prompt_tokens
+        if self.claimed is not None:
+            memcpy(slot.idempotency, PyBytes_AS_STRING(self.claimed), 32)
+            slot.idempotency_body = self.claimed_body
         journal.put_text(slot, T_PATH, self.endpoint.name)
         journal.put_text(slot, T_MODEL, self.model.name)
         journal.put_text(slot, T_CARD, rate.card)
@@ -601,7 +653,7 @@ cdef class Call:
                 self.relay(data, 0, None)
             elif self.state == C_HEAD:
                 self.read_head(data)
-            elif self.state == C_ERROR_BODY:
+            elif self.state == C_ERROR_BODY or self.state == C_COLLECT:
                 self.read_error(data, 0)
             else:
                 self.drop_connection()
@@ -673,9 +725,60 @@ cdef class Call:
             if self.chunked.state == K_BAD:
                 return self.attempt_failed(E_UPSTREAM_GARBAGE)
             whole = self.chunked.state == K_END
-        if whole or self.error_bytes > ERROR_BODY_BYTES_MAX:
+        if self.state == C_COLLECT:
+            if whole:
+                return self.annotate_collected()
+            if self.error_bytes > COLLECTED_BYTES_MAX:
+                return self.pass_collected()
+        elif whole or self.error_bytes > ERROR_BODY_BYTES_MAX:
             return self.judge_error()
         return 0
+
+    cdef int pass_collected(self) except -1:
+        """What was collected goes on as it came."""
+        cdef bytes data = b"".join(self.error_parts)
+        self.error_parts = None
+        self.annotate = False
+        chunked_init(&self.chunked)
+        return self.begin_answer(data, 0)
+
+    cdef int annotate_collected(self) except -1:
+        """An answer that is one JSON document is complete: its usage object gains what the call costs."""
+        cdef bytes data = b"".join(self.error_parts), rest = b"", body
+        cdef UsageTap tap = UsageTap(self.endpoint.format, 0, self.route.table)
+        cdef object changed = None
+        cdef ResponseHead head = self.head
+        body = data
+        if head.framing == B_CHUNKED:
+            body, _, rest = decode_chunked([data])
+        elif head.framing == B_LENGTH:
+            body, rest = data[:head.length], data[head.length:]
+        tap.feed(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+        changed = self.annotated(body, False, tap)
+        if changed is None:
+            return self.pass_collected()
+        if rest or head.framing == B_CLOSE:
+            head.close = True
+        head.framing = B_LENGTH
+        head.length = self.remaining = PyBytes_GET_SIZE(<bytes>changed)
+        self.error_parts = None
+        self.annotate = False
+        return self.begin_answer(<bytes>changed, 0)
+
+    cdef object annotated(self, bytes data, bint event, UsageTap tap):
+        """The document or event with the cost in its usage object; None where there is none to be changed."""
+        cdef Usage usage
+        cdef Balance balance = self.admission.balance
+        cdef Rate rate = self.admission.rate
+        cdef int64_t cost
+        tap_normalise(&tap.tap, &usage)
+        if by_the_piece(tap.tap.format):
+            charge_one_way(&tap.tap, &rate.prices, &usage)
+        if not tap.usage_seen or usage.input_tokens > ABSURD_TOKENS or usage.output_tokens > ABSURD_TOKENS:
+            return None
+        cost = rate.cost_of(&usage)
+        return self.engine.hooks.annotate(data, event, cost, rate.card,
+                                          max(balance.available_nano + balance.held_nano - cost, <int64_t>0))
 
     cdef int judge_error(self) except -1:
         cdef bytes data = b"".join(self.error_parts)
@@ -729,11 +832,20 @@ cdef class Call:
             if head.compressed:
                 self.decoder = self.engine.hooks.decoder(head.encoding)
             self.strip = self.strip and head.event_stream and not head.compressed
+            if self.annotate:
+                self.annotate = not (head.compressed or self.endpoint.free or head.framing == B_NONE)
+                if self.annotate and kind == 0 and self.endpoint.format != F_SPEECH:
+                    self.state = C_COLLECT
+                    self.error_parts = []
+                    self.error_bytes = 0
+                    return self.read_error(data, offset)
+                self.annotate = self.annotate and kind == 1
         else:
-            self.strip = False
-        self.plain = self.client.http10 and head.framing == B_CHUNKED
-        self.reframe = not self.plain and (self.strip or (head.framing == B_CLOSE and not self.client.http10))
-        if self.strip:
+            self.strip = self.annotate = False
+        self.plain = self.client.http10 and (head.framing == B_CHUNKED or self.annotate)
+        self.reframe = not self.plain and (
+            self.strip or self.annotate or (head.framing == B_CLOSE and not self.client.http10))
+        if self.strip or self.annotate:
             self.held = Buffer()
         return self.relay(data, offset, self.response_head())
 
@@ -864,13 +976,13 @@ cdef class Call:
             if self.decoder is not None:
                 self.feed_decoded(p, n)
             i = n
-        elif self.metered and self.head.event_stream:
+        elif (self.metered or self.annotate) and self.head.event_stream:
             while i < n:
                 k = self.tap.feed_event(p + i, n - i)
-                if self.strip:
+                if self.held is not None:
                     self.hold_event(p + i, k, out)
                 i += k
-                if self.tap.event_ended and self.counted() > self.admission.output_allowance and not self.grow():
+                if self.tap.event_ended and self.metered and self.counted() > self.admission.output_allowance and not self.grow():
                     break
         else:
             self.tap.feed(p, n)
@@ -879,7 +991,7 @@ cdef class Call:
                 self.grow()
         if i:
             self.body_sent = True
-        if (self.reframe or self.plain) and not self.strip and i:
+        if (self.reframe or self.plain) and self.held is None and i:
             self.frame(out, p, i)
         return i
 
@@ -905,14 +1017,19 @@ cdef class Call:
         return 0
 
     cdef int hold_event(self, const uint8_t* p, Py_ssize_t n, Buffer out) except -1:
-        """ask_usage: an event passes when it is whole and not the usage report, or when it is too large to be one."""
+        """An event passes when it is whole: but for the usage report that the client did not ask for (ask_usage), and
+        with the cost in its usage object (annotate). One that is too large for either passes as it comes."""
         if self.event_passes:
             self.frame(out, p, n)
         else:
             self.held.add(p, n)
             if self.tap.event_ended:
-                if not self.tap.event_usage_only:
-                    self.frame(out, <const uint8_t*>self.held.data, self.held.size)
+                if not (self.strip and self.tap.event_usage_only):
+                    if self.annotate and self.tap.tap.event_usage and (
+                            self.tap.finish_seen or self.tap.terminal_seen or self.tap.event_usage_only):
+                        self.frame_annotated(out)
+                    else:
+                        self.frame(out, <const uint8_t*>self.held.data, self.held.size)
                 self.held.size = 0
             elif self.held.size > EVENT_BYTES_HELD_MAX:
                 self.frame(out, <const uint8_t*>self.held.data, self.held.size)
@@ -921,6 +1038,12 @@ cdef class Call:
         if self.tap.event_ended:
             self.event_passes = False
         return 0
+
+    cdef int frame_annotated(self, Buffer out) except -1:
+        cdef object changed = self.annotated(PyBytes_FromStringAndSize(self.held.data, self.held.size), True, self.tap)
+        if changed is None:
+            return self.frame(out, <const uint8_t*>self.held.data, self.held.size)
+        return self.frame(out, <const uint8_t*>PyBytes_AS_STRING(changed), PyBytes_GET_SIZE(<bytes>changed))
 
     cdef int frame(self, Buffer out, const uint8_t* p, Py_ssize_t n) except -1:
         if n == 0:
@@ -941,7 +1064,7 @@ cdef class Call:
             return 0
         if self.reframe or self.plain:
             if ended:
-                if self.strip and self.held.size:
+                if self.held is not None and self.held.size:
                     self.frame(out, <const uint8_t*>self.held.data, self.held.size)
                     self.held.size = 0
                 if self.reframe:
@@ -979,6 +1102,14 @@ cdef class Call:
                         self.closed_body()
                 else:
                     self.attempt_failed(E_UPSTREAM_FAILED)
+            elif self.state == C_COLLECT:
+                self.head.close = True
+                if self.head.framing == B_CLOSE:
+                    self.annotate_collected()
+                else:
+                    self.pass_collected()
+                if self.state == C_RELAY:
+                    self.closed_body()
             elif self.state == C_RELAY:
                 self.closed_body()
         except Exception as error:
@@ -1021,7 +1152,7 @@ cdef class Call:
             self.attempt_bad(code)
         self.drop_connection()
         if code != E_CLIENT_GONE and transport is not None and self.head_sent:
-            if self.strip and self.held.size:
+            if self.held is not None and self.held.size:
                 out = self.cleared_buffer()
                 self.frame(out, <const uint8_t*>self.held.data, self.held.size)
                 self.held.size = 0
@@ -1092,7 +1223,7 @@ cdef class Call:
         """The client closed its connection."""
         cdef int state = self.state
         try:
-            if (state == C_RELAY or state == C_HEAD) and self.key.on_disconnect == ON_DISCONNECT_DRAIN and not self.engine.draining:
+            if (state == C_RELAY or state == C_HEAD or state == C_COLLECT) and self.key.on_disconnect == ON_DISCONNECT_DRAIN and not self.engine.draining:
                 self.read_on()
             elif state == C_RELAY:
                 self.fail(E_CLIENT_GONE)
@@ -1235,6 +1366,8 @@ cdef class Call:
             status = 499
         if E_RATE_LIMIT_REQUESTS <= code <= E_TOKENS_PER_CALL:
             self.engine.note_refusal(self, code)
+        if self.claimed is not None:
+            self.release_claim()
         if self.key is not None:
             self.engine.record(self, code, status, &usage, source, now)
         else:
@@ -1245,6 +1378,14 @@ cdef class Call:
         self.body_bytes = 0
         self.body = None
         self.error_parts = None
+        return 0
+
+    cdef int release_claim(self) except -1:
+        """A key is bound to a call of which something was delivered, and free again after any other."""
+        self.bound = self.admission is not None and self.admission.state == A_SETTLED
+        if self.slot != NULL and not self.bound:
+            memset(self.slot.idempotency, 0, 32)
+        self.engine.hooks.unclaim(self.id, self.claimed, bool(self.bound))
         return 0
 
     cdef int close_slot(self, int code, int status, Usage* usage, str source, int64_t now) except -1:

@@ -85,6 +85,7 @@ ERROR_CODES = (
     "body_timeout",
     "malformed_form",
     "object_not_found",
+    "idempotency_repeat",
 )
 
 cdef enum:
@@ -143,6 +144,7 @@ cdef enum:
     E_BODY_TIMEOUT
     E_MALFORMED_FORM
     E_OBJECT_NOT_FOUND
+    E_IDEMPOTENCY_REPEAT
     E_COUNT
 
 assert len(ERROR_CODES) == E_COUNT

@@ -43,6 +43,7 @@ cdef class Engine:
     cdef ClientSide nobody            # whose transport is None: the client of calls that are read on after theirs has gone
     cdef public int64_t read_on_ns_max, read_on_tokens_max
     cdef public bint keep_source_ip, keep_user_agent
+    cdef public bint usage_in_answers             # every answer's usage object tells its cost
     cdef readonly int64_t tick
     cdef int64_t wall_offset_ns       # wall clock minus monotonic, renewed at every sweep
     cdef int64_t id_ms, id_count
@@ -182,6 +183,8 @@ cdef class Engine:
         call.agent = head.agent
         call.forwarded_for = head.forwarded_for
         call.max_cost_nano = head.max_cost_nano
+        call.annotate = head.usage or self.usage_in_answers
+        call.idempotency_key = head.idempotency_key
         call.body = []
         call.scanner = RequestScanner(call.endpoint.format, <TokenTable>self.default_tables[call.endpoint.dialect])
         self.calls.add(call)
@@ -428,7 +431,7 @@ cdef class Engine:
             (call.first_byte_ns - call.began_ns) // 1000 if call.first_byte_ns else None,
             address, agent, call.written_off_nano, (call.wall_ns // 1_000_000_000) // 86400,
         )
-        more = more_of(u, None, 0)
+        more = more_of(u, call.claimed if call.bound else None, call.claimed_body)
         self.records.append(fields if more is None else fields + (more,))
         return 0
 
@@ -561,7 +564,12 @@ cdef class Engine:
 
     cdef int sweep_call(self, Call call, int64_t now) except -1:
         cdef Channel channel
-        if call.state in (C_HEAD, C_ERROR_BODY):
+        if call.state == C_COLLECT:
+            if (self.tick - call.active_tick) * (1_000_000_000 // 4) > call.route.channel.stream_idle_timeout_ns:
+                call.pass_collected()
+                if call.state == C_RELAY:
+                    call.fail(E_UPSTREAM_STALLED)
+        elif call.state in (C_HEAD, C_ERROR_BODY):
             channel = call.route.channel
             if now - call.phase_ns > channel.first_byte_timeout_ns:
                 call.attempt_failed(E_UPSTREAM_TIMEOUT)

@@ -17,6 +17,7 @@ cdef enum:
 cdef Py_ssize_t TURN_BYTES = 131072             # a read this large is probably not the last of its body
 cdef Py_ssize_t PIPELINED_BYTES_MAX = 65536     # of following requests that wait while a call runs
 cdef Py_ssize_t TURNED_AWAY_MAX = 64            # connections above the limit that may linger to read why
+cdef Py_ssize_t IDEMPOTENCY_KEY_BYTES_MAX = 255
 cdef int SERVED = 0
 cdef int MORE = 1
 cdef int ODD = 2
@@ -31,6 +32,9 @@ cdef class RequestHead:
     cdef int64_t length, max_cost_nano
     cdef int hosts
     cdef bint close, odd, bad_max_cost, encoded
+    cdef bint usage                  # x-relay-usage: include
+    cdef bytes idempotency_key
+    cdef bint bad_idempotency_key
 
     def __cinit__(self):
         self.passed = Buffer()
@@ -48,6 +52,8 @@ cdef class RequestHead:
         self.length = self.max_cost_nano = -1
         self.hosts = 0
         self.close = self.odd = self.bad_max_cost = self.encoded = False
+        self.usage = self.bad_idempotency_key = False
+        self.idempotency_key = None
         while True:
             size = parse_field(p, end, table, &f)
             if size < 0:
@@ -100,6 +106,13 @@ cdef class RequestHead:
                 if amount < 0 or self.max_cost_nano >= 0:
                     self.bad_max_cost = True
                 self.max_cost_nano = amount
+            elif f.kind == H_RELAY_USAGE:
+                if value_is(&f, b"include"):
+                    self.usage = True
+            elif f.kind == H_IDEMPOTENCY_KEY:
+                if not 0 < f.value_size <= IDEMPOTENCY_KEY_BYTES_MAX or self.idempotency_key is not None:
+                    self.bad_idempotency_key = True
+                self.idempotency_key = PyBytes_FromStringAndSize(<const char*>f.value, f.value_size)
             elif f.kind == H_FORWARDED_FOR:
                 self.forwarded_for = PyBytes_FromStringAndSize(<const char*>f.value, f.value_size) \
                     if self.forwarded_for is None else self.forwarded_for + b"," + PyBytes_FromStringAndSize(<const char*>f.value, f.value_size)
@@ -357,7 +370,7 @@ cdef class FrontDoor(ClientSide):
             return ODD
         endpoint = call.endpoint
         head.parse(line_end + 2, p + end, engine.fields, endpoint.dialect)
-        if head.odd or head.hosts != 1 or head.length < 0 or head.bad_max_cost:
+        if head.odd or head.hosts != 1 or head.length < 0 or head.bad_max_cost or head.bad_idempotency_key:
             return ODD
         if head.length > engine.body_bytes_max:
             return ODD
@@ -479,6 +492,8 @@ cdef class Bridge(ClientSide):
         try:
             if head.bad_max_cost:
                 call.refuse(E_INVALID_VALUE, "x-relay-max-cost")
+            elif head.bad_idempotency_key:
+                call.refuse(E_INVALID_VALUE, "idempotency-key")
             elif head.encoded:
                 call.refuse(E_UNSUPPORTED_ENCODING, None)
             else:

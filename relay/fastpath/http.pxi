@@ -103,6 +103,8 @@ cdef enum:
     H_API_KEY              # x-api-key, x-goog-api-key
     H_USER_AGENT
     H_MAX_COST
+    H_RELAY_USAGE
+    H_IDEMPOTENCY_KEY
     H_FORWARDED_FOR
     H_RETRY_AFTER
     H_DROP                 # an answer's field that must not reach a client
@@ -221,7 +223,7 @@ def _standard_fields():
         (b"content-encoding", H_CONTENT_ENCODING), (b"content-type", H_CONTENT_TYPE),
         (b"authorization", H_AUTHORIZATION), (b"x-api-key", H_API_KEY), (b"x-goog-api-key", H_API_KEY),
         (b"user-agent", H_USER_AGENT), (b"x-relay-max-cost", H_MAX_COST), (b"x-forwarded-for", H_FORWARDED_FOR),
-        (b"retry-after", H_RETRY_AFTER),
+        (b"retry-after", H_RETRY_AFTER), (b"x-relay-usage", H_RELAY_USAGE), (b"idempotency-key", H_IDEMPOTENCY_KEY),
     ):
         table.set_kind(name, kind)
     return table

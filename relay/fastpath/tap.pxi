@@ -48,6 +48,8 @@ ctypedef struct Tap:
     uint8_t data_lines              # ... and a data line
     uint8_t ended                   # the last byte that was taken ended an event
     uint8_t usage_only
+    uint8_t in_event                # the present event has had a usage object
+    uint8_t event_usage             # the last one had
     uint8_t done                    # terminal, by anything
     uint8_t finish
     uint8_t error
@@ -87,7 +89,7 @@ ctypedef struct Tap:
 
 cdef void tap_event_forget(Tap* s) noexcept nogil:
     s.type = EV_OTHER
-    s.has_choices = s.has_usage = s.has_list = s.ends = False
+    s.has_choices = s.has_usage = s.has_list = s.ends = s.in_event = False
     s.choices_in_event = s.searches_in_event = s.images_in_event = 0
 
 
@@ -103,6 +105,7 @@ cdef void tap_event_end(Tap* s, bint complete) noexcept nogil:
     """An event has ended; `complete`: and its JSON with it."""
     s.events += 1
     s.usage_only = complete and s.has_choices and not s.choices_in_event and s.has_usage
+    s.event_usage = complete and s.in_event
     if not complete:
         return
     if s.type == EV_TERMINAL or s.type == EV_FAILED or s.ends:
@@ -266,8 +269,10 @@ cdef void tap_open(Tap* s, const Node* node, bint array) noexcept nogil:
             if s.choice:
                 tap_choice(s, 0)
     elif action == U_USAGE:
-        if not array and node.slot:
-            s.has_usage = True
+        if not array:
+            s.in_event = True
+            if node.slot:
+                s.has_usage = True
     elif action == U_ERROR:
         s.error = True
     elif action == U_ITERATIONS:
@@ -363,7 +368,7 @@ cdef void tap_line_end(Tap* s, TokenTable t, uint8_t c) noexcept nogil:
         tap_not_done(s, t)
     if blank:
         s.ended = True
-        s.usage_only = False
+        s.usage_only = s.event_usage = False
         if s.data_lines:
             tap_event_end(s, s.json.state == J_DONE)
         tap_event_begin(s)

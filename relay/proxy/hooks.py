@@ -16,8 +16,8 @@ from relay.policy.routing import KeyRests
 from relay.proxy import decoders, forms
 from relay.proxy.addresses import Addresses
 from relay.proxy.connect import Connector
+from relay.wire import annotate, upstream_errors
 from relay.wire import errors as wire_errors
-from relay.wire import upstream_errors
 
 log = logging.getLogger("relay.proxy")
 
@@ -35,6 +35,9 @@ class Hooks:
         self.load_key: Callable[[bytes], None] = lambda public_id: None
         self.handover: Callable[[asyncio.Transport, bytes], None] = lambda transport, data: transport.abort()
         self.on_event: Callable[[str, str | None, str | None], None] = lambda kind, code, channel: None
+
+        self.claim: Callable[[Call, bytes, int], None] = lambda call, digest, body: call.claim_known(0, True)
+        self.unclaim: Callable[[int, bytes, bool], None] = lambda call_id, digest, bound: None
 
     def use_addresses(self, addresses: Addresses) -> None:
         self._addresses = addresses
@@ -102,6 +105,10 @@ class Hooks:
             options = {}
         options["include_usage"] = True
         return start, end, orjson.dumps(options)
+
+    def annotate(self, data: bytes, is_event: bool, cost_nano: int, card: str, balance_nano: int) -> bytes | None:
+        member = annotate.addition(cost_nano, card, balance_nano)
+        return (annotate.event if is_event else annotate.document)(data, member)
 
     def read_form(self, path: str, format: int, content_type: bytes, body: bytes, table: TokenTable) -> forms.Form:
         return forms.read(path, format, content_type, body, table)

@@ -124,6 +124,17 @@ def select_rollups(connection: sqlite3.Connection, account_id: int, since_day: i
     return [RollupRow(*row) for row in rows]
 
 
+def select_idempotency_key(connection: sqlite3.Connection, digest: bytes, since: int) -> tuple[int, int] | None:
+    row = connection.execute(
+        "SELECT body, call_id FROM idempotency_keys WHERE digest = ? AND call_id >= ?", (digest, since)
+    ).fetchone()
+    return None if row is None else (row[0], row[1])
+
+
+def delete_idempotency_keys(connection: sqlite3.Connection, end: int) -> int:
+    return connection.execute("DELETE FROM idempotency_keys WHERE call_id < ?", (end,)).rowcount
+
+
 def delete_before(connection: sqlite3.Connection, before_ms: int, step: int) -> int:
     """Delete up to `step` of the calls that began before; their sums go to `folded` in the same transaction."""
 

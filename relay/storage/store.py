@@ -21,6 +21,7 @@ from relay.records import (
     CallRecord,
     EventRecord,
     call_day,
+    first_call_id,
 )
 from relay.storage import backup, calls, directory, events, journal, ledger, verify
 from relay.storage.batch import BatchWriter
@@ -493,6 +494,14 @@ class Store:
         return await self._aside(lambda db: verify.verify(db, cost_of))
 
     # -- rate cards, calls, events
+
+    async def idempotency_key(self, digest: bytes, since: int) -> tuple[int, int] | None:
+        """(tag of the body, call id) of the call with that id or a later one that has this key."""
+        return await self._read(lambda db: calls.select_idempotency_key(db, digest, since))
+
+    async def delete_idempotency_keys_before(self, time_ms: int) -> int:
+        """Forget the keys of calls that began before; how many."""
+        return await self._change(lambda db: calls.delete_idempotency_keys(db, first_call_id(time_ms)))
 
     async def put_rate_card(self, card_id: str, body: str) -> None:
         """Store a card (canonical JSON) before a call names it; again is no change. Conflict if it differs."""

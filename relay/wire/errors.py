@@ -73,6 +73,7 @@ _GEMINI_STATUSES: Final = {
     504: "DEADLINE_EXCEEDED",
 }
 
+_FIRST_CALL: Final = re.compile(r"call_[0-9a-z]{13}")  # of a refusal that names another call
 _PARAM = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 _SCOPE_NAMES: Final = ("key", "account", "organisation")
 
@@ -106,6 +107,8 @@ def render_refusal(
     kind = ERRORS[name]
     status = kind.status
     field, message = _param_and_message(kind, param)
+    if name == "idempotency_repeat" and param is not None:
+        field, message = None, f"{message} That was {param!s}."
     retry_ms = -(-retry_after_ns // 1_000_000) if retry_after_ns > 0 else kind.retry_after_seconds * 1000
     quota_form = name == "insufficient_balance" and dialect == D_OPENAI and no_balance_status_openai == 429
     if quota_form:
@@ -121,11 +124,14 @@ def render_refusal(
         if quota_form:
             body = {"error": _openai_error(name, status, message, field) | {"code": "insufficient_quota"}}
 
+    first_call = _FIRST_CALL.match(param) if name == "idempotency_repeat" and isinstance(param, str) else None
     identifier = request_id.encode("ascii")
     headers: Headers = [(b"content-type", b"application/json")]
     if identifier:
         # The first is what OpenAI's SDKs show in their exceptions, the second what Anthropic's show.
         headers += [(name, identifier) for name in (b"x-request-id", b"request-id", b"x-relay-request-id")]
+    if first_call is not None:
+        headers.append((b"x-relay-first-request-id", first_call[0].encode("ascii")))
     if kind.final:
         headers.append((b"x-should-retry", b"false"))
     if retry_ms > 0:
