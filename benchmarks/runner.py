@@ -120,6 +120,10 @@ class _LoadClient:
         model: str = MODEL,
         name: str = "load",
     ) -> None:
+        if target.model:
+            model = target.model
+            case_file = setting.directory / f"{name}-{target.name}.case"
+            case.write(case_file, number, model)
         self._name = name
         self._timeout = load.warmup_seconds + load.duration_seconds + load.drain_seconds + load.timeout_seconds + 20
         body_bytes = len(case.body(number, model))
