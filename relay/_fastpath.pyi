@@ -56,8 +56,9 @@ def scan_request(format: int, body: bytes, table: TokenTable, cuts: tuple[int, .
     """All that a RequestScanner finds in `body`, fed in pieces cut at the ascending offsets `cuts`.
 
     Keys: error (a name of ERROR_CODES), error_param, model, model_span, stream, output_limit, choices, include_usage,
-    stream_options_span, object_start, object_empty, background, web_search, stored_context, prompt_tokens, and text
-    (the counted text alone, in 1/TOKEN_UNIT token).
+    stream_options_span, object_start, object_empty, background, web_search, stored_context, prompt_tokens, prefix_start
+    (of the 4 KiB by which calls of one conversation know each other: tools, else instructions, else messages; -1: there
+    are not so many), and text (the counted text alone, in 1/TOKEN_UNIT token).
     """
 
 def tap(format: int, kind: int, chunks: list[bytes], table: TokenTable, by_event: bool = False) -> dict[str, Any]:
@@ -632,6 +633,7 @@ class Engine:
     store_writable: bool
     attempts_max: int
     retry_budget: RetryBudget
+    affinity: bool  # calls of one key with the same beginning of a prompt go to the same channel and upstream key
     channel_scope: int  # the bit of a key's scopes that lets it name a channel
     body_bytes_max: int
     connections_max: int

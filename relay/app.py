@@ -318,6 +318,7 @@ class Relay:
             prompt_margin_permille=billing.prompt_margin_permille,
         )
         routing = config.routing
+        engine.affinity = routing.affinity
         engine.attempts_max = routing.attempts_max
         engine.retry_budget.configure(routing.retry_percent, routing.retries_per_second_min)
         self.hooks.key_rests = KeyRests(

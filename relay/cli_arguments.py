@@ -205,7 +205,12 @@ def _key_options(parser: argparse.ArgumentParser) -> None:
     # A list that is given replaces the old one.
     parser.add_argument("--description")
     for option, name, metavar, text in (
-        ("--scope", "scopes", "SCOPE", "class of endpoints it may use (chat, embeddings, images, ...); repeatable"),
+        (
+            "--scope",
+            "scopes",
+            "SCOPE",
+            "class of endpoints it may use (chat, embeddings, ...), or channel: it may choose one; repeatable",
+        ),
         ("--model", "models", "MODEL", "model it may use; repeatable"),
         ("--allow-ip", "allow_ips", "CIDR", "network it may be used from; repeatable"),
     ):

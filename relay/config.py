@@ -11,6 +11,7 @@ a test compares the three.
 
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
 from ipaddress import ip_address
@@ -126,6 +127,7 @@ class Retention(_Table, frozen=True):
 
 
 class Routing(_Table, frozen=True):
+    affinity: bool = True
     attempts_max: Annotated[int, Meta(ge=1, le=16)] = 3
     retry_percent: Annotated[int, Meta(ge=0, le=100)] = 20
     retries_per_second_min: Annotated[int, Meta(ge=0, le=1_000_000)] = 10
@@ -361,14 +363,7 @@ def _contradictions(tables: Tables, *, read_files: bool) -> list[Fault]:
             faults.append(Fault(f"plans.{name}.daily_credits", expected, str(plan.daily_credits)))
     for index, rate in enumerate(tables.rates):
         faults += _tier_faults(f"rates[{index}]", rate)
-    routing = tables.routing
-    if routing.breaker_open_seconds > routing.breaker_open_seconds_max:
-        expected = f"at most routing.breaker_open_seconds_max ({routing.breaker_open_seconds_max:g})"
-        faults.append(Fault("routing.breaker_open_seconds", expected, f"{routing.breaker_open_seconds:g}"))
-    for name in ("key_rest_seconds", "key_rest_refused_seconds"):
-        if getattr(routing, name) > routing.key_rest_seconds_max:
-            expected = f"at most routing.key_rest_seconds_max ({routing.key_rest_seconds_max:g})"
-            faults.append(Fault(f"routing.{name}", expected, f"{getattr(routing, name):g}"))
+    faults += _routing_faults(tables)
     faults += _repeated("channels", "name", [channel.name for channel in tables.channels])
     faults += _repeated("rates", "model", [rate.model for rate in tables.rates])
     control_socket = os.path.abspath(os.path.join(server.data_dir, "relay.sock"))
@@ -416,6 +411,34 @@ def _tier_faults(key: str, rate: Rate) -> list[Fault]:
     return faults
 
 
+CHANNELS_PER_MODEL_MAX: Final = 64  # of one dialect: CANDIDATES_MAX in relay/fastpath/routing.pxi
+
+
+def _routing_faults(tables: Tables) -> list[Fault]:
+    faults: list[Fault] = []
+    routing = tables.routing
+    if routing.breaker_open_seconds > routing.breaker_open_seconds_max:
+        expected = f"at most routing.breaker_open_seconds_max ({routing.breaker_open_seconds_max:g})"
+        faults.append(Fault("routing.breaker_open_seconds", expected, f"{routing.breaker_open_seconds:g}"))
+    for name in ("key_rest_seconds", "key_rest_refused_seconds"):
+        if getattr(routing, name) > routing.key_rest_seconds_max:
+            expected = f"at most routing.key_rest_seconds_max ({routing.key_rest_seconds_max:g})"
+            faults.append(Fault(f"routing.{name}", expected, f"{getattr(routing, name):g}"))
+    names = {channel.name for channel in tables.channels}
+    served: Counter[tuple[str, str]] = Counter()
+    for index, channel in enumerate(tables.channels):
+        for number, tag in enumerate(channel.tags):
+            if tag in names - {channel.name}:
+                expected = "a tag that is not the name of another channel: x-relay-channel takes both"
+                faults.append(Fault(f"channels[{index}].tags[{number}]", expected, tag))
+        for model in channel.models:
+            served[channel.api, model] += 1
+            if served[channel.api, model] == CHANNELS_PER_MODEL_MAX + 1:
+                expected = f"at most {CHANNELS_PER_MODEL_MAX} channels of one dialect for a model"
+                faults.append(Fault(f"channels[{index}].models", expected, f"another one for {model}"))
+    return faults
+
+
 # What the relay appends by itself, so that a base URL that has it already is a mistake.
 _API_PATHS: Final[dict[str, tuple[str, ...]]] = {
     "openai": ("/chat/completions", "/responses", "/embeddings", "/v1/completions"),
@@ -451,8 +474,12 @@ def _warnings(tables: Tables) -> list[str]:
         url = urlsplit(channel.base_url)
         if url.scheme == "http" and channel.api_keys and not _is_loopback(url.hostname or ""):
             warnings.append(f"channels[{index}].base_url: http sends the upstream key in clear; use https")
+        if len(set(channel.api_keys)) < len(channel.api_keys):
+            warnings.append(f"channels[{index}].api_keys: the same key twice: both rest at the same time")
         if url.hostname == "api.openai.com" and not url.path:
             warnings.append(f"channels[{index}].base_url: OpenAI's base URL has /v1 at its end")
+    if tables.routing.attempts_max == 1 and len(tables.channels) > 1:
+        warnings.append("routing.attempts_max: with 1 no other channel is tried when one fails")
     if not tables.channels:
         warnings.append("channels: there are none, so that every model is unknown")
     rated = {rate.model for rate in tables.rates}

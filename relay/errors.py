@@ -101,7 +101,7 @@ ERRORS: Final[dict[str, ErrorKind]] = {
     "account_inactive": _client(403, "The account of this API key is not active."),
     # what the key may do
     "address_not_allowed": _client(403, "This API key may not be used from your address."),
-    "scope_not_allowed": _client(403, "This API key may not use this endpoint."),
+    "scope_not_allowed": _client(403, "This API key may not use this endpoint, or not choose its channel."),
     "model_not_allowed": _client(403, "This API key may not use this model."),
     # limits
     "rate_limit_requests": _client(429, "Too many requests per minute.", final=False, retry=1),

@@ -141,7 +141,7 @@ def status_filter(value: str | None) -> tuple[int | None, str | None]:
 
 
 def scopes(values: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Classes of endpoints; None or empty: all."""
+    """Classes of endpoints, and `channel`; None or empty: all endpoints."""
     unknown = [value for value in values or () if value not in SCOPES]
     if unknown:
         raise invalid(f"scopes: expected some of {', '.join(SCOPES)}", "scopes")

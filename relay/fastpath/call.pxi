@@ -245,7 +245,7 @@ cdef class Call:
     cdef int go_on(self) except -1:
         cdef int code = self.admit()
         if code:
-            self.refuse(code, None)
+            self.refuse(code, "x-relay-channel" if code == E_INVALID_VALUE else None)
         else:
             self.forward()
         return 0
@@ -325,6 +325,10 @@ cdef class Call:
         if self.model is None or not self.model.routes[endpoint.dialect]:
             return E_MODEL_NOT_FOUND
         self.routes = <list>self.model.routes[endpoint.dialect]
+        if self.wanted_channel is not None:
+            code = self.narrow()
+            if code:
+                return code
         rate = engine.free_rate if endpoint.free else self.model.rate
         if rate is None:
             return E_MODEL_UNPRICED
@@ -450,6 +454,57 @@ cdef class Call:
         return 0
 
     # ---- route and forward ----
+
+    cdef int narrow(self) except -1:
+        """x-relay-channel: the caller names a channel, or a tag of several."""
+        cdef Route route
+        cdef list routes = []
+        cdef str wanted
+        if self.key.check_scope(self.engine.channel_scope):
+            return E_SCOPE_NOT_ALLOWED
+        wanted = self.wanted_channel.decode()
+        for route in self.routes:
+            if route.channel.name == wanted or wanted in route.channel.tags:
+                routes.append(route)
+        if not routes:
+            return E_INVALID_VALUE
+        self.routes = routes
+        return 0
+
+    cdef int find_affinity(self) except -1:
+        """Calls of one key and model whose prompts begin alike belong together: their provider has that beginning cached.
+
+        In memory only, under a key of this process: the number is no trace of what was said. Providers cache nothing below
+        1,024 tokens.
+        """
+        cdef uint8_t[PREFIX_BYTES + 16] prefix
+        cdef int64_t at, part_size, skip, size = 0, model
+        cdef bytes part
+        cdef hash128 h
+        if not (self.endpoint.format == F_CHAT or self.endpoint.format == F_RESPONSES or self.endpoint.format == F_MESSAGES
+                or self.endpoint.format == F_GENERATE):
+            return 0
+        at = self.scanner.prefix_start(PREFIX_BYTES)
+        if at < 0:
+            return 0
+        memcpy(&prefix[PREFIX_BYTES], &self.key.key_id, 8)
+        model = <int64_t>hash(self.model.name)
+        memcpy(&prefix[PREFIX_BYTES + 8], &model, 8)
+        skip = at
+        for part in self.body:
+            part_size = PyBytes_GET_SIZE(part)
+            if skip >= part_size:
+                skip -= part_size
+                continue
+            part_size = min(part_size - skip, PREFIX_BYTES - size)
+            memcpy(&prefix[size], PyBytes_AS_STRING(part) + skip, part_size)
+            size += part_size
+            skip = 0
+            if size == PREFIX_BYTES:
+                break
+        h = siphash(self.engine.hash_key[0], self.engine.hash_key[1], prefix, PREFIX_BYTES + 16)
+        self.affinity = h.low | 1
+        return 0
 
     cdef int forward(self) except -1:
         """Finds a channel and sends the request there."""

@@ -32,6 +32,7 @@ cdef class Engine:
     cdef public bint draining, store_writable
     cdef public int attempts_max
     cdef readonly RetryBudget retry_budget
+    cdef public bint affinity              # calls with the same beginning of a prompt go to the same place
     cdef public uint32_t channel_scope     # the bit that a key needs to name its channel
     cdef public int64_t body_bytes_max
     cdef public Py_ssize_t connections_max, other_connections   # others: those that aiohttp's parser has
@@ -76,6 +77,8 @@ cdef class Engine:
         self.buffer = Buffer()
         self.request_head = RequestHead()
         self.attempts_max = 3
+        self.affinity = True
+        self.channel_scope = 0x80000000
         self.retry_budget = RetryBudget()
         self.body_bytes_max = 33_554_432
         self.connections_max = 20_000
@@ -185,6 +188,7 @@ cdef class Engine:
         call.max_cost_nano = head.max_cost_nano
         call.annotate = head.usage or self.usage_in_answers
         call.idempotency_key = head.idempotency_key
+        call.wanted_channel = head.channel
         call.body = []
         call.scanner = RequestScanner(call.endpoint.format, <TokenTable>self.default_tables[call.endpoint.dialect])
         self.calls.add(call)
@@ -242,6 +246,8 @@ cdef class Engine:
         cdef Route route
         cdef Channel channel
         cdef int n = 0, chosen
+        if self.affinity and call.attempts == 0 and call.prompt_counted >= AFFINITY_TOKENS_MIN:
+            call.find_affinity()
         for route in routes[:CANDIDATES_MAX]:
             channel = route.channel
             c = &candidates[n]
@@ -622,4 +628,5 @@ def parse_request_head(bytes block, int dialect, FieldTable table):
         "odd": bool(head.odd), "hosts": head.hosts, "length": head.length, "close": bool(head.close), "secrets": head.secrets,
         "passed": head.passed.take(), "max_cost_nano": head.max_cost_nano, "bad_max_cost": bool(head.bad_max_cost),
         "encoded": bool(head.encoded), "agent": head.agent, "forwarded_for": head.forwarded_for,
+        "channel": head.channel, "bad_channel": bool(head.bad_channel),
     }

@@ -28,13 +28,13 @@ cdef class RequestHead:
     """What a block of request fields says; used by both ways in."""
     cdef Buffer passed           # fields that go on to the upstream, as they were written
     cdef list secrets
-    cdef bytes agent, forwarded_for
+    cdef bytes agent, forwarded_for, channel
     cdef int64_t length, max_cost_nano
     cdef int hosts
-    cdef bint close, odd, bad_max_cost, encoded
     cdef bint usage                  # x-relay-usage: include
     cdef bytes idempotency_key
     cdef bint bad_idempotency_key
+    cdef bint close, odd, bad_max_cost, bad_channel, encoded
 
     def __cinit__(self):
         self.passed = Buffer()
@@ -48,12 +48,12 @@ cdef class RequestHead:
         cdef uint8_t bit = 1 << dialect
         self.passed.size = 0
         self.secrets = []
-        self.agent = self.forwarded_for = None
+        self.agent = self.forwarded_for = self.channel = None
         self.length = self.max_cost_nano = -1
         self.hosts = 0
-        self.close = self.odd = self.bad_max_cost = self.encoded = False
         self.usage = self.bad_idempotency_key = False
         self.idempotency_key = None
+        self.close = self.odd = self.bad_max_cost = self.bad_channel = self.encoded = False
         while True:
             size = parse_field(p, end, table, &f)
             if size < 0:
@@ -113,6 +113,11 @@ cdef class RequestHead:
                 if not 0 < f.value_size <= IDEMPOTENCY_KEY_BYTES_MAX or self.idempotency_key is not None:
                     self.bad_idempotency_key = True
                 self.idempotency_key = PyBytes_FromStringAndSize(<const char*>f.value, f.value_size)
+            elif f.kind == H_CHANNEL:
+                if self.channel is not None or not 0 < f.value_size <= 64:
+                    self.bad_channel = True
+                else:
+                    self.channel = PyBytes_FromStringAndSize(<const char*>f.value, f.value_size)
             elif f.kind == H_FORWARDED_FOR:
                 self.forwarded_for = PyBytes_FromStringAndSize(<const char*>f.value, f.value_size) \
                     if self.forwarded_for is None else self.forwarded_for + b"," + PyBytes_FromStringAndSize(<const char*>f.value, f.value_size)
@@ -370,7 +375,7 @@ cdef class FrontDoor(ClientSide):
             return ODD
         endpoint = call.endpoint
         head.parse(line_end + 2, p + end, engine.fields, endpoint.dialect)
-        if head.odd or head.hosts != 1 or head.length < 0 or head.bad_max_cost or head.bad_idempotency_key:
+        if head.odd or head.hosts != 1 or head.length < 0 or head.bad_max_cost or head.bad_idempotency_key or head.bad_channel:
             return ODD
         if head.length > engine.body_bytes_max:
             return ODD
@@ -494,6 +499,8 @@ cdef class Bridge(ClientSide):
                 call.refuse(E_INVALID_VALUE, "x-relay-max-cost")
             elif head.bad_idempotency_key:
                 call.refuse(E_INVALID_VALUE, "idempotency-key")
+            elif head.bad_channel:
+                call.refuse(E_INVALID_VALUE, "x-relay-channel")
             elif head.encoded:
                 call.refuse(E_UNSUPPORTED_ENCODING, None)
             else:

@@ -105,6 +105,7 @@ cdef enum:
     H_MAX_COST
     H_RELAY_USAGE
     H_IDEMPOTENCY_KEY
+    H_CHANNEL              # x-relay-channel
     H_FORWARDED_FOR
     H_RETRY_AFTER
     H_DROP                 # an answer's field that must not reach a client
@@ -223,7 +224,7 @@ def _standard_fields():
         (b"content-encoding", H_CONTENT_ENCODING), (b"content-type", H_CONTENT_TYPE),
         (b"authorization", H_AUTHORIZATION), (b"x-api-key", H_API_KEY), (b"x-goog-api-key", H_API_KEY),
         (b"user-agent", H_USER_AGENT), (b"x-relay-max-cost", H_MAX_COST), (b"x-forwarded-for", H_FORWARDED_FOR),
-        (b"retry-after", H_RETRY_AFTER), (b"x-relay-usage", H_RELAY_USAGE), (b"idempotency-key", H_IDEMPOTENCY_KEY),
+        (b"retry-after", H_RETRY_AFTER), (b"x-relay-channel", H_CHANNEL), (b"x-relay-usage", H_RELAY_USAGE), (b"idempotency-key", H_IDEMPOTENCY_KEY),
     ):
         table.set_kind(name, kind)
     return table

@@ -20,6 +20,7 @@ cdef enum:
     PROBES_GOOD = 3         # probes in a row that close a breaker
     BUDGET_TICKS = 40       # of the sweep: ten seconds
     CANDIDATES_MAX = 64     # channels of one model and dialect; the configuration refuses more
+    AFFINITY_TOKENS_MIN = 1024
     FAILURE_LOAD = 4        # a recent failure weighs as many calls in flight: what fails at once would look idle
 
 

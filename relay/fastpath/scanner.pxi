@@ -7,6 +7,7 @@ cdef enum:
     TOOLS_TOKENS_OPENAI = 9
     TOOLS_TOKENS_ANTHROPIC = 346        # of the hidden prompt that explains tools
     PRIMING_TOKENS = 3
+    PREFIX_BYTES = 4096                 # of a prompt, by which calls of one conversation know each other: about 1,024 tokens
 
 ctypedef struct Request:
     Json json                           # first: the machine hands its owner back as a pointer to this
@@ -15,6 +16,9 @@ ctypedef struct Request:
     int64_t options_start
     int64_t options_end
     int64_t object_start
+    int64_t tools_start                 # where what providers cache begins, -1 absent: tools, instructions, messages
+    int64_t system_start
+    int64_t prompt_start
     int64_t output_limit
     int64_t choices
     int64_t overhead                    # tokens besides text and files
@@ -42,6 +46,12 @@ cdef void request_string(Request* r, const Node* node) noexcept nogil:
     """A string begins whose node asks what to do with it."""
     if node.action == R_MODEL:
         r.model_start = r.json.at
+    elif node.action == R_SYSTEM:
+        if r.system_start < 0:
+            r.system_start = r.json.at
+    elif node.action == R_OVERHEAD:
+        if r.prompt_start < 0:
+            r.prompt_start = r.json.at
     elif node.action == R_OPAQUE:
         r.json.mode = M_LENGTH
         r.json.length = 0
@@ -141,12 +151,18 @@ cdef void request_open(Request* r, const Node* node, bint array) noexcept nogil:
         r.options_start = r.json.at
     elif action == R_OVERHEAD:
         if not array:
+            if r.prompt_start < 0:
+                r.prompt_start = r.json.at
             r.overhead += node.slot
             media_forget(&r.media)
-    elif action == R_PART:
+    elif action == R_PART or action == R_SYSTEM:
+        if action == R_SYSTEM and r.system_start < 0:
+            r.system_start = r.json.at
         if not array:
             media_forget(&r.media)
     elif action == R_TOOLS:
+        if r.tools_start < 0:
+            r.tools_start = r.json.at
         r.tools = True
     elif action == R_SEARCH:
         r.search = True
@@ -211,6 +227,7 @@ cdef class RequestScanner:
         r.json.text = r.text
         r.json.text_max = MODEL_BYTES_MAX
         r.model_start = r.model_end = r.options_start = r.options_end = r.object_start = -1
+        r.tools_start = r.system_start = r.prompt_start = -1
         r.output_limit = -1
         r.choices = 1
         r.stream = r.include_usage = -1
@@ -268,6 +285,21 @@ cdef class RequestScanner:
         self.publish()
         return self.error
 
+    cdef int64_t prefix_start(self, int64_t size) noexcept:
+        """Where `size` bytes of what a provider's prompt cache looks at first begin, -1: there are not so many.
+
+        Providers read tools, then instructions, then messages, wherever those stand in the body. What stands behind them in
+        it is the same from call to call, but for messages: those only grow at their end.
+        """
+        cdef Request* r = &self.request
+        if r.tools_start >= 0 and self.offset - r.tools_start >= size:
+            return r.tools_start
+        if r.system_start >= 0 and self.offset - r.system_start >= size:
+            return r.system_start
+        if r.prompt_start >= 0 and self.offset - r.prompt_start >= size:
+            return r.prompt_start
+        return -1
+
     cdef int64_t prompt_tokens(self):
         """The estimate of the prompt in whole tokens, rounded up."""
         cdef Request* r = &self.request
@@ -307,5 +339,6 @@ def scan_request(int format, bytes body not None, TokenTable table not None, tup
         "web_search": bool(scanner.web_search),
         "stored_context": bool(scanner.stored_context),
         "prompt_tokens": scanner.prompt_tokens(),
+        "prefix_start": scanner.prefix_start(PREFIX_BYTES),
         "text": scanner.request.json.counter.acc,
     }

@@ -21,6 +21,7 @@ cdef enum:
     R_TOKEN_IDS         # text, or integers that are tokens
     R_OVERHEAD          # each object of it costs `slot` tokens
     R_TOOLS
+    R_SYSTEM            # instructions in front of a conversation: like R_PART
     R_PART              # an object that may hold a file: its parts are put together at its end
     R_MEDIA_URL
     R_MEDIA_DATA
@@ -263,7 +264,8 @@ def _copy(int node, int action, int types, int flags, int slot, int elem):
 
 def _describe_requests():
     cdef int part = _part()
-    cdef int message = _copy(part, R_OVERHEAD, T_ANY, NF_OPEN | NF_CLOSE, 4, -1)
+    cdef int message = _copy(part, R_OVERHEAD, T_ANY, NF_OPEN | NF_CLOSE | NF_STRING, 4, -1)
+    cdef int system = _copy(part, R_SYSTEM, T_ANY, NF_OPEN | NF_CLOSE | NF_STRING, 0, -1)
     cdef int messages = _node(R_NONE, types=T_ARRAY, elem=message)
     cdef int prompt = _node(R_TOKEN_IDS, flags=NF_SCALAR, mode=M_COUNT)
     cdef int search = _node(R_SEARCH, flags=NF_OPEN | NF_SCALAR)
@@ -299,7 +301,7 @@ def _describe_requests():
     container = _node(R_NONE)
     _keys(container, {"variables": part, "id": stored})
     _request_root(F_RESPONSES, True, {
-        "input": message, "instructions": part, "stream": stream, "stream_options": options,
+        "input": message, "instructions": system, "stream": stream, "stream_options": options,
         "max_output_tokens": _limit(), "background": _node(R_BACKGROUND, types=T_BOOL, flags=NF_SCALAR),
         "tools": tools, "text": format_node, "prompt": container,
         "previous_response_id": stored, "conversation": stored,
@@ -308,7 +310,7 @@ def _describe_requests():
     _request_root(F_EMBEDDINGS, True, {"input": prompt, "stream": stream})
 
     _request_root(F_MESSAGES, True, {
-        "messages": messages, "system": part, "stream": stream,
+        "messages": messages, "system": system, "stream": stream,
         "max_tokens": max_tokens, "tools": tools, "output_format": NODE_RAW, "output_config": NODE_RAW,
     })
     REQUEST_ROOTS[F_COUNT_TOKENS] = REQUEST_ROOTS[F_MESSAGES]

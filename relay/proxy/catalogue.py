@@ -39,6 +39,7 @@ def install_endpoints(engine: Engine) -> None:
             # Forms are read by aiohttp's side: the front door knows JSON bodies only.
             [] if in_path or endpoint.form else [path.encode() for path in (endpoint.path, *endpoint.aliases)],
         )
+    engine.channel_scope = endpoints.CHANNEL_SCOPE
     table = engine.field_table
     for dialect, allowed in enumerate(headers.REQUEST_ALLOWED):
         for name in sorted(allowed):

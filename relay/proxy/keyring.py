@@ -29,7 +29,6 @@ ENDING_CODES = {
     "banned": _CODES.index("account_inactive"),
     "closed": _CODES.index("account_inactive"),
 }
-ALL_SCOPES = 0xFFFFFFFF
 
 
 class Keyring:
@@ -135,7 +134,7 @@ class Keyring:
             key_status=_fastpath.STATUSES.index(row.status),
             account_status=_fastpath.STATUSES.index(account.status),
             expires_ns=row.expires_ms * 1_000_000,
-            endpoint_scopes=ALL_SCOPES if row.scopes is None else endpoints.scope_mask(row.scopes),
+            endpoint_scopes=endpoints.key_mask(row.scopes),
             models=None if row.models is None else frozenset(name.encode() for name in row.models),
             networks=None if row.networks is None else keys.pack_networks(row.networks),
             plan=account.plan,

@@ -42,6 +42,7 @@ SCOPES: Final = (
     "files",
     "batches",
     "realtime",
+    "channel",  # no class of endpoints: `x-relay-channel`, the choice of a channel. Never given without being named
 )
 
 
@@ -238,6 +239,16 @@ def scope_mask(names: tuple[str, ...] | list[str]) -> int:
             raise ValueError(f"unknown scope {name!r}: one of {', '.join(SCOPES)}")
         mask |= 1 << SCOPES.index(name)
     return mask
+
+
+def key_mask(names: tuple[str, ...] | list[str] | None) -> int:
+    """The mask of a key with these scopes. Without one for a class of endpoints it may use all of them."""
+    mask = scope_mask(names or ())
+    return mask if mask & ENDPOINT_SCOPES else mask | ENDPOINT_SCOPES
+
+
+CHANNEL_SCOPE: Final = 1 << SCOPES.index("channel")
+ENDPOINT_SCOPES: Final = 0xFFFFFFFF & ~CHANNEL_SCOPE
 
 
 def scope_names(mask: int) -> tuple[str, ...]:

@@ -328,3 +328,38 @@ def test_a_body_in_small_pieces_costs_no_more_than_linear():
     assert whole["text"] == tokens(text)
     rng = random.Random(1)
     assert scan(CHAT, body, tuple(sorted(rng.randrange(len(body)) for _ in range(20_000)))) == whole
+
+
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    ("format", "body", "begins"),
+    [
+        (CHAT, {"model": "m", "messages": [{"role": "user", "content": LONG}]}, b'{"role"'),
+        (CHAT, {"model": "m", "messages": [{"role": "user", "content": "short"}]}, None),
+        (CHAT, {"messages": [{"content": LONG}], "tools": [{"name": LONG}]}, b'[{"name"'),
+        (CHAT, {"messages": [{"content": LONG}], "tools": [{"name": "short"}]}, b'{"content"'),
+        (CHAT, {"tools": [{"name": "short"}], "messages": [{"content": LONG}]}, b'[{"name"'),
+        (RESPONSES, {"input": LONG, "instructions": "short"}, b'"xxx'),
+        (RESPONSES, {"instructions": LONG, "input": "short"}, b'"xxx'),
+        (RESPONSES, {"input": [{"role": "user", "content": LONG}]}, b'{"role"'),
+        # The order of Anthropic's SDK: messages before system.
+        (MESSAGES, {"messages": [{"content": LONG}], "system": LONG}, b'"xxx'),
+        (MESSAGES, {"messages": [{"content": LONG}], "system": [{"text": LONG}]}, b'[{"text"'),
+        (MESSAGES, {"messages": [{"content": LONG}], "system": "short"}, b'{"content"'),
+        (GENERATE, {"contents": [{"parts": [{"text": LONG}]}]}, b'{"parts"'),
+        (GENERATE, {"contents": {"parts": [{"text": LONG}]}}, b'{"parts"'),
+    ],
+)
+def test_where_a_cached_prompt_begins(format: int, body: dict, begins: bytes | None):
+    """Tools, then instructions, then messages; the same wherever the body is cut."""
+    data = json.dumps(body, separators=(",", ":")).encode()
+    found = scan_request(format, data, TABLE)["prefix_start"]
+    if begins is None:
+        assert found == -1
+    else:
+        assert data[found:].startswith(begins), data[found : found + 20]
+        assert len(data) - found >= 4096
+    for cut in (1, 17, 30, found if found > 0 else 5, len(data) // 2):
+        assert scan_request(format, data, TABLE, (cut,))["prefix_start"] == found

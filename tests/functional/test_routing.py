@@ -273,3 +273,131 @@ async def test_a_slow_channel_gets_fewer_calls(tmp_path: Path):
 
         await asyncio.gather(*[one_after_the_other() for _ in range(20)])
         assert slow.calls.total() < 150
+
+
+# --- prompts that belong together
+
+
+def conversation(number: int, turns: int, length: int = 6000) -> bytes:
+    text = f"conversation {number}: " + "some words of a long document " * (length // 30)
+    messages = [{"role": "user", "content": text if turn == 0 else f"turn {turn}"} for turn in range(turns)]
+    return json.dumps({"messages": messages, "model": "m"}).encode()
+
+
+async def send(customer: Customer, body: bytes, **headers: str) -> Message:
+    fields = {"Host": "relay", "Authorization": f"Bearer {customer.secret}", "Content-Type": "application/json"}
+    fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+    async with await RawClient.connect("127.0.0.1", customer.relay.port) as client:
+        await client.send(request_bytes("POST", "/v1/chat/completions", fields, body))
+        return await client.response()
+
+
+@contextlib.asynccontextmanager
+async def three(folder: Path, **routing: float) -> AsyncIterator[tuple[Customer, dict[str, Provider]]]:
+    """Three channels of two keys each."""
+    async with Provider() as a, Provider() as b, Provider() as c:
+        ways = [way(name, provider, keys=2) for name, provider in (("a", a), ("b", b), ("c", c))]
+        async with running(folder, config(*ways, **routing)) as customer:
+            yield customer, {"a": a, "b": b, "c": c}
+
+
+def used(providers: dict[str, Provider]) -> dict[str, int]:
+    """Calls by upstream key since the last look."""
+    found = {key: count for provider in providers.values() for key, count in provider.calls.items() if count}
+    for provider in providers.values():
+        provider.calls.clear()
+    return found
+
+
+async def test_a_conversation_stays_where_its_beginning_is_cached(tmp_path: Path):
+    async with three(tmp_path) as (customer, providers):
+        places = []
+        for number in range(24):
+            for turn in range(1, 5):
+                assert (await send(customer, conversation(number, turn))).status == 200
+            [(place, count)] = used(providers).items()
+            assert count == 4
+            places.append(place)
+        assert len(set(places)) >= 4  # of six: different conversations go to different places
+        # Another key's equal prompts are another prompt's: what one customer says moves nobody else's calls.
+        other = await customer.relay.customer()
+        elsewhere = []
+        for number in range(24):
+            assert (await send(other, conversation(number, 1))).status == 200
+            [place] = used(providers)
+            elsewhere.append(place)
+        assert elsewhere != places
+        # What the relay learns of itself stays: the same after a reload.
+        await customer.relay.command("reload")
+        for number in range(24):
+            assert (await send(customer, conversation(number, 5))).status == 200
+            assert used(providers) == {places[number]: 1}
+
+
+async def test_when_its_place_is_gone_a_conversation_moves_once(tmp_path: Path):
+    async with three(tmp_path, breaker_calls_min=2, breaker_open_seconds=60) as (customer, providers):
+        await send(customer, conversation(1, 1))
+        [place] = used(providers)
+        await providers[place[0]].stop()
+        for turn in range(2, 9):
+            assert (await send(customer, conversation(1, turn))).status == 200
+        [(moved, count)] = used(providers).items()
+        assert moved[0] != place[0]
+        assert count == 7
+
+
+async def test_a_key_that_rests_moves_its_conversations_to_the_next(tmp_path: Path):
+    async with three(tmp_path) as (customer, providers):
+        await send(customer, conversation(1, 1))
+        [place] = used(providers)
+
+        async def limited(provider: Provider, key: str, model: str) -> web.Response | None:
+            return refusal(429, "rate_limit_exceeded", retry_after="60") if key == place else None
+
+        providers[place[0]].behaviour = limited
+        for turn in range(2, 8):
+            assert (await send(customer, conversation(1, turn))).status == 200
+        found = used(providers)
+        assert found.pop(place) == 1
+        assert list(found.values()) == [6]
+        assert next(iter(found))[0] == place[0]  # the same channel's other key
+
+
+@pytest.mark.parametrize("how", ["small", "off"])
+async def test_what_no_provider_caches_is_shared_evenly(tmp_path: Path, how: str):
+    config_lines = {"affinity": "false"} if how == "off" else {}
+    async with three(tmp_path, **config_lines) as (customer, providers):  # type: ignore[arg-type]
+        for _ in range(60):
+            assert (await send(customer, conversation(1, 1, 6000 if how == "off" else 3000))).status == 200
+        assert len(used(providers)) == 6
+
+
+# --- the caller's choice
+
+
+async def test_a_caller_with_the_scope_chooses_a_channel_or_a_tag(tmp_path: Path):
+    async with Provider() as a, Provider() as b, Provider() as c:
+        text = config(
+            way("a", a, 'tags = ["eu"]'), way("b", b, 'tags = ["eu", "fast"]', "priority = 1"),
+            way("c", c, models='["other"]'),
+        )  # fmt: skip
+        async with running(tmp_path, text) as customer:
+            chooser = await customer.relay.customer(scopes=["channel"])
+            for wanted, asked in (("b", b), ("fast", b), ("a", a), ("eu", a)):
+                before = asked.calls.total()
+                assert (await ask(chooser, x_relay_channel=wanted)).status == 200
+                assert asked.calls.total() == before + 1
+                assert not [name for name in asked.headers[-1] if name.startswith("x-relay")]
+            for wanted in ("nobody", "c", "x y", "a" * 65):  # c does not serve this model
+                answer = await ask(chooser, x_relay_channel=wanted)
+                error = json.loads(answer.body)["error"]
+                assert (answer.status, error["code"], error["param"]) == (400, "invalid_value", "x-relay-channel")
+            plain = await ask(customer, x_relay_channel="a")
+            assert (plain.status, code(plain)) == (403, "scope_not_allowed")
+            narrow = await customer.relay.customer(scopes=["channel", "embeddings"])
+            assert (await ask(narrow)).status == 403
+            # Within a tag calls move on as ever; out of it, never.
+            await a.stop()
+            assert (await ask(chooser, x_relay_channel="eu")).status == 200
+            answer = await ask(chooser, x_relay_channel="a")
+            assert (answer.status, code(answer)) == (503, "upstream_unavailable")

@@ -95,6 +95,8 @@ def request_head(block: bytes, dialect: int) -> dict[str, Any] | None:
             secrets.append(secret)
     amounts = [amount_nano(value) for value in values.get(b"x-relay-max-cost", [])]
     forwarded = values.get(b"x-forwarded-for")
+    wanted = values.get(b"x-relay-channel", [])
+    named = [value for value in wanted if 0 < len(value) <= 64]
     return {
         "odd": False,
         "hosts": len(values.get(b"host", [])),
@@ -107,6 +109,8 @@ def request_head(block: bytes, dialect: int) -> dict[str, Any] | None:
         "encoded": False,
         "agent": values.get(b"user-agent", [None])[0],
         "forwarded_for": None if forwarded is None else b",".join(forwarded),
+        "channel": named[0] if named else None,
+        "bad_channel": len(wanted) > 1 or len(named) < len(wanted),
     }
 
 
