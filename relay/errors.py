@@ -93,11 +93,12 @@ ERRORS: Final[dict[str, ErrorKind]] = {
     "object_not_found": _client(404, "There is no such object of this account."),
     # the key
     "missing_key": _client(401, "No API key was sent. Send one as `Authorization: Bearer sk-...`."),
-    "invalid_key": _client(401, "The API key is not valid."),
+    # "Incorrect API key provided" is what OpenAI says: litellm tells a wrong key from a wrong request by these words.
+    "invalid_key": _client(401, "Incorrect API key provided: it is not a key of this relay."),
     "ambiguous_key": _client(401, "Two different valid API keys were sent. Send one."),
-    "key_expired": _client(401, "The API key has expired."),
-    "key_revoked": _client(401, "The API key has been revoked."),
-    "key_suspended": _client(401, "The API key is suspended."),
+    "key_expired": _client(401, "Incorrect API key provided: it has expired."),
+    "key_revoked": _client(401, "Incorrect API key provided: it has been revoked."),
+    "key_suspended": _client(401, "Incorrect API key provided: it is suspended."),
     "account_inactive": _client(403, "The account of this API key is not active."),
     # what the key may do
     "address_not_allowed": _client(403, "This API key may not be used from your address."),

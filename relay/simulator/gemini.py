@@ -127,7 +127,8 @@ def _tool_parts(plan: Plan) -> list[JSON]:
         declared["name"]
         for tool in plan.request.get("tools") or []
         if isinstance(tool, dict)
-        for declared in tool.get("functionDeclarations") or []
+        # Proto JSON takes both spellings; litellm sends the second.
+        for declared in tool.get("functionDeclarations") or tool.get("function_declarations") or []
     ] or ["get_weather"]
     return [
         {"functionCall": {"name": names[index % len(names)], "args": orjson.loads(tool_arguments(plan))}}

@@ -45,7 +45,7 @@ def test_openai_shape():
     assert status == 401
     assert body == {
         "error": {
-            "message": "The API key is not valid.",
+            "message": "Incorrect API key provided: it is not a key of this relay.",
             "type": "invalid_request_error",
             "param": None,
             "code": "invalid_api_key",
