@@ -468,29 +468,31 @@ cdef class Buffer:
     def __dealloc__(self):
         PyMem_Free(self.data)
 
-    cdef int need(self, Py_ssize_t n) except -1:
+    cdef inline int need(self, Py_ssize_t n) except -1:
+        return self.grow(n) if self.size + n > self.room else 0
+
+    cdef int grow(self, Py_ssize_t n) except -1:
         cdef char* grown
         cdef Py_ssize_t room = self.room
-        if self.size + n > room:
-            while room < self.size + n:
-                room *= 2
-            grown = <char*>PyMem_Realloc(self.data, room)
-            if grown == NULL:
-                raise MemoryError
-            self.data = grown
-            self.room = room
+        while room < self.size + n:
+            room *= 2
+        grown = <char*>PyMem_Realloc(self.data, room)
+        if grown == NULL:
+            raise MemoryError
+        self.data = grown
+        self.room = room
         return 0
 
-    cdef int add(self, const void* p, Py_ssize_t n) except -1:
+    cdef inline int add(self, const void* p, Py_ssize_t n) except -1:
         self.need(n)
         memcpy(self.data + self.size, p, n)
         self.size += n
         return 0
 
-    cdef int add_bytes(self, bytes b) except -1:
+    cdef inline int add_bytes(self, bytes b) except -1:
         return self.add(PyBytes_AS_STRING(b), PyBytes_GET_SIZE(b))
 
-    cdef int add_text(self, const char* text) except -1:
+    cdef inline int add_text(self, const char* text) except -1:
         return self.add(text, strlen(text))
 
     cdef int add_int(self, int64_t n) except -1:
