@@ -339,6 +339,19 @@ class Admission:
 
     def py_reset(self) -> None: ...
 
+class JobHold:
+    """Credits held for one job; 1 open, 2 settled, 3 released."""
+
+    state: int
+    balance: Balance
+    hold_nano: int
+    def __init__(self, balance: Balance, scopes: tuple[Scope, ...], hold_nano: int, *, partial: bool = False) -> None:
+        """ValueError where the balance does not cover it; with `partial` what is there is held."""
+    def settle(self, cost_nano: int, max_cost_nano: int, wall_ns: int) -> int:
+        """Charges the job and gives the rest back; returns what was written off. RuntimeError unless open."""
+    def release(self) -> None:
+        """Gives everything back. RuntimeError unless open."""
+
 def limits_of(key: ApiKey, now_ns: int) -> tuple[int, int, int, int, int, int]:
     """The tightest limits: requests limit, remaining, reset_ns, tokens limit, remaining, reset_ns (limit 0: none)."""
 
@@ -573,10 +586,17 @@ class Credential:
     def __init__(self, public_id: bytes, digest: bytes, key: ApiKey, expires_ns: int = 0) -> None: ...
 
 class Call:
-    """One call. Python sees it only while a connection is opened for it."""
+    """One call. Python sees it only while a connection is opened for it, or while it is set aside."""
 
     id: int
     attempts: int
+    def facts(self) -> dict[str, Any]:
+        """Of a call set aside: endpoint, key, body, fields, model, model_span, background, stream, output_limit, ..."""
+    def proceed(self, channel: str | None = None) -> None:
+        """Nothing stands in the way of a call that was set aside. `channel`: the one that it has to go to."""
+    def turn_down(self, code: int, param: str | None = None) -> None: ...
+    def answer(self, status: int, code: int, fields: bytes, body: bytes) -> None:
+        """Answers a call that was set aside; `fields` are whole lines, without Content-Length."""
     def connected(self, connection: UpstreamConnection) -> None: ...
     def connect_failed(self, timed_out: bool) -> None: ...
     def claim_known(self, first_id: int, same: bool) -> None:
@@ -627,8 +647,10 @@ class Engine:
     models: dict[bytes, Model]
     journal: Journal | None
     free_rate: Rate
+    default_tables: list[TokenTable]
     policy: Policy
     records: list[tuple[Any, ...]]
+    new_objects: list[tuple[bytes, int, int, str, int]]  # stored responses: id, account, key, channel, unix ms
     draining: bool
     store_writable: bool
     attempts_max: int
@@ -673,6 +695,8 @@ class Engine:
     def stop_calls(self, key: ApiKey, code: int) -> int:
         """Ends every call in flight of a key, each with its settlement; how many."""
     def stop_all(self, code: int) -> None: ...
+    def next_id(self) -> int:
+        """The id of a call that another part of the relay serves."""
     def sweep(self) -> None: ...
     def close_clients(self, idle_only: bool) -> None: ...
 

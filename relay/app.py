@@ -43,6 +43,7 @@ from relay.proxy.idempotency import KEPT_MS as IDEMPOTENCY_KEPT_MS
 from relay.proxy.idempotency import IdempotencyKeys
 from relay.proxy.keyring import Keyring
 from relay.proxy.server import ApiServer, refusal
+from relay.proxy.side import Side
 from relay.records import MS_PER_DAY
 from relay.storage import Store, StoreError
 from relay.wire import errors as wire_errors
@@ -98,6 +99,7 @@ class Relay:
         self.hooks.on_event = self._channel_event
         idempotency = IdempotencyKeys(store)
         self.hooks.claim, self.hooks.unclaim = idempotency.claim, idempotency.unclaim
+        self.side = Side(store, self.engine, self.keyring, self.hooks, self.api, self._tls, lambda: self.config)
         self.operations = Operations(store, self, config, pepper)
         self._socket = admin.SocketServer(self.operations, Path(config.server.data_dir))
         self._servers: list[asyncio.Server] = []
@@ -191,11 +193,11 @@ class Relay:
         self.engine.close_clients(True)
         self.api.close_idle()
         began = time.monotonic()
-        while self.engine.open_calls or self.engine.open_connections:
+        while self.engine.open_calls or self.engine.open_connections or self.side.open_calls:
             waited = time.monotonic() - began
             if waited >= self.config.server.drain_seconds or self.stop_now.is_set():
                 break
-            if not self.engine.open_calls and waited >= FIRST_REQUEST_SECONDS:
+            if not self.engine.open_calls and not self.side.open_calls and waited >= FIRST_REQUEST_SECONDS:
                 break
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stop_now.wait(), 0.05)
@@ -203,6 +205,7 @@ class Relay:
         await self.api.stop(1.0)
         self.engine.close_clients(False)
         await self._connector.close()
+        await self.side.stop()
         for channel in self._channels:
             channel.retired = True
             channel.close_idle()
@@ -240,12 +243,14 @@ class Relay:
         while True:
             await asyncio.sleep(FLUSH_SECONDS[self._store.durability])
             self._hand_over_records()
+            await self.side.flush()
 
     async def _forget(self) -> None:
         """Retention: call records and events go when they are too old; their sums stay."""
         while True:
             kept_ms = self.config.retention.calls_days * MS_PER_DAY
             try:
+                await self.side.forget(time.time_ns() // 1_000_000)
                 await self._store.delete_calls_before(time.time_ns() // 1_000_000 - kept_ms)
                 await self._store.delete_idempotency_keys_before(time.time_ns() // 1_000_000 - IDEMPOTENCY_KEPT_MS)
             except StoreError as error:  # a full disk heals; what does not is told to `on_fatal`
@@ -344,6 +349,7 @@ class Relay:
         self.api.body_idle_seconds = timeouts.body_idle_seconds
         self.hooks.no_balance_status_openai = billing.no_balance_status_openai
         self.hooks.use_addresses(Addresses(server.trusted_proxies))
+        self.side.configure(config)
         self.config = config
         self.operations.config = config
         self.keyring.reconfigure()

@@ -34,6 +34,7 @@ cdef enum:
     C_NEW = 0
     C_IDENTIFY        # the key is being loaded
     C_READ            # the body is arriving
+    C_ASIDE           # Python decides first: whose objects it names, or a job
     C_CONNECT         # waiting for an upstream connection
     C_HEAD            # the request is on its way, no answer yet
     C_CLAIM           # its Idempotency-Key is being looked up
@@ -243,7 +244,12 @@ cdef class Call:
         return 0
 
     cdef int go_on(self) except -1:
-        cdef int code = self.admit()
+        cdef int code
+        if (self.scanner.background | self.scanner.stored_context) and self.endpoint.format == F_RESPONSES:
+            self.state = C_ASIDE
+            self.engine.hooks.aside(self)
+            return 0
+        code = self.admit()
         if code:
             self.refuse(code, "x-relay-channel" if code == E_INVALID_VALUE else None)
         else:
@@ -300,6 +306,75 @@ cdef class Call:
         scanner.stream = form.stream
         scanner.choices = form.choices
         return 0
+
+    # What Python sees of a call that is set aside.
+
+    def facts(self):
+        """What a decision about a call set aside needs."""
+        cdef RequestScanner scanner = self.scanner
+        return {
+            "endpoint": self.endpoint.name, "scope_bit": self.endpoint.scope_bit, "key": self.key,
+            "body": b"".join(self.body), "fields": self.passed_fields, "model": scanner.model,
+            "model_span": (scanner.model_start, scanner.model_end), "background": bool(scanner.background),
+            "stream": scanner.stream == 1, "output_limit": scanner.output_limit, "prompt_tokens": scanner.prompt_tokens(),
+            "web_search": bool(scanner.web_search), "max_cost_nano": self.max_cost_nano, "wall_ns": self.wall_ns,
+            "address": self.source_packed,
+        }
+
+    def proceed(self, str channel=None):
+        """Nothing stands in the way of a call that was set aside. `channel`: the one that it has to go to."""
+        cdef int code
+        cdef Route route
+        if self.state != C_ASIDE:
+            return
+        try:
+            self.state = C_READ
+            self.scanner.background = False
+            code = self.admit()
+            if code:
+                self.refuse(code, "x-relay-channel" if code == E_INVALID_VALUE else None)
+                return
+            if channel is not None:
+                self.tried = [route.channel for route in <list>self.model.routes[self.endpoint.dialect]
+                              if route.channel.name != channel]
+            self.forward()
+        except Exception as error:
+            self.broken(error)
+
+    def turn_down(self, int code, str param=None):
+        """Refuses a call that was set aside."""
+        if self.state == C_ASIDE:
+            self.refuse(code, param)
+
+    def answer(self, int status, int code, bytes fields, bytes body):
+        """Answers a call that was set aside with somebody else's words; `fields` are whole lines."""
+        cdef Buffer b
+        cdef bint reusable = self.client.request_read
+        cdef char[20] text
+        if self.state != C_ASIDE:
+            return
+        self.status = status
+        self.attempts = 1
+        self.engine.id_text(self.id, text)
+        self.end(code, status, False)
+        b = self.cleared_buffer()
+        b.add_text(b"HTTP/1.1 ")
+        b.add_int(status)
+        b.add(b" ", 1)
+        b.add_bytes(<bytes>self.engine.reasons.get(status, b"OK"))
+        b.add(b"\r\n", 2)
+        b.add_bytes(fields)
+        b.add_text(b"x-relay-request-id: ")
+        b.add(text, 18)
+        b.add(b"\r\n", 2)
+        self.add_own_fields(b)
+        b.add_text(b"Content-Length: ")
+        b.add_int(PyBytes_GET_SIZE(body))
+        b.add_text(b"\r\n\r\n")
+        b.add_bytes(body)
+        if self.client.transport is not None:
+            self.client.transport.write(b.take())
+        self.client.answered(reusable)
 
     cdef int admit(self) except -1:
         """Model, limits, hold: everything or nothing, and no wait in between."""
@@ -1415,6 +1490,9 @@ cdef class Call:
                 self.written_off_nano = admission.written_off_nano
             else:
                 admission.release(now, self.attempts > 0)
+        if tap is not None and tap.tap.object_size and self.scanner.store != 0 and status < 300 and self.route is not None:
+            self.engine.new_objects.append((tap.tap.object_id[:tap.tap.object_size], self.key.account_id, self.key.key_id,
+                                            self.route.channel.name, self.wall_ns // 1_000_000))
         if code == E_CLIENT_GONE and tap is not None and tap.terminal_seen and not self.left_ns:
             code = E_NONE       # a client that closes behind the last event has finished
         elif code == E_CLIENT_GONE:

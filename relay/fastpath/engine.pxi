@@ -19,12 +19,13 @@ cdef class Engine:
     cdef public Journal journal       # None: nothing survives the process (tests)
     cdef public Rate free_rate        # of endpoints that are never charged
     cdef public Policy policy
-    cdef list default_tables          # TokenTable by dialect: what a prompt is counted with before its model is known
+    cdef readonly list default_tables # TokenTable by dialect: what a prompt is counted with before its model is known
     cdef dict credentials             # public id -> Credential
     cdef dict unknown                 # public ids that are no key; bounded, emptied when full
     cdef dict waiting                 # public id -> calls that wait for it to be loaded
     cdef readonly set calls, clients, closing, turned_away
     cdef public list records
+    cdef public list new_objects      # (id, account, key, channel, ms) of stored responses, since the last reader took them
     cdef Buffer buffer
     cdef RequestHead request_head
     cdef bytes pepper
@@ -72,6 +73,7 @@ cdef class Engine:
         self.closing = set()
         self.turned_away = set()
         self.records = []
+        self.new_objects = []
         self.unknown_refusals = {}
         self.limit_refusals = {}
         self.buffer = Buffer()
@@ -214,6 +216,10 @@ cdef class Engine:
             self.id_ms = last >> 20
             self.id_count = last & ((1 << 20) - 1)
         return self.id_ms - wall_clock_ns() // 1_000_000
+
+    def next_id(self):
+        """The id of a call that another part of the relay serves."""
+        return self.new_id(self.wall_ns())
 
     cdef void id_text(self, int64_t id, char* out) noexcept:
         """`call_` and 13 digits of Crockford's base 32: 18 bytes."""

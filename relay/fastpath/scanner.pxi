@@ -25,6 +25,7 @@ ctypedef struct Request:
     int stream
     int include_usage
     int resolution                      # Gemini: tokens per image
+    int store
     int model_size
     uint8_t object_empty
     uint8_t background
@@ -101,6 +102,9 @@ cdef void request_scalar(Request* r, TokenTable t, const Node* node, int type) n
         r.include_usage = <int>j.magnitude
     elif action == R_BACKGROUND:
         r.background = <uint8_t>j.magnitude
+    elif action == R_STORE:
+        if type == T_BOOL:
+            r.store = <int>j.magnitude
     elif action == R_SEARCH:
         if type != T_BOOL or j.magnitude:
             r.search = True
@@ -207,6 +211,7 @@ cdef class RequestScanner:
     cdef readonly int64_t object_start       # just behind the opening brace; -1 before it
     cdef readonly bint object_empty          # known once the object has ended
     cdef readonly bint background
+    cdef readonly int store                  # -1 absent, 0, 1
     cdef readonly bint web_search            # a web search tool is offered to the model
     cdef readonly bint stored_context        # the prompt goes on from something stored upstream: its size is not known here
 
@@ -230,7 +235,7 @@ cdef class RequestScanner:
         r.tools_start = r.system_start = r.prompt_start = -1
         r.output_limit = -1
         r.choices = 1
-        r.stream = r.include_usage = -1
+        r.stream = r.include_usage = r.store = -1
         r.resolution = 1120
         json_reset(&r.json, REQUEST_ROOTS[format])
         self.format = format
@@ -253,6 +258,7 @@ cdef class RequestScanner:
         self.object_start = r.object_start
         self.object_empty = r.object_empty
         self.background = r.background
+        self.store = r.store
         self.web_search = r.search
         self.stored_context = r.stored
         if r.model_size and self.model is None:
@@ -336,6 +342,7 @@ def scan_request(int format, bytes body not None, TokenTable table not None, tup
         "object_start": scanner.object_start,
         "object_empty": bool(scanner.object_empty),
         "background": bool(scanner.background),
+        "store": scanner.store,
         "web_search": bool(scanner.web_search),
         "stored_context": bool(scanner.stored_context),
         "prompt_tokens": scanner.prompt_tokens(),

@@ -31,6 +31,7 @@ cdef enum:
     R_DETAIL
     R_OPAQUE            # encrypted content: counted by its length
     R_RESOLUTION
+    R_STORE             # whether the provider keeps the answer
 
 # Actions of tap nodes.
 cdef enum:
@@ -65,6 +66,7 @@ cdef enum:
     U_MODEL
     U_SECONDS           # a duration, on transcriptions
     U_SERVICE           # the service tier that the call was served with
+    U_ID                # of an object that the provider keeps
 
 # Slots of reported numbers, by the names that providers give them.
 cdef enum:
@@ -305,6 +307,7 @@ def _describe_requests():
         "max_output_tokens": _limit(), "background": _node(R_BACKGROUND, types=T_BOOL, flags=NF_SCALAR),
         "tools": tools, "text": format_node, "prompt": container,
         "previous_response_id": stored, "conversation": stored,
+        "store": _node(R_STORE, flags=NF_SCALAR),
     })
 
     _request_root(F_EMBEDDINGS, True, {"input": prompt, "stream": stream})
@@ -483,6 +486,11 @@ def _describe_openai_answers():
     _keys(billed, {"search_units": _value(V_SEARCHES)})
     for format in range(F_OTHER + 1):
         TAP_ROOTS[format] = root
+    # Responses are objects that their owner may ask for again.
+    _keys(response, {"id": _tag(U_ID)})
+    root = _copy(root, U_ROOT, T_ANY, NF_OPEN | NF_CLOSE, 0, -1)
+    _keys(root, {"id": _tag(U_ID)})
+    TAP_ROOTS[F_RESPONSES] = root
 
 
 def _describe_anthropic_answers():

@@ -12,7 +12,7 @@ cdef enum:
 
 cdef enum:
     TAP_FRAMES = 24       # no place that is read lies deeper
-    TAP_TEXT_MAX = 64
+    TAP_TEXT_MAX = 128
     TAP_CHOICES = 8       # choices whose text is followed on its own
     TAP_QUERIES_MAX = 32  # different search queries told apart in one answer
 
@@ -85,6 +85,8 @@ ctypedef struct Tap:
     uint64_t query_hashes[TAP_QUERIES_MAX]
     Frame frames[TAP_FRAMES]
     uint8_t text[TAP_TEXT_MAX]
+    int object_size
+    uint8_t object_id[TAP_TEXT_MAX] # of a stored response; object_size 0: none
 
 
 cdef void tap_event_forget(Tap* s) noexcept nogil:
@@ -252,6 +254,10 @@ cdef void tap_scalar(Tap* s, const Node* node, int type) noexcept nogil:
         s.modality = 1 if text_is(j, b"IMAGE") else 2 if text_is(j, b"AUDIO") else 0
     elif action == U_SERVICE:
         tap_service(s)
+    elif action == U_ID:
+        if not s.object_size and not j.text_over:
+            s.object_size = j.text_size
+            memcpy(s.object_id, j.text, j.text_size)
     elif action == U_MODEL:
         s.old_gemini = text_starts(j, b"gemini-1") or text_starts(j, b"gemini-2")
 
@@ -714,6 +720,7 @@ def tap(int format, int kind, list chunks not None, TokenTable table not None, b
         "error_seen": bool(it.error_seen),
         "events": it.events,
         "sequence_number": it.sequence_number,
+        "object_id": it.tap.object_id[:it.tap.object_size],
         "text": it.tap.json.counter.acc,
         "counted_tokens": it.counted_tokens(),
         "boundaries": boundaries,

@@ -22,6 +22,7 @@ from relay.wire import errors as wire_errors
 log = logging.getLogger("relay.proxy")
 
 AGENT_CHARS_MAX = 96
+E_UNSUPPORTED = ERROR_CODES.index("unsupported_feature")
 
 
 class Hooks:
@@ -34,6 +35,7 @@ class Hooks:
         self.key_rests = KeyRests(5.0, 300.0, 300.0)
         self.load_key: Callable[[bytes], None] = lambda public_id: None
         self.handover: Callable[[asyncio.Transport, bytes], None] = lambda transport, data: transport.abort()
+        self.aside: Callable[[Call], None] = lambda call: call.turn_down(E_UNSUPPORTED)
         self.on_event: Callable[[str, str | None, str | None], None] = lambda kind, code, channel: None
 
         self.claim: Callable[[Call, bytes, int], None] = lambda call, digest, body: call.claim_known(0, True)

@@ -48,6 +48,7 @@ class Keyring:
         self._changes = 0  # counts committed changes; a load that saw another count is out of date
         self._moving: dict[int, int] = {}  # by account: changes of its credits that have begun and not ended
         self._tasks: set[asyncio.Task[None]] = set()
+        self.on_stop: Callable[[ApiKey], None] = lambda key: None  # for calls that are not the engine's
 
     # -- loading
 
@@ -168,7 +169,7 @@ class Keyring:
         self._refresh(key)
         status = self._key_rows[key_id].status
         if status != "active":
-            self._engine.stop_calls(key, ENDING_CODES[status])
+            self._stop(key, status)
 
     async def account_changed(self, account_id: int) -> None:
         """Plan, limits, status or organisation changed in the store."""
@@ -184,7 +185,7 @@ class Keyring:
             else:
                 self._refresh(key)
             if account.status != "active":
-                self._engine.stop_calls(key, ENDING_CODES[account.status])
+                self._stop(key, account.status)
 
     async def organisation_changed(self, organisation_id: int) -> None:
         """Limits changed in the store."""
@@ -195,6 +196,11 @@ class Keyring:
         for key in self._keys.values():
             if self._accounts[key.account_id].organisation_id == organisation_id:
                 self._refresh(key)
+
+    def _stop(self, key: ApiKey, status: str) -> None:
+        """Ends the calls in flight of a key that is not active any more."""
+        self._engine.stop_calls(key, ENDING_CODES[status])
+        self.on_stop(key)
 
     def _forget(self, key: ApiKey) -> None:
         """Drops a key from memory: its next call loads it again. Its account's balance stays."""

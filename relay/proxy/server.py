@@ -25,6 +25,7 @@ HEAD_BYTES_MAX = 65_536  # names and values together; aiohttp itself bounds only
 E_BODY_TOO_LARGE = _fastpath.ERROR_CODES.index("body_too_large")
 E_BODY_TIMEOUT = _fastpath.ERROR_CODES.index("body_timeout")
 LocalHandler = Callable[[web.Request, Endpoint, str | None], Awaitable[web.StreamResponse]]
+SideHandler = Callable[[web.Request, Endpoint, str | None, str], Awaitable[web.StreamResponse]]
 
 
 class _QuietLogger:
@@ -50,11 +51,12 @@ def _error(exc_info: object) -> BaseException | None:
 class Protocol(RequestHandler):
     """aiohttp's server protocol, with our error pages and the news of its transport passed to the call under way."""
 
-    __slots__ = ("bridge", "partial_since")
+    __slots__ = ("bridge", "on_lost", "partial_since")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.bridge: Bridge | None = None
+        self.on_lost: Callable[[], object] | None = None  # ends what is done for a client that is gone
         self.partial_since = 0.0
 
     def data_received(self, data: bytes) -> None:
@@ -81,6 +83,8 @@ class Protocol(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         if self.bridge is not None:
             self.bridge.gone()
+        if self.on_lost is not None:
+            self.on_lost()
         super().connection_lost(exc)
 
     @property
@@ -170,6 +174,8 @@ class ApiServer:
     def __init__(self, engine: Engine, local: LocalHandler, *, header_seconds: float, body_idle_seconds: float) -> None:
         self._engine = engine
         self._local = local
+        self.side: SideHandler | None = None  # files, stored objects, jobs: endpoint, id, query
+        self.upload_bytes_max = 0
         self.header_seconds = header_seconds
         self.body_idle_seconds = body_idle_seconds
         self.app = web.Application(client_max_size=1 << 20, middlewares=[_unrouted])
@@ -245,7 +251,10 @@ class ApiServer:
         """`Expect: 100-continue`: a body that would be refused for its size is not asked for."""
         if request.headers["Expect"].lower() != "100-continue":
             raise web.HTTPExpectationFailed
-        if request.version >= (1, 1) and (request.content_length or 0) <= self._engine.body_bytes_max:
+        bytes_max = self._engine.body_bytes_max
+        if request.raw_path.partition("?")[0].endswith("/files"):
+            bytes_max = max(bytes_max, self.upload_bytes_max)
+        if request.version >= (1, 1) and (request.content_length or 0) <= bytes_max:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0  # the head of the answer has not been written yet
         return None
@@ -276,6 +285,15 @@ class ApiServer:
         endpoint = resolved.endpoint
         if endpoint.needs_model and endpoint.served:
             return await self._call(request, endpoint, resolved.model, query)
+        if endpoint.served and endpoint.upstream_path and self.side is not None:
+            task = asyncio.current_task()
+            if isinstance(request.protocol, Protocol) and task is not None:
+                request.protocol.on_lost = task.cancel
+            try:
+                return await self.side(request, endpoint, resolved.object_id, query)
+            finally:
+                if isinstance(request.protocol, Protocol):
+                    request.protocol.on_lost = None
         return await self._local(request, endpoint, resolved.model)
 
     async def _call(

@@ -27,6 +27,8 @@ _POSTS = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completions",
     "/v1/responses": "responses",
+    "/v1/responses/compact": "compact",
+    "/v1/responses/input_tokens": "input_tokens",
     "/v1/embeddings": "embeddings",
     "/v1/moderations": "moderations",
     "/v1/rerank": "rerank",
@@ -75,6 +77,8 @@ def route_of(method: str, path: str, headers: Mapping[str, str]) -> Route:
             return Route("gemini", _GEMINI_METHODS[found[2]], found[1])
     if method == "GET" and (found := _MODELS_PATH.fullmatch(path)):
         return Route(dialect, "model", found[1]) if found[1] else Route(dialect, "models")
+    if path == "/v1/files" or path.startswith("/v1/files/"):
+        return Route("openai", "files", path[len("/v1/files") :])
     if path.startswith("/v1/responses/"):
         return Route("openai", "stored", path[len("/v1/responses/") :])
     return Route(dialect, "unknown")

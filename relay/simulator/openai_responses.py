@@ -76,6 +76,25 @@ def stored(store: dict[str, bytes], method: str, path: str) -> Answer:
     return Answer(200, "application/json", store[identifier])
 
 
+def about(name: str, request: JSON, d: Directives, number: int) -> Answer:
+    """What a request would read (`input_tokens`), and a conversation made shorter (`compact`)."""
+    plan = make_plan(d, number, need(request, "model", (str,)), request, None)
+    if name == "input_tokens":
+        counted: JSON = {"object": "response.input_tokens", "input_tokens": plan.input_tokens}
+        return Answer(200, "application/json", dumps(counted, pretty=True), model=plan.model)
+    usage = _usage(plan)
+    answer = Answer(200, "application/json", model=plan.model, plan=plan, usage=damaged(usage, d.usage))
+    answer.input_tokens, answer.output_tokens, answer.cached_tokens = plan.input_tokens, plan.output_tokens, d.cached
+    body: JSON = {
+        "id": plan.id("resp_", length=48),
+        "object": "response.compaction",
+        "created_at": plan.created,
+        "output": [{"id": plan.id("cmp_", length=48), "type": "compaction", "encrypted_content": "c2ltdWxhdGVk"}],
+    }
+    answer.body = with_usage(body, "usage", usage, d.usage, pretty=True)
+    return answer
+
+
 def _usage(plan: Plan) -> JSON:
     return {
         "input_tokens": plan.input_tokens,

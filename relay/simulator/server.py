@@ -23,6 +23,7 @@ from relay.simulator.answer import Answer, Refused
 from relay.simulator.book import Book, Entry
 from relay.simulator.directives import DirectiveError, Directives, directives_of
 from relay.simulator.errors import error_answer, kind_of, openai_key_message, own_account_message
+from relay.simulator.files import Files
 from relay.simulator.headers import provider_headers
 from relay.simulator.sending import Sender
 
@@ -45,6 +46,7 @@ class Settings:
     models: frozenset[str] | None = None  # None: every model exists, except names that begin with `missing-`
     book: Book = field(default_factory=Book)
     stored: dict[str, bytes] = field(default_factory=dict)  # Responses that can be fetched again
+    files: Files = field(default_factory=Files)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
 
@@ -276,6 +278,8 @@ def _make(
             return catalogue.model(route.dialect, route.model, settings.models)
         case "stored":
             return openai_responses.stored(settings.stored, request.method, route.model)
+        case "files":
+            return settings.files.serve(request.method, route.model, number, body)
         case "image_edits" if request.content_type == "application/json":
             return openai_media.images(_parse(body, "openai"), d, number, "image_edit")
         case "transcriptions" | "translations" | "image_edits" | "image_variations":
@@ -291,6 +295,8 @@ def _make(
             return openai_chat.completions(parsed, d, number)
         case "responses":
             return openai_responses.responses(parsed, d, number, settings.stored)
+        case "compact" | "input_tokens":
+            return openai_responses.about(route.name, parsed, d, number)
         case "messages":
             return anthropic_messages.messages(parsed, d, number)
         case "count_tokens":

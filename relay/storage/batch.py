@@ -29,6 +29,7 @@ from relay.records import (
 )
 from relay.storage.database import transaction
 from relay.storage.ledger import lots_of
+from relay.storage.objects import mark_ended
 from relay.storage.statements import ManyRows
 
 # What is kept between groups, at most. 10,000 accounts with two lots each take about 6 MB.
@@ -148,6 +149,25 @@ class BatchWriter:
         finally:
             self.rows_changed = self._connection.total_changes
             self._bound()
+
+    def commit_ending(self, record: CallRecord, now_ms: int) -> bool:
+        """The record of a job's ending and the end itself; False where the job had ended, and nothing is changed."""
+        shortfall_nano = self.shortfall_nano
+
+        def write(connection: sqlite3.Connection) -> bool:
+            if not mark_ended(connection, record[C_ID]):
+                return False
+            self._write_new([record], [], now_ms)
+            return True
+
+        try:
+            return transaction(self._connection, write)
+        except BaseException:
+            self.forget()
+            self.shortfall_nano = shortfall_nano
+            raise
+        finally:
+            self.rows_changed = self._connection.total_changes
 
     def _bound(self) -> None:
         if len(self._lots) > ACCOUNTS_KEPT_MAX:

@@ -239,6 +239,16 @@ class GroupCommit:
             self._tell(group)
         return new
 
+    async def commit_ending(self, record: CallRecord) -> bool:
+        """Commit the record of a job's ending and its end, in one transaction. False: it had ended before."""
+        writer, now_ms = self._writer, self._now_ms()
+        if not await self._run(lambda _: writer.commit_ending(record, now_ms)):
+            return False
+        self._batch += 1
+        if self._snapshots:
+            self._recent.append((self._batch, [record]))
+        return True
+
     async def change(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """Run a job in a transaction of its own, on the disk when this returns (also with durability "process").
 

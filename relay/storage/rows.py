@@ -198,6 +198,46 @@ class CallRow(Struct, frozen=True):
     details: CallDetails | None = None
 
 
+class ObjectRow(Struct, frozen=True):
+    """What lives at a provider and belongs to an account. Of a file that batches are made of: what its lines ask for.
+
+    `requests` 0: not known, or no such file; `model` is the one public name in all of its lines.
+    """
+
+    number: int  # 0 while it is not stored
+    kind: str
+    object_id: str
+    account_id: int
+    key_id: int
+    channel: str
+    created_ms: int
+    model: str | None = None
+    requests: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+class JobRow(Struct, frozen=True):
+    """A job that has not ended. Its id is that of the call record that its ending will write."""
+
+    id: int
+    kind: str
+    object_id: str | None
+    account_id: int
+    organisation_id: int
+    key_id: int
+    channel: str
+    path: str
+    model: str
+    upstream_model: str
+    rate_card: str
+    hold_nano: int
+    max_cost_nano: int
+    units: int
+    created_ms: int
+    expires_ms: int
+
+
 class EventRow(Struct, frozen=True):
     """A limiter refusal, a security event or an operator's act; fields as `records.EVENT_COLUMNS` behind the id."""
 

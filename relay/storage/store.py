@@ -29,6 +29,7 @@ from relay.storage.database import Connection, Worker, open_reader, open_writer
 from relay.storage.errors import Conflict, StoreError
 from relay.storage.groupcommit import GroupCommit
 from relay.storage.lock import DirectoryLock
+from relay.storage.objectstore import ObjectStore
 from relay.storage.rows import (
     NO_OVERRIDES,
     AccountRow,
@@ -124,6 +125,7 @@ class Store:
             now_ms=store._now_ms,
             fatal=store._report_fatal,
         )
+        store.objects = ObjectStore(store._read, store._change, store._group)
         try:
             store._store_id = await store._read(lambda db: db.execute("SELECT store_id FROM store").fetchone()[0])
             store.recovered = await journal.recover(store, path.parent, store._store_id)
@@ -142,6 +144,7 @@ class Store:
         self.on_committed(self._journal.journal.committed)
         return self._journal.journal
 
+    objects: ObjectStore
     recovered = 0  # calls of a dead process that were settled at open
     durability: Durability
     _store_id: bytes

@@ -108,7 +108,7 @@ def verify(connection: sqlite3.Connection, cost_of: CostFunction | None) -> list
     """All differences, up to DIFFERENCES_MAX of each kind."""
     connection.execute("BEGIN")
     try:
-        differences = _ledger(connection) + _sums(connection)
+        differences = _ledger(connection) + _sums(connection) + _jobs(connection)
         if cost_of is not None:
             differences += _costs(connection, cost_of)
         return differences
@@ -150,6 +150,21 @@ def _sums(connection: sqlite3.Connection) -> list[Difference]:
     for account_id, day, expected, found in connection.execute(COMPARE_SPEND, {"limit": DIFFERENCES_MAX}):
         differences.append(Difference("spend", account_id, f"day {day}", expected, found))
     return differences
+
+
+# A job that has ended has the record of its ending, as long as records of its age are kept; an open one has none yet.
+COMPARE_JOBS: Final = """
+    SELECT jobs.id, jobs.account_id, iif(state = 'ended', 1, 0) AS expected, iif(calls.id IS NULL, 0, 1) AS found
+    FROM jobs LEFT JOIN calls ON calls.id = jobs.id
+    WHERE expected != found
+        AND (state = 'open' OR jobs.id >= (SELECT coalesce(min(id), 0) FROM calls))
+    LIMIT :limit
+"""
+
+
+def _jobs(connection: sqlite3.Connection) -> list[Difference]:
+    rows = connection.execute(COMPARE_JOBS, {"limit": DIFFERENCES_MAX})
+    return [Difference("job", account_id, str(job_id), expected, found) for job_id, account_id, expected, found in rows]
 
 
 def _costs(connection: sqlite3.Connection, cost_of: CostFunction) -> list[Difference]:

@@ -97,7 +97,7 @@ def _aliases(path: str) -> tuple[str, ...]:
     return tuple(sorted(wrong - {path}))
 
 
-def _openai(name: str, tail: str, fmt: int, scope: str, *, form: bool = False) -> Endpoint:
+def _openai(name: str, tail: str, fmt: int, scope: str, *, form: bool = False, priced: bool = True) -> Endpoint:
     path = "/v1" + tail
     return Endpoint(
         name=name,
@@ -107,13 +107,16 @@ def _openai(name: str, tail: str, fmt: int, scope: str, *, form: bool = False) -
         format=fmt,
         scope=scope,
         upstream_path=tail,
+        priced=priced,
         form=form,
         aliases=() if "{" in path else _aliases(path),
     )
 
 
-def _stored(name: str, method: str, tail: str, scope: str, *, dialect: int = D_OPENAI) -> Endpoint:
-    """A path about objects that live upstream (files, batches, videos, stored responses): not served yet."""
+def _stored(
+    name: str, method: str, tail: str, scope: str, *, dialect: int = D_OPENAI, served: bool = False
+) -> Endpoint:
+    """A path about objects that live upstream: files, batches, videos, stored responses."""
     return Endpoint(
         name=name,
         method=method,
@@ -125,7 +128,7 @@ def _stored(name: str, method: str, tail: str, scope: str, *, dialect: int = D_O
         inference=False,
         priced=False,
         needs_model=False,
-        served=False,
+        served=served,
         aliases=() if "{" in tail else _aliases("/v1" + tail),
     )
 
@@ -189,7 +192,6 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     _models("model", "/v1/models/{model}", D_OPENAI),
     _models("gemini_models", "/v1beta/models", D_GEMINI),
     _models("gemini_model", "/v1beta/models/{model}", D_GEMINI),
-    # Known to the SDKs, refused here with a clear error rather than an unexplained 404.
     _openai("moderations", "/moderations", F_MODERATIONS, "moderations"),
     _openai("rerank", "/rerank", F_RERANK, "rerank"),
     _openai("image_generations", "/images/generations", F_IMAGES, "images"),
@@ -198,23 +200,24 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     _openai("speech", "/audio/speech", F_SPEECH, "audio"),
     _openai("transcriptions", "/audio/transcriptions", F_TRANSCRIPTION, "audio", form=True),
     _openai("translations", "/audio/translations", F_TRANSCRIPTION, "audio", form=True),
-    _stored("response_compact", "POST", "/responses/compact", "chat"),
-    _stored("response_input_tokens", "POST", "/responses/input_tokens", "chat"),
-    _stored("response_get", "GET", "/responses/{id}", "chat"),
-    _stored("response_delete", "DELETE", "/responses/{id}", "chat"),
-    _stored("response_cancel", "POST", "/responses/{id}/cancel", "chat"),
-    _stored("response_input_items", "GET", "/responses/{id}/input_items", "chat"),
+    _openai("response_compact", "/responses/compact", F_RESPONSES, "chat"),
+    _openai("response_input_tokens", "/responses/input_tokens", F_RESPONSES, "chat", priced=False),
+    # Served by Python, beside the pipeline. Those without `served` are known to SDKs and refused with a clear error.
+    _stored("response_get", "GET", "/responses/{id}", "chat", served=True),
+    _stored("response_delete", "DELETE", "/responses/{id}", "chat", served=True),
+    _stored("response_cancel", "POST", "/responses/{id}/cancel", "chat", served=True),
+    _stored("response_input_items", "GET", "/responses/{id}/input_items", "chat", served=True),
     _stored("videos", "POST", "/videos", "videos"),
     _stored("video_list", "GET", "/videos", "videos"),
     _stored("video_get", "GET", "/videos/{id}", "videos"),
     _stored("video_delete", "DELETE", "/videos/{id}", "videos"),
     _stored("video_content", "GET", "/videos/{id}/content", "videos"),
     _stored("video_remix", "POST", "/videos/{id}/remix", "videos"),
-    _stored("files", "POST", "/files", "files"),
-    _stored("file_list", "GET", "/files", "files"),
-    _stored("file_get", "GET", "/files/{id}", "files"),
-    _stored("file_delete", "DELETE", "/files/{id}", "files"),
-    _stored("file_content", "GET", "/files/{id}/content", "files"),
+    _stored("files", "POST", "/files", "files", served=True),
+    _stored("file_list", "GET", "/files", "files", served=True),
+    _stored("file_get", "GET", "/files/{id}", "files", served=True),
+    _stored("file_delete", "DELETE", "/files/{id}", "files", served=True),
+    _stored("file_content", "GET", "/files/{id}/content", "files", served=True),
     _stored("batches", "POST", "/batches", "batches"),
     _stored("batch_list", "GET", "/batches", "batches"),
     _stored("batch_get", "GET", "/batches/{id}", "batches"),

@@ -26,6 +26,7 @@ class Resolved(msgspec.Struct, frozen=True):
     endpoint: Endpoint
     model: str | None
     upstream_path: str
+    object_id: str | None = None
 
 
 _SAFE_PATH = re.compile(r"(/[A-Za-z0-9@_-][A-Za-z0-9._:@+-]*)+")
@@ -44,8 +45,16 @@ for _prefix in BASE_PREFIXES:
     _EXACT[_prefix + "/models"] = _EXACT[_name]
 
 
+_OBJECT_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+def is_object_id(text: str) -> bool:
+    """Whether a path can name this object. Ids of all providers can."""
+    return _OBJECT_ID.fullmatch(text) is not None
+
+
 def _pattern(template: str) -> re.Pattern[str]:
-    return re.compile(re.escape(template).replace(r"\{id\}", r"([A-Za-z0-9_-]{1,128})"))
+    return re.compile(re.escape(template).replace(r"\{id\}", f"({_OBJECT_ID.pattern})"))
 
 
 # Paths about one stored object: the tail behind the version.
@@ -69,7 +78,7 @@ def resolve(method: str, raw_path: str, models: Container[str] = ()) -> Resolved
         upstream_path = upstream_path_for(endpoint, model)
     if object_id is not None:
         upstream_path = upstream_path.replace("{id}", object_id)
-    return Resolved(endpoint, model, upstream_path)
+    return Resolved(endpoint, model, upstream_path, object_id)
 
 
 def allowed_methods(raw_path: str, models: Container[str] = ()) -> tuple[str, ...]:

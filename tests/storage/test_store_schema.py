@@ -59,6 +59,18 @@ ALLOWED = {
     ("events", "channel"): (64, "a name of the configuration"),
     ("events", "source_ip"): (45, "address of the caller"),
     ("events", "detail"): (500, "the operator's own words, or a name of the configuration"),
+    ("objects", "kind"): (13, "closed set of providers' objects"),
+    ("objects", "object_id"): (128, "id given by the provider"),
+    ("objects", "channel"): (64, "a name of the configuration"),
+    ("objects", "model"): (256, "a name of the catalogue"),
+    ("jobs", "kind"): (13, "closed set of providers' objects"),
+    ("jobs", "object_id"): (128, "id given by the provider"),
+    ("jobs", "channel"): (64, "a name of the configuration"),
+    ("jobs", "path"): (128, "template of a route"),
+    ("jobs", "model"): (256, "a name of the catalogue"),
+    ("jobs", "upstream_model"): (256, "a name of the configuration"),
+    ("jobs", "rate_card"): (64, "id of a rate card"),
+    ("jobs", "state"): (5, "closed set"),
 }
 
 

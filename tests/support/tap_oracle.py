@@ -67,6 +67,7 @@ class Oracle:
         self.queries: set[str] = set()
         self.old_gemini = False
         self.service = 0
+        self.object_id = b""
 
     def served(self, value: Any) -> None:
         """The service tier that the provider names."""
@@ -175,6 +176,10 @@ class Oracle:
                 self.seconds(value)
             elif name == "meta":
                 self.take(at(value, "billed_units"), {"search_units": "searches"})
+        for owner in (doc, at(doc, "response")):
+            name = at(owner, "id")
+            if self.format == RESPONSES and not self.object_id and type(name) is str and len(utf8(name)) <= 128:
+                self.object_id = utf8(name)
         kind = at(doc, "type")
         if kind not in ("response.audio.delta", "response.output_audio.delta"):
             self.text(at(doc, "delta"))
@@ -407,6 +412,7 @@ def read(format: int, kind: int, body: bytes, table: TokenTable) -> dict[str, An
         "error_seen": oracle.error,
         "events": oracle.events,
         "sequence_number": oracle.sequence,
+        "object_id": oracle.object_id,
         "text": text,
         "counted_tokens": -(-text // TOKEN_UNIT),
     }

@@ -1,0 +1,79 @@
+"""Calls on the hot path that need a decision from the store first: whose stored response they go on from, or a job.
+
+The pipeline sets such a call aside when its body is complete and before anything is taken; here it is sent on, refused,
+or answered.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+
+from relay import _fastpath, quiet
+from relay._fastpath import Call
+from relay.proxy.objects import Objects
+from relay.proxy.sidecalls import RefusedError
+from relay.storage import StoreError
+
+log = logging.getLogger("relay.aside")
+
+Facts = dict[str, Any]
+
+
+class Aside:
+    """`background`: answers a call that asks for a job; set by the composition root."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.background: Callable[[Call, Facts, str | None], Awaitable[None]] | None = None
+
+    def take(self, call: Call) -> None:
+        """From the engine: answers in a later turn with `proceed`, `turn_down` or `answer`."""
+        task = asyncio.get_running_loop().create_task(self._decide(call))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _decide(self, call: Call) -> None:
+        code = "internal"
+        param = None
+        try:
+            facts = call.facts()
+            channel = await self._channel(facts)
+            if not facts["background"]:
+                call.proceed(channel)
+            elif self.background is None:
+                raise RefusedError("unsupported_feature")
+            else:
+                await self.background(call, facts, channel)
+            return
+        except RefusedError as error:
+            code, param = error.code, error.param
+        except StoreError:
+            code = "store_unavailable"
+        except Exception as error:
+            log.error("a call set aside failed (%s)", quiet.describe(error))
+        call.turn_down(_fastpath.ERROR_CODES.index(code), param)
+
+    async def _channel(self, facts: Facts) -> str | None:
+        """The channel of the stored response that the call goes on from. Raises RefusedError: not the account's."""
+        document = orjson.loads(facts["body"])
+        if document.get("conversation") is not None:
+            raise RefusedError("object_not_found", "conversation")  # they are made at paths that are not served
+        previous = document.get("previous_response_id")
+        if previous is None:
+            return None
+        if not isinstance(previous, str):
+            raise RefusedError("invalid_type", "previous_response_id")
+        try:
+            row = await self._objects.find(facts["key"].account_id, "response", previous)
+        except RefusedError as error:
+            raise RefusedError(error.code, "previous_response_id") from None
+        return row.channel
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

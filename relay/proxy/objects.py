@@ -1,0 +1,322 @@
+"""Objects that live at providers: files, stored responses, batches, videos. Each belongs to the account that made it.
+
+Whose an object is stands in the store, with the channel that has it: another account gets 404, and a request about it
+goes nowhere else. Lists are made of the account's own rows, each object fetched from its provider: what a provider
+lists is the operator's, of all customers together.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+import aiohttp
+import orjson
+from aiohttp import web
+
+from relay._fastpath import Engine
+from relay.config import Config
+from relay.proxy.sidecalls import RefusedError, SideCall
+from relay.proxy.upstreams import Answered, Upstream, UpstreamError, Upstreams, whole
+from relay.storage import Store
+from relay.storage.rows import ObjectRow
+from relay.wire import multipart, uploads
+from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI, D_OPENAI, Endpoint
+from relay.wire.paths import is_object_id
+
+KEPT_MAX: Final = 10_000  # rows kept in memory
+LIST_MAX: Final = 100
+LIST_FETCHES: Final = 8  # at a time, for one list
+UPLOAD_ANSWER_BYTES_MAX: Final = 1 << 20
+
+
+class Objects:
+    """Whose an object is. Rows that are not committed yet are found too."""
+
+    def __init__(self, store: Store, engine: Engine) -> None:
+        self._store = store
+        self._engine = engine
+        self._known: OrderedDict[tuple[str, str], ObjectRow] = OrderedDict()
+        self._pending: list[ObjectRow] = []
+
+    def absorb(self) -> None:
+        """Takes over what the hot path has seen made: stored responses."""
+        new, self._engine.new_objects = self._engine.new_objects, []
+        for object_id, account_id, key_id, channel, created_ms in new:
+            name = object_id.decode("utf-8", "replace")
+            if is_object_id(name):
+                row = ObjectRow(0, "response", name, account_id, key_id, channel, created_ms)
+                self._pending.append(row)
+                self._remember(row)
+
+    async def flush(self) -> None:
+        """Commits what was absorbed. What cannot be committed now is tried again."""
+        self.absorb()
+        rows, self._pending = self._pending, []
+        if rows:
+            try:
+                await self._store.objects.add(rows)
+            except BaseException:
+                self._pending = rows + self._pending
+                raise
+
+    def _remember(self, row: ObjectRow) -> None:
+        self._known[row.kind, row.object_id] = row
+        while len(self._known) > KEPT_MAX:
+            self._known.popitem(last=False)
+
+    async def find(self, account_id: int, kind: str, object_id: str) -> ObjectRow:
+        """The row of an account's own object. Raises RefusedError: 404 as for one that never was."""
+        self.absorb()
+        row = self._known.get((kind, object_id))
+        if row is None:
+            row = next((r for r in self._pending if (r.kind, r.object_id) == (kind, object_id)), None)
+        if row is None:
+            row = await self._store.objects.find(kind, object_id)
+            if row is not None:
+                self._remember(row)
+        if row is None or row.account_id != account_id:
+            raise RefusedError("object_not_found")
+        return row
+
+    async def bind(self, row: ObjectRow) -> None:
+        """Commits a new object before its client hears of it."""
+        await self._store.objects.add([row])
+
+    async def forget(self, kind: str, object_id: str) -> None:
+        self._known.pop((kind, object_id), None)
+        self._pending = [r for r in self._pending if (r.kind, r.object_id) != (kind, object_id)]
+        await self._store.objects.remove(kind, object_id)
+
+
+class ObjectsApi:
+    """The handlers of paths about objects that are no jobs, and what jobs share with them."""
+
+    def __init__(
+        self, store: Store, engine: Engine, upstreams: Upstreams, objects: Objects, config: Callable[[], Config]
+    ) -> None:
+        self.store = store
+        self.engine = engine
+        self.upstreams = upstreams
+        self.objects = objects
+        self.config = config
+
+    # -- asking the provider
+
+    def upstream_of(self, row: ObjectRow) -> Upstream:
+        """The channel that has an object. Raises RefusedError where it is not configured any more."""
+        upstream = self.upstreams.by_name.get(row.channel)
+        if upstream is None:
+            raise RefusedError("upstream_unavailable")
+        return upstream
+
+    async def ask(
+        self,
+        call: SideCall,
+        upstream: Upstream,
+        method: str,
+        path: str,
+        *,
+        data: bytes | AsyncIterator[bytes] | None = None,
+        fields: list[tuple[str, str]] | None = None,
+        query: str | None = None,
+    ) -> aiohttp.ClientResponse:
+        """The head of the provider's answer."""
+        call.channel = upstream.name
+        call.sent_ns = time.monotonic_ns()
+        answer = await self.upstreams.send(
+            upstream,
+            method,
+            path,
+            query=call.query if query is None else query,
+            fields=[*call.fields(), *(fields or ())],
+            data=data,
+        )
+        call.first_byte_ns = time.monotonic_ns()
+        return answer
+
+    async def ask_whole(self, call: SideCall, upstream: Upstream, method: str, path: str, **more: Any) -> Answered:
+        return await whole(await self.ask(call, upstream, method, path, **more))
+
+    # -- one object
+
+    async def one(self, call: SideCall, kind: str, object_id: str) -> web.StreamResponse:
+        """GET, POST or DELETE about one object, passed on as it is."""
+        row = await self.objects.find(call.account_id, kind, object_id)
+        endpoint = call.endpoint
+        data = await call.body(self.config().server.body_bytes_max) if endpoint.method == "POST" else None
+        answer = await self.ask(call, self.upstream_of(row), endpoint.method, path_of(endpoint, object_id), data=data)
+        if endpoint.method == "DELETE" and answer.status in (200, 204, 404):
+            await self.objects.forget(kind, object_id)
+        return await call.pass_on(answer)
+
+    # -- lists
+
+    async def list(self, call: SideCall, kind: str) -> web.StreamResponse:
+        """The account's own objects, newest first, each as its provider shows it."""
+        query = call.request.query
+        anthropic = call.endpoint.dialect == D_ANTHROPIC
+        gemini = call.endpoint.dialect == D_GEMINI
+        size = query.get("pageSize" if gemini else "limit", "20")
+        if not size.isdecimal() or len(size) > 6 or int(size) < 1:
+            raise RefusedError("invalid_value", "limit")
+        limit = min(int(size), LIST_MAX)
+        oldest_first = query.get("order") == "asc"
+        after = query.get("pageToken" if gemini else "after_id" if anthropic else "after")
+        before = query.get("before_id") if anthropic else None
+        behind = None
+        if (cursor := before or after) is not None:
+            row = await self.objects.find(call.account_id, kind, cursor)
+            behind = row.number or (await self._stored(kind, cursor)).number
+        await self.objects.flush()
+        rows = await self.store.objects.page(
+            call.account_id, kind, behind=behind, limit=limit + 1, oldest_first=oldest_first != (before is not None)
+        )
+        more = len(rows) > limit
+        rows = rows[:limit]
+        if before is not None:
+            rows.reverse()
+        gate = asyncio.Semaphore(LIST_FETCHES)
+        call.sent_ns = time.monotonic_ns()
+        shown = await asyncio.gather(*(self._shown(call, gate, row) for row in rows))
+        purpose = query.get("purpose") if kind == "file" else None
+        data = [text for text in shown if text is not None and (purpose is None or _purpose(text) == purpose)]
+        if gemini:
+            tail = b',"nextPageToken":' + orjson.dumps(rows[-1].object_id) if more else b""
+            return call.respond_json(b'{"operations":[' + b",".join(data) + b"]" + tail + b"}")
+        ends = {
+            "first_id": rows[0].object_id if rows else None,
+            "last_id": rows[-1].object_id if rows else None,
+            "has_more": more,
+        }
+        head = b"{" if anthropic else b'{"object":"list",'
+        return call.respond_json(head + b'"data":[' + b",".join(data) + b"]," + orjson.dumps(ends)[1:])
+
+    async def _stored(self, kind: str, object_id: str) -> ObjectRow:
+        row = await self.store.objects.find(kind, object_id)
+        if row is None:
+            raise RefusedError("object_not_found")
+        return row
+
+    async def _shown(self, call: SideCall, gate: asyncio.Semaphore, row: ObjectRow) -> bytes | None:
+        """One object of a list; None where its provider does not have it any more."""
+        upstream = self.upstreams.by_name.get(row.channel)
+        if upstream is None:
+            return None
+        path = OBJECT_PATHS[row.kind].replace("{id}", row.object_id)
+        async with gate:
+            answered = await self.upstreams.fetch(upstream, "GET", path, fields=call.fields())
+        call.channel = upstream.name
+        if answered.status == 404:
+            await self.objects.forget(row.kind, row.object_id)
+            return None
+        if answered.status != 200:
+            call.judge(answered.status, answered.body)
+            raise UpstreamError("upstream_error")
+        return await self.seen(call, row, answered)
+
+    async def seen(self, call: SideCall, row: ObjectRow, answered: Answered) -> bytes:
+        """An object has been shown: jobs look whether it has ended."""
+        return answered.body.strip()
+
+    # -- files
+
+    async def upload(self, call: SideCall) -> web.StreamResponse:
+        """POST /v1/files: passed on as it arrives, in pieces; the provider's pace is the client's."""
+        found = self.upstreams.of_dialect(D_OPENAI)
+        if not found:
+            raise RefusedError("upstream_unavailable")
+        upstream = found[0]
+        request = call.request
+        config = self.config()
+        bytes_max = config.server.upload_bytes_max
+        length = request.content_length
+        if length is not None and length > bytes_max:
+            raise RefusedError("body_too_large")
+        boundary = multipart.boundary_of(request.headers.get("Content-Type", "").encode("utf-8", "replace"))
+        if boundary is None:
+            raise RefusedError("invalid_value", "content-type")
+        table = self.engine.default_tables[D_OPENAI]
+        reader = uploads.UploadReader(boundary, table, config.billing.hold_output_tokens)
+        trouble: list[BaseException] = []
+
+        async def pieces() -> AsyncIterator[bytes]:
+            size = 0
+            try:
+                while True:
+                    async with asyncio.timeout(call.desk.body_idle_seconds()):
+                        data = await request.content.readany()
+                    if not data:
+                        return
+                    size += len(data)
+                    if size > bytes_max:
+                        raise RefusedError("body_too_large")
+                    reader.feed(data)
+                    yield data
+            except TimeoutError:
+                trouble.append(RefusedError("body_timeout"))
+                raise ConnectionResetError from None
+            except BaseException as error:
+                trouble.append(error)
+                raise
+
+        framing = [("Content-Length", str(length))] if length is not None else []
+        try:
+            answer = await self.ask(call, upstream, "POST", "/files", data=pieces(), fields=framing)
+        except UpstreamError:
+            if trouble:
+                raise trouble[0] from None
+            raise
+        answered = await whole(answer, UPLOAD_ANSWER_BYTES_MAX)
+        if answered.status < 300:
+            facts = reader.facts()
+            await self.objects.bind(
+                ObjectRow(
+                    0,
+                    "file",
+                    object_id_in(answered.body),
+                    call.account_id,
+                    call.key.key_id if call.key else 0,
+                    upstream.name,
+                    time.time_ns() // 1_000_000,
+                    facts.model,
+                    facts.requests,
+                    facts.prompt_tokens,
+                    facts.output_tokens,
+                )
+            )
+        return call.respond(answered)
+
+
+# Where one object of a kind is shown, below a channel's base_url.
+OBJECT_PATHS: Final = {
+    "file": "/files/{id}",
+    "response": "/responses/{id}",
+    "batch": "/batches/{id}",
+    "video": "/videos/{id}",
+    "message_batch": "/v1/messages/batches/{id}",
+    "gemini_batch": "/v1beta/batches/{id}",
+}
+
+
+def path_of(endpoint: Endpoint, object_id: str) -> str:
+    return endpoint.upstream_path.replace("{id}", object_id)
+
+
+def object_id_in(body: bytes) -> str:
+    """The `id` of an object that a provider has made. Raises UpstreamError where there is none."""
+    try:
+        document: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise UpstreamError("upstream_garbage") from None
+    name = document.get("id") if isinstance(document, dict) else None
+    if not isinstance(name, str) or not is_object_id(name):
+        raise UpstreamError("upstream_garbage")
+    return name
+
+
+def _purpose(text: bytes) -> str | None:
+    document: Any = orjson.loads(text)
+    purpose = document.get("purpose") if isinstance(document, dict) else None
+    return purpose if isinstance(purpose, str) else None

@@ -1,0 +1,108 @@
+"""The part of the data plane that Python serves, put together: files, stored objects, jobs."""
+
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from aiohttp import web
+
+from relay._fastpath import Engine
+from relay.config import Config
+from relay.proxy.aside import Aside
+from relay.proxy.hooks import Hooks
+from relay.proxy.keyring import Keyring
+from relay.proxy.objects import Objects, ObjectsApi
+from relay.proxy.server import ApiServer
+from relay.proxy.sidecalls import Desk, SideCall
+from relay.proxy.upstreams import Upstreams
+from relay.records import MS_PER_DAY
+from relay.storage import Store, StoreError
+from relay.wire.endpoints import Endpoint
+
+log = logging.getLogger("relay.side")
+
+RESPONSE_DAYS = 31  # providers keep stored responses for 30
+Handler = Callable[[SideCall, str], Awaitable[web.StreamResponse]]
+
+
+class Side:
+    """Made once; `start` before the listeners open, `stop` when calls have ended."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        keyring: Keyring,
+        hooks: Hooks,
+        api: ApiServer,
+        tls: ssl.SSLContext,
+        config: Callable[[], Config],
+    ) -> None:
+        self._store = store
+        self._config = config
+        self._api = api
+        self._upstreams = Upstreams(tls)
+        self._objects = Objects(store, engine)
+        self._aside = Aside(self._objects)
+        self.desk = Desk(engine, keyring, hooks, lambda: config().timeouts.body_idle_seconds)
+        handlers = ObjectsApi(store, engine, self._upstreams, self._objects, config)
+        self._handlers: dict[str, Handler] = {
+            "files": lambda call, _: handlers.upload(call),
+            "file_list": lambda call, _: handlers.list(call, "file"),
+        }
+        for name, kind in OBJECT_ENDPOINTS.items():
+            self._handlers[name] = partial(_one, handlers, kind)
+        api.side = self.serve
+        hooks.aside = self._aside.take
+        keyring.on_stop = self.desk.stop
+
+    def configure(self, config: Config) -> None:
+        self._upstreams.configure(config)
+        self._api.upload_bytes_max = config.server.upload_bytes_max
+
+    async def stop(self) -> None:
+        self.desk.stop()
+        await self._aside.close()
+        await self._upstreams.close()
+        await self.flush()
+
+    async def serve(
+        self, request: web.Request, endpoint: Endpoint, object_id: str | None, query: str
+    ) -> web.StreamResponse:
+        """One request about objects."""
+        handler = self._handlers[endpoint.name]
+        call = SideCall(self.desk, request, endpoint, query)
+        return await self.desk.serve(call, lambda call: handler(call, object_id or ""))
+
+    @property
+    def open_calls(self) -> int:
+        return len(self.desk.open)
+
+    async def flush(self) -> None:
+        """Commits whose the new stored responses are."""
+        try:
+            await self._objects.flush()
+        except StoreError as error:  # a full disk heals; what does not is told to the store's `on_fatal`
+            log.warning("new objects could not be recorded (%s)", type(error).__name__)
+
+    async def forget(self, now_ms: int) -> None:
+        """Retention. Raises StoreError."""
+        calls_ms = now_ms - self._config().retention.calls_days * MS_PER_DAY
+        await self._store.objects.delete_before(now_ms - RESPONSE_DAYS * MS_PER_DAY, calls_ms)
+
+
+# Requests about one object that are passed on as they are: endpoint -> kind of object.
+OBJECT_ENDPOINTS = {
+    "response_get": "response",
+    "response_delete": "response",
+    "response_cancel": "response",
+    "response_input_items": "response",
+    "file_get": "file",
+    "file_delete": "file",
+    "file_content": "file",
+}
+
+
+def _one(handlers: ObjectsApi, kind: str, call: SideCall, object_id: str) -> Awaitable[web.StreamResponse]:
+    return handlers.one(call, kind, object_id)

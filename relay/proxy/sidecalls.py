@@ -1,0 +1,386 @@
+"""Calls that Python serves: about files, stored objects and jobs. Same keys, limits and records as on the hot path.
+
+They cost nothing themselves. What a job costs is held for and charged by `proxy.jobs`.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import aiohttp
+from aiohttp import web
+
+from relay import _fastpath, units
+from relay._fastpath import Admission, ApiKey, Engine
+from relay.proxy.hooks import Hooks
+from relay.proxy.keyring import Keyring
+from relay.proxy.upstreams import Answered, Fields, UpstreamError, passed, whole
+from relay.records import call_day
+from relay.wire import errors as wire_errors
+from relay.wire import headers as wire_headers
+from relay.wire import ratelimits, upstream_errors
+from relay.wire.endpoints import Endpoint, scope_bit
+
+SECRETS_MAX: Final = 8
+ERROR_BYTES_MAX: Final = 65_536
+_CODES: Final = _fastpath.ERROR_CODES
+
+
+class RefusedError(Exception):
+    """The call ends with an error of our own. `code`: a name of relay.errors."""
+
+    def __init__(self, code: str, param: str | None = None) -> None:
+        super().__init__(code)
+        self.code = code
+        self.param = param
+
+
+class SideCall:
+    """One call, from its head to its one record."""
+
+    def __init__(self, desk: "Desk", request: web.Request, endpoint: Endpoint, query: str) -> None:
+        self.desk = desk
+        self.request = request
+        self.endpoint = endpoint
+        secrets, rest = wire_headers.split_query(query.encode("ascii", "replace"))
+        self.query = rest.decode("ascii")
+        self._secrets = secrets
+        self.id = desk.engine.next_id()
+        self.began_ns = time.monotonic_ns()
+        self.first_byte_ns = 0
+        self.sent_ns = 0
+        self.key: ApiKey | None = None
+        self.admission: Admission | None = None
+        self.channel: str | None = None
+        self.model: str | None = None
+        self.upstream_model: str | None = None
+        self.stream = False
+        self.retry_after_ns = 0
+        self.ended = False
+
+    # -- who calls, and whether it may
+
+    async def open(self) -> None:
+        """Identify and admit. Raises RefusedError."""
+        desk = self.desk
+        given = {key.decode("latin-1") for key in self._secrets}
+        for name in wire_headers.KEY_HEADERS:
+            for value in self.request.headers.getall(name.decode(), ()):
+                scheme, _, bearer = value.partition(" ")
+                if name != b"authorization":
+                    given.add(value.strip())
+                elif scheme.lower() == "bearer":
+                    given.add(bearer.strip())
+        given.discard("")
+        if not given:
+            raise RefusedError("missing_key")
+        keys = [await desk.keyring.find(secret.encode("utf-8", "replace")) for secret in sorted(given)[:SECRETS_MAX]]
+        found = {key for key in keys if key is not None}
+        if len(found) != 1:
+            raise RefusedError("ambiguous_key" if found else "invalid_key")
+        key = self.key = found.pop()
+        if desk.engine.draining:
+            raise RefusedError("draining")
+        if not desk.engine.store_writable:
+            raise RefusedError("store_unavailable")
+        code = key.check(
+            wall_ns=time.time_ns(), address=self._packed(), endpoint_scope=scope_bit(self.endpoint) or 0xFFFFFFFF
+        )
+        if code == 0:
+            admission = Admission()
+            code = admission.py_admit(
+                key,
+                desk.engine.free_rate,
+                prompt_tokens=0,
+                output_bound=0,
+                policy=desk.engine.policy,
+                now_ns=time.monotonic_ns(),
+                wall_ns=time.time_ns(),
+            )
+            self.retry_after_ns = admission.retry_after_ns
+            if code == 0:
+                self.admission = admission
+            elif admission.limited_scope is not None:
+                raise RefusedError(_CODES[code], admission.limited_scope.kind)
+        if code:
+            raise RefusedError(_CODES[code])
+        task = asyncio.current_task()
+        assert task is not None
+        desk.open[self] = task
+
+    @property
+    def account_id(self) -> int:
+        assert self.key is not None
+        return self.key.account_id
+
+    def _addresses(self) -> tuple[str | None, bytes | None]:
+        transport = self.request.transport
+        text, packed, trusted = self.desk.hooks.peer(transport.get_extra_info("peername") if transport else None)
+        forwarded = self.request.headers.get("X-Forwarded-For")
+        return self.desk.hooks.forwarded_address(text, forwarded.encode()) if trusted and forwarded else (text, packed)
+
+    def _packed(self) -> bytes | None:
+        return self._addresses()[1]
+
+    # -- what goes on
+
+    def fields(self) -> Fields:
+        """The request's fields that the provider may see."""
+        own = {
+            name.strip(" \t").lower()
+            for value in self.request.headers.getall("Connection", ())
+            for name in value.split(",")
+        }
+        allowed = wire_headers.REQUEST_ALLOWED[self.endpoint.dialect]
+        return [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in self.request.raw_headers
+            if name.lower() in allowed and name.lower().decode("latin-1") not in own
+        ]
+
+    async def body(self, bytes_max: int) -> bytes:
+        """The whole request body. Raises RefusedError."""
+        engine = self.desk.engine
+        if (self.request.content_length or 0) > bytes_max:
+            raise RefusedError("body_too_large")
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while True:
+                async with asyncio.timeout(self.desk.body_idle_seconds()):
+                    data = await self.request.content.readany()
+                if not data:
+                    return b"".join(parts)
+                parts.append(data)
+                size += len(data)
+                if size > bytes_max:
+                    raise RefusedError("body_too_large")
+                if engine.waiting_bytes + size > engine.waiting_bytes_max:
+                    raise RefusedError("overloaded")
+        except TimeoutError:
+            raise RefusedError("body_timeout") from None
+
+    # -- the answer
+
+    def own_fields(self) -> Fields:
+        """What every answer says of the call and of the key's limits."""
+        now = time.monotonic_ns()
+        relay_ms = ((self.sent_ns or now) - self.began_ns) / 1e6
+        timing = f"relay;dur={relay_ms:.3f}"
+        if self.sent_ns and self.first_byte_ns:
+            timing += f", upstream;dur={(self.first_byte_ns - self.sent_ns) / 1e6:.3f}"
+        fields = [("x-relay-request-id", units.call_text(self.id)), ("server-timing", timing)]
+        if self.key is not None:
+            view = _fastpath.limits_of(self.key, now)
+            rendered = ratelimits.render(
+                self.endpoint.dialect, ratelimits.Bucket(*view[:3]), ratelimits.Bucket(*view[3:]), time.time_ns()
+            )
+            fields += [(name.decode(), value.decode()) for name, value in rendered]
+        return fields
+
+    def refuse(self, code: str, param: str | None = None) -> web.Response:
+        """The refusal in the dialect's shape; ends the call."""
+        status, fields, body = wire_errors.render_refusal(
+            self.endpoint.dialect,
+            code,
+            units.call_text(self.id),
+            self.retry_after_ns,
+            param,
+            no_balance_status_openai=self.desk.hooks.no_balance_status_openai,
+        )
+        response = web.Response(status=status, body=body)
+        for name, value in fields:
+            response.headers[name.decode()] = value.decode()
+        for own_name, own_value in self.own_fields():
+            response.headers.add(own_name, own_value)
+        self.end(status, code)
+        return response
+
+    def respond(self, answered: Answered) -> web.Response:
+        """A provider's whole answer as it came; ends the call."""
+        self.judge(answered.status, answered.body)
+        response = web.Response(status=answered.status, body=answered.body)
+        response.headers.popall("Content-Type", None)
+        for name, value in (*answered.fields, *self.own_fields()):
+            response.headers.add(name, value)
+        self.end(answered.status, None if answered.status < 400 else "upstream_error")
+        return response
+
+    def respond_json(self, document: bytes, status: int = 200) -> web.Response:
+        """An answer of our own; ends the call."""
+        response = web.Response(status=status, body=document, content_type="application/json")
+        for name, value in self.own_fields():
+            response.headers.add(name, value)
+        self.end(status, None)
+        return response
+
+    def judge(self, status: int, body: bytes) -> None:
+        """What is about the operator's own account does not pass. Raises RefusedError."""
+        if status < 400:
+            return
+        if upstream_errors.judge(self.endpoint.dialect, status, body) == upstream_errors.ACCOUNT:
+            self.desk.hooks.on_event("upstream_account", str(status), self.channel)
+            raise RefusedError("upstream_account")
+
+    async def pass_on(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        """An answer of any size, piece by piece, no faster than the client takes it. Ends the call."""
+        self.first_byte_ns = time.monotonic_ns()
+        if answer.status >= 400:
+            return self.respond(await whole(answer, ERROR_BYTES_MAX))
+        response = web.StreamResponse(status=answer.status)
+        for name, value in (*passed(answer), *self.own_fields()):
+            response.headers.add(name, value)
+        response.content_length = answer.content_length
+        self.stream = answer.content_type == "text/event-stream"
+        code: str | None = None
+        try:
+            await response.prepare(self.request)
+            async for data in answer.content.iter_any():
+                await response.write(data)
+            await response.write_eof()
+        except TimeoutError:
+            code = "upstream_stalled"
+        except aiohttp.ClientError:
+            code = "upstream_truncated"
+        finally:
+            answer.close()
+        if code is not None and self.request.transport is not None:
+            self.request.transport.abort()  # an end that looks clean would look complete
+        self.end(answer.status, code)
+        return response
+
+    # -- the end
+
+    def end(self, status: int, code: str | None) -> None:
+        """The one ending: what was taken is given back, the record is written."""
+        if self.ended:
+            return
+        self.ended = True
+        self.desk.open.pop(self, None)
+        now = time.monotonic_ns()
+        engine = self.desk.engine
+        if self.admission is not None:
+            self.admission.py_release(now_ns=now, forwarded=self.sent_ns > 0)
+        if self.key is None:
+            return
+        if code in ("rate_limit_requests", "rate_limit_tokens", "concurrency_limit"):
+            at = (self.key.account_id, self.key.key_id, code, None)
+            engine.limit_refusals[at] = engine.limit_refusals.get(at, 0) + 1
+        agent = self.request.headers.get("User-Agent")
+        engine.records.append(
+            record(
+                self.id,
+                self.key.account_id,
+                self.key.organisation_id,
+                self.key.key_id,
+                path=self.endpoint.path,
+                model=self.model,
+                upstream_model=self.upstream_model,
+                channel=self.channel,
+                attempts=1 if self.sent_ns else 0,
+                stream=self.stream,
+                status=status,
+                error_code=code,
+                latency_us=(now - self.began_ns) // 1000,
+                first_byte_us=(self.first_byte_ns - self.began_ns) // 1000 if self.first_byte_ns else None,
+                source_ip=self._addresses()[0] if engine.keep_source_ip else None,
+                user_agent=self.desk.hooks.clean_agent(agent.encode("utf-8", "replace"))
+                if agent is not None and engine.keep_user_agent
+                else None,
+            )
+        )
+
+
+def record(
+    call_id: int,
+    account_id: int,
+    organisation_id: int,
+    key_id: int,
+    *,
+    path: str,
+    model: str | None,
+    upstream_model: str | None,
+    channel: str | None,
+    status: int,
+    error_code: str | None,
+    attempts: int = 1,
+    stream: bool = False,
+    usage: dict[str, int] | None = None,
+    source: str = "none",
+    cost_nano: int = 0,
+    rate_card: str | None = None,
+    latency_us: int = 0,
+    first_byte_us: int | None = None,
+    source_ip: str | None = None,
+    user_agent: str | None = None,
+    written_off_nano: int = 0,
+) -> tuple[object, ...]:
+    """A call record in the order of `records.CALL_RECORD_FIELDS`."""
+    used = usage or {}
+    return (
+        call_id,
+        account_id,
+        organisation_id or None,
+        key_id,
+        path,
+        model,
+        upstream_model,
+        channel,
+        attempts,
+        1 if stream else 0,
+        status,
+        error_code,
+        used.get("input_tokens", 0),
+        used.get("output_tokens", 0),
+        used.get("cache_read_tokens", 0),
+        used.get("cache_write_tokens", 0) + used.get("cache_write_1h_tokens", 0),
+        used.get("images", 0),
+        used.get("video_seconds", 0),
+        used.get("web_searches", 0),
+        source,
+        cost_nano,
+        rate_card,
+        latency_us,
+        first_byte_us,
+        source_ip,
+        user_agent,
+        written_off_nano,
+        call_day(call_id),
+    )
+
+
+class Desk:
+    """What these calls share, and those that are open."""
+
+    def __init__(self, engine: Engine, keyring: Keyring, hooks: Hooks, body_idle_seconds: Callable[[], float]) -> None:
+        self.engine = engine
+        self.keyring = keyring
+        self.hooks = hooks
+        self.body_idle_seconds = body_idle_seconds
+        self.open: dict[SideCall, asyncio.Task[object]] = {}
+
+    def stop(self, key: ApiKey | None = None) -> None:
+        """Ends calls in flight: of a key that was revoked, or all. Their connections are closed."""
+        for call, task in list(self.open.items()):
+            if key is None or call.key is key:
+                task.cancel()
+
+    async def serve(
+        self, call: SideCall, handler: Callable[[SideCall], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Runs a handler between the opening and the one ending of its call."""
+        try:
+            await call.open()
+            return await handler(call)
+        except (RefusedError, UpstreamError) as error:
+            return call.refuse(error.code, getattr(error, "param", None))
+        except web.RequestPayloadError:
+            call.end(499, "client_gone")
+            raise
+        except (asyncio.CancelledError, ConnectionError):
+            call.end(499, "client_gone")
+            raise
+        except BaseException:
+            call.end(500, "internal")
+            raise
