@@ -65,7 +65,8 @@ def tap(format: int, kind: int, chunks: list[bytes], table: TokenTable, by_event
     """All that a UsageTap finds in an answer that comes in `chunks`. Kinds: 0 JSON, 1 SSE, 2 JSON array of answers.
 
     Keys: the fields of Usage, usage_seen, output_seen, terminal_seen, finish_seen, error_seen, events, sequence_number,
-    text (own count, 1/TOKEN_UNIT token), counted_tokens, boundaries (at_boundary behind each chunk) and, `by_event`,
+    text (own count, 1/TOKEN_UNIT token), counted_tokens, delivered_tokens (Gemini: its last cumulative report and our count
+    behind it), boundaries (at_boundary behind each chunk) and, `by_event`,
     pieces: (bytes, an event ended, it was the usage event that `include_usage` brings).
     """
 
@@ -318,6 +319,17 @@ class Admission:
     def py_grow(self, counted_tokens: int, wall_ns: int) -> int:
         """0 and output_allowance >= counted_tokens, or an index into ERROR_CODES and nothing changed."""
 
+    def py_correct_prompt(
+        self,
+        *,
+        input_tokens: int = 0,
+        cache_read_tokens: int = 0,
+        cache_write_tokens: int = 0,
+        cache_write_1h_tokens: int = 0,
+    ) -> None:
+        """The upstream has said what the prompt was: the hold covers that from now on, both directions. What is missing is
+        taken as far as it is there, and output_allowance shrinks to what the hold still covers."""
+
     def py_settle(
         self,
         *,
@@ -367,6 +379,8 @@ class Journal:
     free_slots: int
     uncommitted: int
     def __init__(self, memory: memoryview | bytearray) -> None: ...
+    def holds(self, call_id: int) -> bool:
+        """Whether a call has ended and waits here for its record to be committed."""
     def committed(self, records: Sequence[tuple[Any, ...]]) -> None:
         """Frees the slots of call records that the store has committed."""
     def left_over(self) -> list[dict[str, Any]]:
@@ -653,6 +667,7 @@ class Engine:
     new_objects: list[tuple[bytes, int, int, str, int]]  # stored responses: id, account, key, channel, unix ms
     draining: bool
     store_writable: bool
+    memory_short: bool  # new calls are refused as overloaded
     attempts_max: int
     retry_budget: RetryBudget
     affinity: bool  # calls of one key with the same beginning of a prompt go to the same channel and upstream key

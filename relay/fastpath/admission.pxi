@@ -316,6 +316,43 @@ cdef class Admission:
         self.output_allowance = wanted
         return E_NONE
 
+    cdef int correct_prompt(self, const Usage* usage) except -1:
+        """The upstream has said what the prompt was: the hold covers that from now on, and no estimate.
+
+        What was held too much comes back at once. What is missing is taken as far as it is there; the output allowance
+        shrinks to what the hold still covers, so that a stream whose prompt has used the balance up ends soon.
+        RuntimeError when the call is not open.
+        """
+        cdef Scope scope
+        cdef int64_t hold, room
+        cdef Py_ssize_t i
+        if self.state != A_OPEN:
+            raise RuntimeError("only an open admission can be corrected")
+        self.prompt_hold_tokens = (usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
+                                   + usage.cache_write_1h_tokens)
+        self.bounds = self.rate.bound_prices(self.prompt_hold_tokens)
+        if self.rate.plain:       # else which price each token has is not known before the end
+            self.prompt_hold_tokens = price_prompt(self.bounds, usage.input_tokens, usage.cache_read_tokens,
+                                                   usage.cache_write_tokens, usage.cache_write_1h_tokens)
+        hold = self._bound(self.output_allowance)
+        if hold > self.hold_nano:
+            room = min(hold - self.hold_nano, self.balance.available_nano)
+            if self.max_cost_nano >= 0:
+                room = min(room, self.max_cost_nano - self.hold_nano)
+            for i in range(len(self.scopes)):
+                scope = <Scope>self.scopes[i]
+                room = min(room, NANO_MAX - scope.reserved_nano)
+                if scope.monthly_cap_nano > 0:
+                    room = min(room, scope.monthly_room())
+                if scope.daily_cap_nano > 0:
+                    room = min(room, scope.daily_room())
+            if room < hold - self.hold_nano:
+                hold = self.hold_nano + max(room, <int64_t>0)
+                self.output_allowance = min(self.output_allowance, price_affordable(
+                    self.bounds, self.prompt_hold_tokens, self.images, self.video_seconds, self.web_searches, hold))
+        self._change_hold(hold - self.hold_nano)
+        return 0
+
     cdef void _change_hold(self, int64_t nano) noexcept:
         cdef Py_ssize_t i
         self.hold_nano += nano
@@ -393,6 +430,11 @@ cdef class Admission:
     def py_grow(self, int64_t counted_tokens, int64_t wall_ns):
         """`grow`: 0 or the error code's index into ERROR_CODES."""
         return self.grow(counted_tokens, wall_ns)
+
+    def py_correct_prompt(self, *, input_tokens=0, cache_read_tokens=0, cache_write_tokens=0, cache_write_1h_tokens=0):
+        """`correct_prompt` with usage clamped to [0, 2^40]."""
+        cdef Usage usage = usage_from(input_tokens, 0, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, 0, 0, 0)
+        self.correct_prompt(&usage)
 
     def py_settle(self, *, int64_t now_ns, int64_t wall_ns, input_tokens=0, output_tokens=0, cache_read_tokens=0,
                   cache_write_tokens=0, cache_write_1h_tokens=0, images=0, video_seconds=0, web_searches=0):

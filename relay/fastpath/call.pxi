@@ -53,7 +53,6 @@ cdef enum:
 
 cdef Py_ssize_t ERROR_BODY_BYTES_MAX = 65536    # an error answer above this is passed on without being looked at
 cdef Py_ssize_t ONE_WRITE_BYTES_MAX = 65536     # head and body leave as one object up to here, as two above
-cdef int64_t ABSURD_TOKENS = 1_000_000_000       # no call has this many: such a report counts as missing
 cdef int EVENT_BYTES_HELD_MAX = 65536           # of an event that might have to be taken out or changed
 cdef Py_ssize_t COLLECTED_BYTES_MAX = 16_777_216    # a JSON answer above this is not changed
 
@@ -83,6 +82,8 @@ cdef class Call:
     cdef int64_t body_bytes
     cdef bint body_complete
     cdef bint large_request           # head and body left as several pieces
+    cdef int bad_head                 # an error code: what its head asks cannot be done; said once it is known whose call it is
+    cdef str bad_field
     cdef RequestScanner scanner
     cdef bytes form_type              # Content-Type of a multipart form; None: the body is JSON
     cdef object form                  # what such a body says (proxy/forms.py)
@@ -115,6 +116,7 @@ cdef class Call:
     cdef bint plain                   # the client gets no framing at all (HTTP/1.0)
     cdef bint strip                   # ask_usage: the usage event that the client did not ask for is taken out
     cdef bint metered                 # a stream with a rolling hold
+    cdef bint prompt_known            # the hold is for the prompt that the upstream has counted, or it will not say in time
     cdef bint annotate                # the usage object of the answer is to tell the cost
     # Idempotency-Key
     cdef bytes idempotency_key        # as the caller sent it; None: none
@@ -184,8 +186,10 @@ cdef class Call:
             self.state = C_IDENTIFY
             self.engine.want_key(self.public_id_wanted, self)
             return WAIT
+        if code == 0:
+            code = self.bad_head
         if code:
-            self.refuse(code, None)
+            self.refuse(code, self.bad_field)
             return 0
         self.state = C_READ
         return 0
@@ -387,6 +391,8 @@ cdef class Call:
         self.stream = endpoint.stream_by_path or scanner.stream == 1
         if not engine.store_writable:
             return E_STORE_UNAVAILABLE
+        if engine.memory_short:
+            return E_OVERLOADED
         if scanner.background == 1:
             return E_UNSUPPORTED_FEATURE
         if name is None:
@@ -600,7 +606,7 @@ cdef class Call:
         self.note_route()
         route.channel.in_flight += 1
         self.on_channel = True
-        connection = route.channel.take_idle()
+        connection = route.channel.take_idle(now)
         self.phase_ns = now
         if connection is None:
             self.state = C_CONNECT
@@ -957,6 +963,7 @@ cdef class Call:
                 kind = 0
             self.tap = UsageTap(self.endpoint.format, kind, self.route.table)
             self.metered = self.stream and not self.endpoint.free and kind != 0 and self.endpoint.format < F_MODERATIONS
+            self.prompt_known = self.endpoint.format != F_MESSAGES and self.endpoint.format != F_GENERATE   # others say it last
             if kind == 1 and self.endpoint.format == F_SPEECH:
                 self.stream = True      # its request says so in a field of its own
             if head.compressed:
@@ -1112,8 +1119,11 @@ cdef class Call:
                 if self.held is not None:
                     self.hold_event(p + i, k, out)
                 i += k
-                if self.tap.event_ended and self.metered and self.counted() > self.admission.output_allowance and not self.grow():
-                    break
+                if self.tap.event_ended and self.metered:
+                    if not self.prompt_known and self.tap.usage_seen:
+                        self.correct_prompt()
+                    if self.counted() > self.admission.output_allowance and not self.grow():
+                        break
         else:
             self.tap.feed(p, n)
             i = n
@@ -1126,8 +1136,18 @@ cdef class Call:
         return i
 
     cdef int64_t counted(self) noexcept:
-        """Output tokens delivered so far, by our own count with what was learnt about this model."""
-        return self.route.outputs.apply_tokens(self.tap.counted_tokens())
+        """Output tokens delivered so far: what a cumulative report has said (Gemini), and from there on our own count with
+        what was learnt about this model."""
+        return self.tap.tap.output_at_report + self.route.outputs.apply_tokens(self.tap.unreported_tokens())
+
+    cdef int correct_prompt(self) except -1:
+        """An early event says what the prompt was (Anthropic's message_start, Gemini's every event)."""
+        cdef Usage usage
+        tap_normalise(&self.tap.tap, &usage)
+        self.prompt_known = True
+        if 0 < usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens + usage.cache_write_1h_tokens <= ABSURD_TOKENS:
+            self.admission.correct_prompt(&usage)
+        return 0
 
     cdef bint grow(self) except -1:
         """Another slice of output on the hold. Where it cannot be had the answer ends here."""

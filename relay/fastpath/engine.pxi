@@ -30,7 +30,7 @@ cdef class Engine:
     cdef RequestHead request_head
     cdef bytes pepper
     cdef readonly dict reasons
-    cdef public bint draining, store_writable
+    cdef public bint draining, store_writable, memory_short
     cdef public int attempts_max
     cdef readonly RetryBudget retry_budget
     cdef public bint affinity              # calls with the same beginning of a prompt go to the same place

@@ -496,15 +496,17 @@ cdef class Bridge(ClientSide):
         self.call = call
         try:
             if head.bad_max_cost:
-                call.refuse(E_INVALID_VALUE, "x-relay-max-cost")
+                call.bad_head = E_INVALID_VALUE
+                call.bad_field = "x-relay-max-cost"
             elif head.bad_idempotency_key:
-                call.refuse(E_INVALID_VALUE, "idempotency-key")
+                call.bad_head = E_INVALID_VALUE
+                call.bad_field = "idempotency-key"
             elif head.bad_channel:
-                call.refuse(E_INVALID_VALUE, "x-relay-channel")
+                call.bad_head = E_INVALID_VALUE
+                call.bad_field = "x-relay-channel"
             elif head.encoded:
-                call.refuse(E_UNSUPPORTED_ENCODING, None)
-            else:
-                call.begin()
+                call.bad_head = E_UNSUPPORTED_ENCODING
+            call.begin()
         except Exception as error:
             call.broken(error)
 
@@ -535,7 +537,9 @@ cdef class Bridge(ClientSide):
 
     def refuse(self, int code):
         cdef Call call = self.call
-        if call is not None and call.state != C_DONE:
+        if call is not None and call.state == C_IDENTIFY:
+            call.bad_head = code         # said once it is known whose call it is
+        elif call is not None and call.state != C_DONE:
             call.refuse(code, None)
 
     def pause_writing(self):

@@ -160,6 +160,10 @@ cdef class Journal:
                 self.free[self.free_count] = <uint32_t>i
                 self.free_count += 1
 
+    def holds(self, int64_t call_id):
+        """Whether a call has ended and waits here for its record to be committed."""
+        return call_id in self.ended
+
     @property
     def free_slots(self):
         return self.free_count

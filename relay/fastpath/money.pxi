@@ -85,6 +85,14 @@ cdef extern from * nogil:
         return relay_price(parts + relay_unit_parts(p, images, seconds, searches), p->ppb);
     }
 
+    /* A prompt as so many tokens of the dearest kind as cost no less: that is what holds are reckoned in. */
+    static inline int64_t relay_prompt(const relay_prices *p, int64_t input, int64_t cache_read, int64_t cache_write,
+                                       int64_t cache_write_1h) {
+        relay_u128 parts = RELAY_TIMES(input, p->input) + RELAY_TIMES(cache_read, p->cache_read)
+                           + RELAY_TIMES(cache_write, p->cache_write) + RELAY_TIMES(cache_write_1h, p->cache_write_1h);
+        return p->prompt <= 0 ? 0 : (int64_t)((parts + ((uint64_t)p->prompt - 1)) / (uint64_t)p->prompt);
+    }
+
     static inline int64_t relay_bound(const relay_prices *p, int64_t prompt_tokens, int64_t output_tokens, int64_t images,
                                       int64_t seconds, int64_t searches) {
         return relay_price(RELAY_TIMES(prompt_tokens, p->prompt) + RELAY_TIMES(output_tokens, p->reply)
@@ -107,6 +115,8 @@ cdef extern from * nogil:
     int64_t price_cost_apart "relay_cost_apart"(
         const Prices* p, int64_t input, int64_t output, int64_t cache_read, int64_t cache_write, int64_t cache_write_1h,
         int64_t images, int64_t seconds, int64_t searches, int64_t audio_in, int64_t audio_out, int64_t image_in)
+    int64_t price_prompt "relay_prompt"(const Prices* p, int64_t input, int64_t cache_read, int64_t cache_write,
+                                        int64_t cache_write_1h)
     int64_t price_bound "relay_bound"(const Prices* p, int64_t prompt_tokens, int64_t output_tokens, int64_t images,
                                       int64_t seconds, int64_t searches)
     int64_t price_affordable "relay_affordable_tokens"(const Prices* p, int64_t prompt_tokens, int64_t images,

@@ -5,6 +5,8 @@
 # any size. What an upstream reports is overlaid field by field as it is read (the last value wins, nothing is summed) and
 # put into the priced dimensions by `finish`.
 
+cdef int64_t ABSURD_TOKENS = 1_000_000_000       # no call has this many: such a report counts as missing
+
 cdef enum:
     K_JSON = 0            # one JSON document, blank lines before it allowed
     K_SSE = 1
@@ -65,6 +67,7 @@ ctypedef struct Tap:
     uint8_t modality                # of the present entry of details: 1 image, 2 audio
     uint8_t service                 # SERVICE_*
     uint8_t output_reported
+    uint8_t event_output            # the present event reports output
     uint8_t reported
     uint8_t old_gemini              # Gemini 1 and 2 charge a search per request, not per query
     int choice                      # index of the present choice
@@ -79,6 +82,9 @@ ctypedef struct Tap:
     int64_t items_done
     int64_t items_listed
     int64_t image_count
+    # Gemini reports what it has put out so far with every event: what the last one said, and our own count at its end.
+    int64_t output_at_report
+    uint64_t counted_at_report      # in 1/4096 tokens
     int64_t added[W_DETAIL - V_COUNT]
     int64_t values[W_COUNT]         # as reported, -1 absent
     uint32_t states[TAP_CHOICES]
@@ -91,7 +97,7 @@ ctypedef struct Tap:
 
 cdef void tap_event_forget(Tap* s) noexcept nogil:
     s.type = EV_OTHER
-    s.has_choices = s.has_usage = s.has_list = s.ends = s.in_event = False
+    s.has_choices = s.has_usage = s.has_list = s.ends = s.in_event = s.event_output = False
     s.choices_in_event = s.searches_in_event = s.images_in_event = 0
 
 
@@ -103,6 +109,19 @@ cdef void tap_event_begin(Tap* s) noexcept nogil:
     tap_event_forget(s)
 
 
+cdef inline int64_t reported(const Tap* s, int slot) noexcept nogil:
+    """A reported number, 0 where it is absent."""
+    return max(s.values[slot], <int64_t>0)
+
+
+cdef int64_t gemini_output(const Tap* s) noexcept nogil:
+    """Answer and thoughts, without the tokens of images, which have a price of their own."""
+    cdef int64_t output = clamp_usage(reported(s, V_COMPLETION) + reported(s, V_THOUGHTS))
+    if s.image_count:
+        output -= min(output, reported(s, V_IMAGE_TOKENS))
+    return output
+
+
 cdef void tap_event_end(Tap* s, bint complete) noexcept nogil:
     """An event has ended; `complete`: and its JSON with it."""
     s.events += 1
@@ -110,6 +129,9 @@ cdef void tap_event_end(Tap* s, bint complete) noexcept nogil:
     s.event_usage = complete and s.in_event
     if not complete:
         return
+    if s.event_output and s.format == F_GENERATE and gemini_output(s) <= ABSURD_TOKENS:
+        s.output_at_report = gemini_output(s)
+        s.counted_at_report = s.json.counter.acc
     if s.type == EV_TERMINAL or s.type == EV_FAILED or s.ends:
         s.done = True
     if s.type == EV_FAILED or s.type == EV_ERROR:
@@ -216,7 +238,7 @@ cdef void tap_scalar(Tap* s, const Node* node, int type) noexcept nogil:
             if node.slot < V_COUNT and (node.slot != V_SEARCHES or s.format == F_RERANK):
                 s.reported = True
             if action == U_OUTPUT:
-                s.output_reported = True
+                s.output_reported = s.event_output = True
     elif action == U_SECONDS:
         if s.format == F_TRANSCRIPTION and (type == T_INTEGER or type == T_NUMBER) and not j.negative \
                 and (type == T_INTEGER or j.number == N_FRACTION):
@@ -489,11 +511,6 @@ cdef void tap_document(Tap* s, TokenTable t, const uint8_t* begin, Py_ssize_t n)
             tap_event_end(s, True)
 
 
-cdef inline int64_t reported(const Tap* s, int slot) noexcept nogil:
-    """A reported number, 0 where it is absent."""
-    return max(s.values[slot], <int64_t>0)
-
-
 cdef void normal_openai(const Tap* s, Usage* u) noexcept nogil:
     """Cached and written tokens are inside the prompt, reasoning is inside the completion (except xAI's)."""
     cdef int64_t prompt = s.values[V_PROMPT]
@@ -538,15 +555,13 @@ cdef void normal_anthropic(const Tap* s, Usage* u) noexcept nogil:
 cdef void normal_gemini(const Tap* s, Usage* u) noexcept nogil:
     """Cached tokens are inside the prompt, thoughts and the prompt of tools are outside the other two numbers."""
     cdef int64_t prompt = s.values[V_PROMPT]
-    cdef int64_t output = reported(s, V_COMPLETION) + reported(s, V_THOUGHTS)
     if prompt < 0:
-        prompt = max(s.values[V_TOTAL] - output - reported(s, V_TOOL_PROMPT), <int64_t>0)
+        prompt = max(s.values[V_TOTAL] - reported(s, V_COMPLETION) - reported(s, V_THOUGHTS) - reported(s, V_TOOL_PROMPT),
+                     <int64_t>0)
     u.cache_read_tokens = min(prompt, reported(s, V_CACHED))
     u.input_tokens = prompt - u.cache_read_tokens + reported(s, V_TOOL_PROMPT)
     u.images = s.image_count
-    if s.image_count:
-        output -= min(output, reported(s, V_IMAGE_TOKENS))
-    u.output_tokens = output
+    u.output_tokens = gemini_output(s)
     u.web_searches = 1 if s.old_gemini and s.queries else s.queries
 
 
@@ -677,6 +692,10 @@ cdef class UsageTap:
         """Output tokens by the relay's own count so far, whole tokens rounded up."""
         return whole_tokens(&self.tap.json.counter)
 
+    cdef inline int64_t unreported_tokens(self) noexcept:
+        """The same, of what came behind the last event with a cumulative report (Gemini; elsewhere all of it)."""
+        return <int64_t>((self.tap.json.counter.acc - self.tap.counted_at_report + (1 << TOKEN_BITS) - 1) >> TOKEN_BITS)
+
 
 def tap(int format, int kind, list chunks not None, TokenTable table not None, bint by_event=False):
     """Tap one answer that comes in the given pieces; what was found, as a dict.
@@ -723,6 +742,7 @@ def tap(int format, int kind, list chunks not None, TokenTable table not None, b
         "object_id": it.tap.object_id[:it.tap.object_size],
         "text": it.tap.json.counter.acc,
         "counted_tokens": it.counted_tokens(),
+        "delivered_tokens": it.tap.output_at_report + it.unreported_tokens(),
         "boundaries": boundaries,
         "pieces": pieces,
     }

@@ -3,6 +3,13 @@
 # A connection carries one call at a time and is used again only when an answer ended cleanly: framing complete, nothing
 # behind it, no `Connection: close`. Bytes that arrive while no call is waiting close it.
 
+from libc.errno cimport EAGAIN, errno
+
+cdef extern from "sys/socket.h" nogil:
+    int MSG_PEEK, MSG_DONTWAIT
+    ssize_t recv(int descriptor, void* data, size_t size, int flags)
+
+
 @cython.final
 cdef class Endpoint:
     """One route of the API: what it is called, whose dialect it speaks, where it goes upstream."""
@@ -137,13 +144,15 @@ cdef class Channel:
             self.rests_until_ns = until_ns
         return 0
 
-    cdef UpstreamConnection take_idle(self):
+    cdef UpstreamConnection take_idle(self, int64_t now_ns):
         """The most recently used idle connection, or None. LIFO: the rest cools down and can be closed."""
         cdef UpstreamConnection connection
         while self.idle:
             connection = <UpstreamConnection>self.idle.pop()
             if not connection.closed and not connection.transport.is_closing():
-                return connection
+                if now_ns - connection.idle_since_ns < LOOKED_AT_IDLE_NS or connection.still_open():
+                    return connection
+                connection.close()
         return None
 
     def close_idle(self, int64_t older_than_ns=0):
@@ -223,6 +232,16 @@ cdef class UpstreamConnection:
             self.idle_since_ns = now_ns
             self.channel.idle.append(self)
 
+    cdef bint still_open(self):
+        """Whether the far side has sent nothing, no end either: what the loop has not read yet shows in the socket."""
+        cdef char byte
+        cdef int descriptor
+        try:
+            descriptor = self.transport.get_extra_info("socket").fileno()
+        except Exception:
+            return False
+        return recv(descriptor, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN
+
     cdef void pause(self):
         if not self.want_read_paused and not self.closed and self.transport is not None:
             self.want_read_paused = True
@@ -234,6 +253,9 @@ cdef class UpstreamConnection:
             self.transport.resume_reading()
 
 
+# A connection that was idle for longer is looked at before it is used: one system call, which calls in quick succession
+# do not pay.
+cdef int64_t LOOKED_AT_IDLE_NS = 1_000_000_000
 cdef Py_ssize_t IDLE_CONNECTIONS_MAX = 1024     # per channel
 
 

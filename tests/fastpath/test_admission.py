@@ -153,6 +153,60 @@ def test_growth_uses_a_balance_up_to_the_last_token() -> None:
     assert (call.written_off_nano, account.balance.balance_nano) == (0, 0)
 
 
+def test_a_prompt_that_was_smaller_gives_its_hold_back() -> None:
+    account = Account(100)
+    _, call = account.open(stream=True, prompt_tokens=60)
+    allowance = call.output_allowance
+    assert call.hold_nano == (60 + allowance) * CREDIT
+    call.py_correct_prompt(input_tokens=20)
+    assert (call.hold_nano, call.output_allowance) == ((20 + allowance) * CREDIT, allowance)
+    assert account.balance.available_nano == (80 - allowance) * CREDIT
+    call.py_correct_prompt(input_tokens=20)  # again is no change
+    assert call.hold_nano == (20 + allowance) * CREDIT
+    assert end(call, input_tokens=20, output_tokens=3) == 23 * CREDIT
+
+
+def test_a_prompt_that_was_larger_is_held_as_far_as_there_is_credit() -> None:
+    account = Account(100)
+    _, call = account.open(stream=True, prompt_tokens=10)
+    allowance = call.output_allowance
+    call.py_correct_prompt(input_tokens=50)
+    assert (call.hold_nano, call.output_allowance) == ((50 + allowance) * CREDIT, allowance)
+    call.py_correct_prompt(input_tokens=97)  # leaves room for three tokens of output
+    assert (call.hold_nano, call.output_allowance) == (100 * CREDIT, min(allowance, 3))
+    call.py_correct_prompt(input_tokens=150)
+    assert (call.hold_nano, call.output_allowance) == (100 * CREDIT, 0)
+    assert ERROR_CODES[call.py_grow(1, NOON)] == "balance_exhausted"
+    assert end(call, input_tokens=150) == 150 * CREDIT
+    assert (call.written_off_nano, account.balance.balance_nano) == (50 * CREDIT, 0)
+
+
+def test_a_larger_prompt_never_takes_what_a_cap_or_the_caller_forbids() -> None:
+    account = Account(1000)
+    _, call = account.open(stream=True, prompt_tokens=10, max_cost_nano=40 * CREDIT)
+    call.py_correct_prompt(input_tokens=30)
+    assert (call.hold_nano, call.output_allowance) == (40 * CREDIT, 10)
+    call.py_release(now_ns=0)
+    account.scope.configure(now_ns=0, daily_nano=50 * CREDIT)
+    _, call = account.open(stream=True, prompt_tokens=10)
+    call.py_correct_prompt(input_tokens=45)
+    assert call.hold_nano <= 50 * CREDIT
+    assert call.output_allowance <= 5
+    call.py_release(now_ns=0)
+    assert account.balance.balance_nano == 1000 * CREDIT
+
+
+def test_a_cached_prompt_is_held_for_at_its_price() -> None:
+    rate = rate_of(cache_read=PER_TOKEN // 10, cache_write=2 * PER_TOKEN)
+    account = Account(1000)
+    code, call = account.open(rate=rate, stream=True, prompt_tokens=100)
+    assert code == ""
+    held = call.hold_nano
+    assert held >= 200 * CREDIT  # as if all of it were written to a cache
+    call.py_correct_prompt(input_tokens=10, cache_read_tokens=100)
+    assert held - call.hold_nano == 180 * CREDIT
+
+
 def test_streams_on_one_balance_end_about_equal() -> None:
     account = Account(10_000)
     calls = [account.open(stream=True)[1] for _ in range(5)]
@@ -424,11 +478,12 @@ def test_a_call_ends_exactly_once() -> None:
                     "settle": lambda: end(call),
                     "release": lambda: call.py_release(now_ns=0),
                     "grow": lambda: call.py_grow(10**6, NOON),
+                    "correct": lambda: call.py_correct_prompt(input_tokens=1),
                     "reset": call.py_reset,
                 }[step]()
             assert account.figures == before
 
-    impossible(Admission(), "settle", "release", "grow")
+    impossible(Admission(), "settle", "release", "grow", "correct")
     _, call = account.open(stream=True)
     impossible(call, "admit", "reset")
     end(call)

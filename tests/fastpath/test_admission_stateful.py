@@ -182,6 +182,20 @@ class Money(RuleBasedStateMachine):
     @precondition(lambda self: self.calls)
     @rule(
         data=st.data(),
+        prompt=st.fixed_dictionaries(
+            {"input_tokens": tokens},
+            optional={"cache_read_tokens": tokens, "cache_write_tokens": tokens, "cache_write_1h_tokens": tokens},
+        ),
+    )
+    def correct_prompt(self, data: st.DataObject, prompt: dict[str, int]) -> None:
+        call, oracle, _ = data.draw(st.sampled_from(self.calls))
+        call.py_correct_prompt(**prompt)
+        oracle.correct_prompt({name.removesuffix("_tokens"): n for name, n in prompt.items()})
+        self.compare(call, oracle)
+
+    @precondition(lambda self: self.calls)
+    @rule(
+        data=st.data(),
         used=st.fixed_dictionaries(
             {"input_tokens": tokens, "output_tokens": tokens},
             optional={"cache_read_tokens": tokens, "cache_write_1h_tokens": tokens, "images": st.integers(0, 5)},

@@ -51,7 +51,8 @@ def test_oracle(answer: Answer):
     result = found(answer.format, answer.kind, [answer.body])
     expected = tap_oracle.read(answer.format, answer.kind, answer.body, TABLE)
     if answer.name == "not utf-8, control characters":  # the standard library has no such text to count
-        del result["text"], result["counted_tokens"], expected["text"], expected["counted_tokens"]
+        for name in ("text", "counted_tokens", "delivered_tokens"):
+            del result[name], expected[name]
     if answer.name == "garbage between":  # what is read of a broken event is overlaid too
         assert result["text"] == expected["text"]
     assert result == expected
@@ -340,3 +341,29 @@ def test_any_stream(stream, ascii, end, cuts):
 def test_usage_of_a_chunk_is_kept_when_the_next_one_is_broken():
     body = sse(chunk(usage={"prompt_tokens": 3, "completion_tokens": 1}), 'data: {"usage":{"completion_tokens":\n\n')
     assert found(CHAT, SSE, [body])["output_tokens"] == 1
+
+
+def test_what_gemini_has_delivered_is_its_last_report_and_our_count_behind_it():
+    def event(text: str, **usage: int) -> bytes:
+        document = {"candidates": [{"content": {"parts": [{"text": text}]}}]}
+        if usage:
+            document["usageMetadata"] = usage
+        return b"data: " + json.dumps(document).encode() + b"\r\n\r\n"
+
+    def delivered(*events: bytes) -> int:
+        return tap(GENERATE, SSE, list(events), TABLE)["delivered_tokens"]
+
+    first = event("one two three", promptTokenCount=5)
+    second = event(" four five", promptTokenCount=5, candidatesTokenCount=40, thoughtsTokenCount=60)
+    third = event(" six seven eight", promptTokenCount=5)
+    counted = delivered(first)
+    assert counted == tap(GENERATE, SSE, [first], TABLE)["counted_tokens"] > 0
+    assert delivered(first, second) == 100
+    assert 100 < delivered(first, second, third) == 100 + delivered(third)
+    assert delivered(first, second, third, second) == 100
+    # Of an event that is not whole, its text counts and its report does not yet.
+    assert delivered(first, second[:-2]) <= 100 + delivered(event(" four five"))
+    # No other format reports so: there the whole is our own count.
+    chunk = b'data: {"choices":[{"delta":{"content":"a b"}}],"usage":{"prompt_tokens":9,"completion_tokens":400}}\n\n'
+    found = tap(0, SSE, [chunk], TABLE)
+    assert found["delivered_tokens"] == found["counted_tokens"] < 10

@@ -36,10 +36,10 @@ def counts(call: Call, body: bytes, prompt_tokens: int, *, most: bool = False) -
     if not body:
         return Counts(0, 0)
     if not found["usage_seen"]:
-        return Counts(prompt_tokens, found["counted_tokens"])
+        return Counts(prompt_tokens, found["delivered_tokens"])
     output = found["output_tokens"]
     if most or not found["terminal_seen"]:
-        output = max(output, found["counted_tokens"])
+        output = max(output, found["delivered_tokens"])
     return Counts(found["input_tokens"], output)
 
 

@@ -95,5 +95,5 @@ def check_cut(data_dir: Path, call: Call, balances: dict[int, int]) -> float:
     # What is left would not have paid for another event.
     assert balances[record["account_id"]] <= event_nano + PROMPT_TOKENS_MAX * price_nano(call.dialect, INPUT), what
     found = call.dialect.tap(call.body, True)
-    assert record["output_tokens"] == max(found["counted_tokens"], found["output_tokens"]), what
+    assert record["output_tokens"] == max(found["delivered_tokens"], found["output_tokens"]), what
     return written_off / price_nano(call.dialect, OUTPUT)

@@ -209,6 +209,28 @@ class CallOracle:
         self.allowance = wanted
         return ""
 
+    def correct_prompt(self, usage: dict[str, int]) -> None:
+        """The prompt is known: hold for it instead of for the estimate."""
+        prices = {name: self.rate.prices.get(name, 0) for name in TOKEN_DIMENSIONS if name != "output"}
+        parts = sum(clamp(usage.get(name, 0)) * price for name, price in prices.items())
+        dearest = max(prices.values())
+        self.prompt_hold = ceil(Fraction(parts, dearest)) if dearest else 0
+        hold = self.rate.bound(self.prompt_hold, self.allowance, self.units)
+        missing = hold - self.hold
+        if missing > 0:
+            there = [missing, self.balance.available]
+            if self.max_cost is not None:
+                there.append(self.max_cost - self.hold)
+            for scope in self.scopes:
+                for cap, spent in ((scope.monthly_cap, scope.spent_month), (scope.daily_cap, scope.spent_day)):
+                    if cap:
+                        there.append(cap - spent - scope.reserved)
+            if min(there) < missing:
+                hold = self.hold + max(min(there), 0)
+                if self.rate.discount_ppb and self.rate.prices.get("output", 0):  # else output costs nothing
+                    self.allowance = self.rate.affordable(self.prompt_hold, self.units, hold, self.allowance)
+        self._set_hold(hold)
+
     def _end(self) -> None:
         self._set_hold(0)
         self.balance.open_holds -= 1

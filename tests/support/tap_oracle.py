@@ -66,6 +66,7 @@ class Oracle:
         self.items_listed = [0, 0]
         self.queries: set[str] = set()
         self.old_gemini = False
+        self.at_report = (0, 0)  # what the last cumulative report said, and the text counted up to its end
         self.service = 0
         self.object_id = b""
 
@@ -305,6 +306,17 @@ class Oracle:
 
     def document(self, doc: Any) -> None:
         self.events += 1
+        before, self.output = self.output, False
+        self.read_document(doc)
+        if self.output and self.format == GENERATE:
+            reported = self.normalised()["output_tokens"]
+            self.at_report = (reported, self.counted()) if reported <= 10**9 else self.at_report
+        self.output |= before
+
+    def counted(self) -> int:
+        return sum(count_text(self.table, data) for data in self.texts.values())
+
+    def read_document(self, doc: Any) -> None:
         if self.format in (MESSAGES, COUNT_TOKENS):
             self.anthropic(doc)
         elif self.format in (GENERATE, GEMINI_COUNT, GEMINI_EMBED):
@@ -402,7 +414,8 @@ def read(format: int, kind: int, body: bytes, table: TokenTable) -> dict[str, An
         else:
             oracle.document(doc)
         oracle.terminal = True
-    text = sum(count_text(table, data) for data in oracle.texts.values())
+    text = oracle.counted()
+    reported, counted = oracle.at_report
     return {
         **oracle.normalised(),
         "usage_seen": oracle.seen,
@@ -415,4 +428,5 @@ def read(format: int, kind: int, body: bytes, table: TokenTable) -> dict[str, An
         "object_id": oracle.object_id,
         "text": text,
         "counted_tokens": -(-text // TOKEN_UNIT),
+        "delivered_tokens": reported - (counted - text) // TOKEN_UNIT,
     }
