@@ -65,8 +65,8 @@ def tap(format: int, kind: int, chunks: list[bytes], table: TokenTable, by_event
     """All that a UsageTap finds in an answer that comes in `chunks`. Kinds: 0 JSON, 1 SSE, 2 JSON array of answers.
 
     Keys: the fields of Usage, usage_seen, output_seen, terminal_seen, finish_seen, error_seen, events, sequence_number,
-    text (own count, 1/TOKEN_UNIT token), counted_tokens, delivered_tokens (Gemini: its last cumulative report and our count
-    behind it), boundaries (at_boundary behind each chunk) and, `by_event`,
+    text (own count, 1/TOKEN_UNIT token), counted_tokens, delivered_tokens (Gemini: its last cumulative report and our
+    count behind it), boundaries (at_boundary behind each chunk) and, `by_event`,
     pieces: (bytes, an event ended, it was the usage event that `include_usage` brings).
     """
 
@@ -327,8 +327,8 @@ class Admission:
         cache_write_tokens: int = 0,
         cache_write_1h_tokens: int = 0,
     ) -> None:
-        """The upstream has said what the prompt was: the hold covers that from now on, both directions. What is missing is
-        taken as far as it is there, and output_allowance shrinks to what the hold still covers."""
+        """The upstream has said what the prompt was: the hold covers that from now on, be it more or less. What is
+        missing is taken as far as it is there, and output_allowance shrinks to what the hold still covers."""
 
     def py_settle(
         self,
