@@ -538,7 +538,8 @@ cdef class Bridge(ClientSide):
     def refuse(self, int code):
         cdef Call call = self.call
         if call is not None and call.state == C_IDENTIFY:
-            call.bad_head = code         # said once it is known whose call it is
+            if not call.bad_head:
+                call.bad_head = code     # said once it is known whose call it is
         elif call is not None and call.state != C_DONE:
             call.refuse(code, None)
 
