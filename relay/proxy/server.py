@@ -340,7 +340,7 @@ class ApiServer:
                     bridge.read(data)
             except TimeoutError:
                 bridge.refuse(E_BODY_TIMEOUT)
-            except web.RequestPayloadError:
+            except (web.RequestPayloadError, ConnectionError):  # refused meanwhile, or not: nobody is there
                 bridge.gone()
             reusable = await ended
         finally:

@@ -222,7 +222,7 @@ async def own(raw: RawUpstream, tmp_path: Path) -> AsyncIterator[RelayProcess]:
 
 
 async def test_a_connection_that_has_just_closed_is_not_used(own: RelayProcess, raw: RawUpstream):
-    """The upstream closes it in the moment of its next use, and the relay reads the request first: it looks once more."""
+    """The upstream closes it in the moment of its next use, and the relay reads the request first."""
     customer = await own.customer()
     document = response_bytes(b'{"choices":[],"usage":{"prompt_tokens":8,"completion_tokens":7}}')
     text, first = raw.script(document)
