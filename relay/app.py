@@ -24,14 +24,14 @@ from relay import __version__, _fastpath, activation, capacity, hardening, quiet
 from relay import config as configuration
 from relay._fastpath import Engine, FrontDoor, Rate
 from relay.config import Config
-from relay.config_values import ConfigError, Listen
-from relay.control import admin, health
+from relay.config_values import ConfigError, Fault, Listen
+from relay.control import admin, health, pricelist
 from relay.control.customer import Caller, CustomerApi
 from relay.control.failures import CommandError
 from relay.control.live import LiveBalance, ScopeView
 from relay.control.operations import Operations
 from relay.control.pepper import Pepper, load_pepper
-from relay.policy import pricing
+from relay.policy import pricing, schedule
 from relay.policy.calibration import Calibrations
 from relay.policy.routing import ChannelState, KeyRests, channel_state
 from relay.proxy import catalogue
@@ -46,6 +46,7 @@ from relay.proxy.server import ApiServer, refusal
 from relay.proxy.side import Side
 from relay.records import MS_PER_DAY
 from relay.storage import Store, StoreError
+from relay.storage.rows import ScheduledRatesRow
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
 from relay.wire import models as wire_models
@@ -63,6 +64,7 @@ BACKLOG = 4096
 # default (700) would walk those again and again.
 GC_THRESHOLDS = (20_000, 20, 50)
 CALIBRATION_SECONDS = 600
+SCHEDULE_SECONDS = 30.0  # between two looks at the clock, which may be put
 RETENTION_SECONDS = 3600.0  # between two deletions of what is older than [retention] allows
 EXPIRY_SECONDS = 60.0  # between two looks for credits whose time is up
 CALIBRATION_NAME = "calibration.json"
@@ -104,6 +106,10 @@ class Relay:
         self._socket = admin.SocketServer(self.operations, Path(config.server.data_dir))
         self._servers: list[asyncio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._stated: Config | None = None  # what the file says, without scheduled rates; None: nothing is in force
+        self._schedule: list[ScheduledRatesRow] = []
+        self._schedule_changed = asyncio.Event()
+        self._repriced_ms = time.time_ns() // 1_000_000  # what was due by then is in force
         self.stopping = asyncio.Event()
         self.stop_now = asyncio.Event()
         self.failure: str | None = None
@@ -133,7 +139,8 @@ class Relay:
             raise
         loop = asyncio.get_running_loop()
         self._tasks = [
-            loop.create_task(task) for task in (self._sweep(), self._flush(), self._forget(), self._expire())
+            loop.create_task(task)
+            for task in (self._sweep(), self._flush(), self._forget(), self._expire(), self._reprice())
         ]
         gc.collect()
         gc.freeze()  # what start-up made lives for ever: collections need not walk it again
@@ -301,8 +308,14 @@ class Relay:
 
     # -- configuration
 
-    async def _apply(self, config: Config) -> None:
-        """Puts a checked configuration into force. Calls in flight keep what they were admitted under."""
+    async def _apply(self, stated: Config) -> None:
+        """Puts a checked configuration into force, with the scheduled rates whose time has come. Calls in flight keep
+        what they were admitted under. Raises ConfigError, with nothing changed, where prices rise unannounced."""
+        self._schedule = await self._store.rate_schedule()
+        now_ms = time.time_ns() // 1_000_000
+        config = schedule.in_force(stated, self._schedule, now_ms)
+        await self._check_notice(config, now_ms)
+        self._stated = stated
         rates = pricing.build_rates(config)
         for card, body in pricing.rate_cards(config).items():
             await self._store.put_rate_card(card, body)
@@ -351,10 +364,50 @@ class Relay:
         self.hooks.use_addresses(Addresses(server.trusted_proxies))
         self.side.configure(config)
         self.config = config
-        self.operations.config = config
+        self.operations.config = stated
         self.keyring.reconfigure()
 
+    async def _check_notice(self, config: Config, now_ms: int) -> None:
+        """Where rises take notice, prices rise by announcement only."""
+        days = config.billing.price_rise_notice_days
+        if not days:
+            return
+        if self._stated is not None:
+            before: str | None = pricing.card_body(self.config)
+        else:
+            last = await self._store.last_rate_card()
+            before = last.body if last is not None else None
+        if before is None:
+            return
+        announced = schedule.announced_models(schedule.effective(self._schedule, now_ms))
+        for model, line in pricelist.rises(before, pricing.card_body(config)):
+            if model not in announced:
+                expected = f"no price above those in force: announce it by `relay rates schedule` ({days} days ahead)"
+                raise ConfigError(config.file, [Fault("rates", expected, line)])
+
+    async def _reprice(self) -> None:
+        """Scheduled rates take effect by themselves."""
+        while True:
+            due_ms = schedule.next_change_ms(self._schedule, self._repriced_ms)
+            wait = SCHEDULE_SECONDS if due_ms is None else due_ms / 1000 - time.time()
+            self._schedule_changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._schedule_changed.wait(), min(max(wait, 0.0), SCHEDULE_SECONDS))
+            if due_ms is None or time.time_ns() // 1_000_000 < due_ms:
+                continue
+            try:
+                await self._apply(self._stated or self.config)
+                self._repriced_ms = due_ms
+                log.info("scheduled rates are in force: card %s", pricelist.card(self.config))
+            except (StoreError, ConfigError) as error:
+                log.error("scheduled rates could not be put into force (%s); tried again", type(error).__name__)
+                await asyncio.sleep(1.0)
+
     # -- Live
+
+    async def rates_scheduled(self) -> None:
+        self._schedule = await self._store.rate_schedule()
+        self._schedule_changed.set()
 
     async def key_changed(self, key_id: int) -> None:
         await self.keyring.key_changed(key_id)

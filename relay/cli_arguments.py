@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from relay.control.commands import COMMANDS
@@ -51,6 +52,15 @@ def _number(text: str) -> int | None:
     if not re.fullmatch(r"[0-9]{1,15}", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"expected a whole number (0: no limit) or {DEFAULT_WORD!r}")
     return int(text)
+
+
+def _file_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise argparse.ArgumentTypeError(f"{path}: expected UTF-8 text") from None
 
 
 def _count(text: str) -> int:
@@ -259,6 +269,10 @@ def _list_words(words: _Words) -> None:
     words.group("rates", "prices")
     words.add("rates show", "the prices in force")
     words.add("rates check", "check the prices; exit 1 when something is wrong")
+    scheduling = words.add("rates schedule", "announce prices that take effect by themselves")
+    scheduling.add_argument("rates", metavar="FILE", type=_file_text, help="TOML with [[rates]] as in config.toml")
+    scheduling.add_argument("--effective", metavar="T", required=True, help="date or time, such as 2027-01-01")
+    words.add("rates withdraw", "take back announced prices that are not in force yet").add_argument("id", metavar="ID")
     words.group("ledger", "the ledger")
     words.add("ledger show", "entries and lots of an account").add_argument("id", metavar="ID")
     words.add("ledger verify", "recompute every balance; exit 1 on any difference")

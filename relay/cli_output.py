@@ -112,12 +112,22 @@ def _property_lines(document: Document, indent: str) -> Iterable[str]:
             yield f"{indent}{name.ljust(width)}  {clean(value)}"
 
 
+# Prices that few models have: for them there is `--json`.
+_OF_SOME_MODELS = frozenset({"audio_input", "audio_output", "image_input", "tiers"})
+
+
 def human(name: str, document: Document) -> str:
     """What a person sees as the result of a command that is no list."""
     if name == "rates show":
         head = f"{document['unit']}; discount {document['discount']}\n"
         rows = document["rates"]
-        return head + table(rows, tuple(rows[0]) if rows else ())
+        columns = tuple(name for name in rows[0] if name not in _OF_SOME_MODELS) if rows else ()
+        ahead = [row for row in document["scheduled"] if not row["withdrawn"]]
+        return (
+            head
+            + table(rows, columns)
+            + ("\nscheduled\n" + table(ahead, ("id", "effective", "announced")) if ahead else "")
+        )
     if name == "rates check":
         lines = [f"warning: {clean(line)}" for line in document["warnings"]]
         return "\n".join([*lines, "the rates are usable" if document["ok"] else "the rates are not usable"]) + "\n"

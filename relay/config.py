@@ -361,11 +361,9 @@ def _contradictions(tables: Tables, *, read_files: bool) -> list[Fault]:
         if 0 < plan.monthly_credits < plan.daily_credits:
             expected = f"at most plans.{name}.monthly_credits ({plan.monthly_credits})"
             faults.append(Fault(f"plans.{name}.daily_credits", expected, str(plan.daily_credits)))
-    for index, rate in enumerate(tables.rates):
-        faults += _tier_faults(f"rates[{index}]", rate)
     faults += _routing_faults(tables)
     faults += _repeated("channels", "name", [channel.name for channel in tables.channels])
-    faults += _repeated("rates", "model", [rate.model for rate in tables.rates])
+    faults += rate_faults(tables)
     control_socket = os.path.abspath(os.path.join(server.data_dir, "relay.sock"))
     if server.listen.unix_path and os.path.abspath(server.listen.unix_path) == control_socket:
         expected = "another path than relay.sock in server.data_dir, which is the control socket"
@@ -395,6 +393,14 @@ def _contradictions(tables: Tables, *, read_files: bool) -> list[Fault]:
 
 
 TIER_LEVELS_MAX: Final = 8
+
+
+def rate_faults(tables: Tables) -> list[Fault]:
+    """Rates that contradict each other or themselves."""
+    faults = _repeated("rates", "model", [rate.model for rate in tables.rates])
+    for index, rate in enumerate(tables.rates):
+        faults += _tier_faults(f"rates[{index}]", rate)
+    return faults
 
 
 def _tier_faults(key: str, rate: Rate) -> list[Fault]:

@@ -29,6 +29,7 @@ FOUNDATION = {
     "capacity",
     "hardening",
     "quiet",
+    "rate_files",
     "shipped_rates",
 }
 ALLOWED = {

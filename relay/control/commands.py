@@ -169,6 +169,13 @@ class LedgerShow(Params, frozen=True, kw_only=True):
     limit: int = 1000
 
 
+class RatesSchedule(Params, frozen=True, kw_only=True):
+    """`rates`: the text of a file of [[rates]]. `effective`: a date or time in the future."""
+
+    rates: str
+    effective: str
+
+
 class Backup(Params, frozen=True, kw_only=True):
     """`path`: absolute, of a file that does not exist yet, on the machine of the relay."""
 
@@ -229,6 +236,8 @@ def _table() -> dict[str, Command]:
         Command("calls", "GET", "/calls", Calls),
         Command("rates show", "GET", "/rates", Nothing),
         Command("rates check", "GET", "/rates/check", Nothing),
+        Command("rates schedule", "POST", "/rates/schedule", RatesSchedule),
+        Command("rates withdraw", "POST", "/rates/schedule/{id}/withdraw", Id),
         Command("ledger show", "GET", "/accounts/{id}/ledger", LedgerShow),
         Command("ledger verify", "GET", "/ledger/verify", Nothing),
         Command("events", "GET", "/events", Events),

@@ -135,7 +135,8 @@ class CustomerApi:
 
     async def rates(self, caller: Caller, _: web.Request) -> Document:
         """The prices of the models this key may use, discount included."""
-        return pricelist.customer_rates(self._config(), caller.models)
+        schedule = await self._store.rate_schedule()
+        return pricelist.customer_rates(self._config(), caller.models, schedule, time.time_ns() // 1_000_000)
 
 
 def _scope(view: ScopeView) -> Document:

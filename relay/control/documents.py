@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from relay import units
+from relay import rate_files, units
 from relay.control.live import LiveBalance
 from relay.storage import rows
 
@@ -113,6 +113,17 @@ def entry(row: rows.EntryRow) -> Document:
         "call_id": units.call_text(row.call_id) if row.call_id else None,
         "reason": row.reason,
         "idempotency_key": row.idempotency_key,
+    }
+
+
+def scheduled_rates(row: rows.ScheduledRatesRow) -> Document:
+    """Rates that were announced for a time."""
+    return {
+        "id": units.format_id("sched", row.id),
+        "effective": units.time_text(row.effective_ms),
+        "announced": units.time_text(row.announced_ms),
+        "withdrawn": time_or_none(row.withdrawn_ms),
+        "models": [rate.model for rate in rate_files.read(row.body)],
     }
 
 

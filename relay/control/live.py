@@ -74,6 +74,9 @@ class Live(Protocol):
     async def limits(self, key_id: int) -> list[ScopeView]:
         """The limits of every scope that calls with this key pass, the key's own first."""
 
+    async def rates_scheduled(self) -> None:
+        """Rates were announced for a time, or withdrawn."""
+
     def status(self) -> dict[str, Any]:
         """Figures of the process: version, pid, uptime_seconds, open calls, connections, channels, draining."""
 

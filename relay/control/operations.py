@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from msgspec import UnsetType
 
-from relay import __version__, units
-from relay.config import Config
+from relay import __version__, rate_files, units
+from relay.config import Config, Rate
 from relay.config_values import ConfigError
 from relay.control import commands, documents, pricelist, published, values
 from relay.control.commands import Command
@@ -24,7 +24,9 @@ from relay.control.documents import Document
 from relay.control.failures import CommandError, conflict, invalid, not_found
 from relay.control.live import Live
 from relay.control.pepper import Pepper
-from relay.policy import keys
+from relay.policy import keys, pricing
+from relay.policy import schedule as prices
+from relay.records import MS_PER_DAY
 from relay.storage import rows
 from relay.storage.errors import Conflict, InsufficientCredit, NotFound, StoreError
 from relay.storage.store import Store
@@ -532,13 +534,67 @@ class Operations:
 
     async def rates_show(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008
         """The prices in force."""
-        return pricelist.rates(self.config)
+        schedule = await self._store.rate_schedule()
+        config = prices.in_force(self.config, schedule, _now_ms())
+        return pricelist.rates(config, prices.announced_models(prices.effective(schedule, _now_ms()))) | {
+            "scheduled": [documents.scheduled_rates(row) for row in schedule]
+        }
 
     async def rates_check(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008
         """What is wrong or odd with the prices in force."""
-        cards = [row for row in await self._store.rate_cards() if row.id != pricelist.card(self.config)]
+        schedule = await self._store.rate_schedule()
+        config = prices.in_force(self.config, schedule, _now_ms())
+        cards = [row for row in await self._store.rate_cards() if row.id != pricelist.card(config)]
         before = cards[-1].body if cards else None
-        return pricelist.check(self.config, before, pricelist.parse_today(_now_ms()))
+        found = pricelist.check(config, before, pricelist.parse_today(_now_ms()))
+        scheduled = prices.announced_models(prices.effective(schedule, _now_ms()))
+        stated = {rate.model for rate in self.config.rates} - self.config.default_models
+        found["warnings"] += [
+            f"{model}: its rate in the configuration is not in force, a scheduled one is"
+            for model in sorted(scheduled & stated)
+            if _rate(self.config, model) != _rate(config, model)
+        ]
+        return found
+
+    async def rates_schedule(self, params: commands.RatesSchedule) -> Document:
+        """Announces rates; the running relay puts them into force at their time. Refused where they rise too soon."""
+        try:
+            announced = rate_files.parse(params.rates, file="rates")
+        except ConfigError as failure:
+            raise invalid("; ".join(failure.lines), "rates") from None
+        async with self._changing:
+            now_ms = _now_ms()
+            effective_ms = values.expiry(params.effective, "effective", now_ms=now_ms)
+            schedule = await self._store.rate_schedule()
+            body = rate_files.stored(announced)
+            new = rows.ScheduledRatesRow(2**62, body, effective_ms, now_ms, 0)
+            before, after = (
+                pricing.card_body(prices.in_force(self.config, found, effective_ms))
+                for found in (schedule, [*schedule, new])
+            )
+            rises = [line for _, line in pricelist.rises(before, after)]
+            days = self.config.billing.price_rise_notice_days
+            if rises and effective_ms < now_ms + days * MS_PER_DAY:
+                raise conflict(f"prices rise, which takes {days} days of notice: {rises[0]}")
+            row = await self._store.schedule_rates(body, effective_ms)
+        self._record("rates_schedule", detail=f"{len(announced)} models")
+        if self._live is not None:
+            await self._live.rates_scheduled()
+        served = set(self.config.models)
+        return {
+            **documents.scheduled_rates(row),
+            "rises": rises,
+            "warnings": [f"{rate.model}: no channel serves it" for rate in announced if rate.model not in served],
+        }
+
+    async def rates_withdraw(self, params: commands.Id) -> Document:
+        """Takes back announced rates that are not in force yet."""
+        async with self._changing:
+            await self._store.withdraw_rates(values.schedule_id(params.id))
+        self._record("rates_withdraw", detail=params.id)
+        if self._live is not None:
+            await self._live.rates_scheduled()
+        return {"id": params.id, "withdrawn": True}
 
     async def terms(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008
         """The published figures."""
@@ -548,6 +604,10 @@ class Operations:
         """Notes an operator's act among the events. Never fails: a change that is committed must reach the relay."""
         event = (_now_ms(), "operator", code, account_id, key_id, None, None, None, 1, detail or None)
         self._store.append_events([event])
+
+
+def _rate(config: Config, model: str) -> Rate | None:
+    return next((rate for rate in config.rates if rate.model == model), None)
 
 
 def _now_ms() -> int:

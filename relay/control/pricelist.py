@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
-from relay import shipped_rates, units
+from relay import rate_files, shipped_rates, units
 from relay.config import Config, Rate
 from relay.control.documents import Document
 from relay.policy import pricing
+from relay.policy.schedule import Announced
 
 UNIT = "credits per million tokens; image, video_second and web_search per piece"
 
@@ -57,11 +58,12 @@ def card(config: Config) -> str:
     return pricing.card_id(pricing.card_body(config))
 
 
-def rates(config: Config) -> Document:
+def rates(config: Config, scheduled: frozenset[str] = frozenset()) -> Document:
     """List prices, where they come from, and the discount that is applied to them."""
     shown = []
     for rate in sorted(config.rates, key=lambda rate: rate.model):
         source = "shipped" if rate.model in config.default_models else "config"
+        source = "scheduled" if rate.model in scheduled else source
         discount = pricing.discount_of(config, rate.model)
         shown.append({**_prices(rate, Decimal(1)), "source": source, "discount": decimal_text(discount)})
     return {
@@ -73,15 +75,37 @@ def rates(config: Config) -> Document:
     }
 
 
-def customer_rates(config: Config, models: frozenset[str] | None) -> Document:
-    """What a customer pays, the discount in it, for the models that are served and (`models`) allowed."""
+def customer_rates(
+    config: Config, models: frozenset[str] | None, schedule: Sequence[Announced] = (), now_ms: int = 0
+) -> Document:
+    """What a customer pays, the discount in it, for the models that are served and (`models`) allowed.
+
+    `scheduled`: what is announced and not in force yet, soonest first.
+    """
+    ahead = [row for row in schedule if not row.withdrawn_ms and row.effective_ms > now_ms]
+    return {
+        "credit_name": config.billing.credit_name,
+        "rate_card": card(config),
+        "unit": UNIT,
+        "rates": _paid(config, config.rates, models),
+        "scheduled": [
+            {
+                "effective": units.time_text(row.effective_ms),
+                "announced": units.time_text(row.announced_ms),
+                "rates": _paid(config, rate_files.read(row.body), models),
+            }
+            for row in sorted(ahead, key=lambda row: (row.effective_ms, row.id))
+        ],
+    }
+
+
+def _paid(config: Config, rates: Iterable[Rate], models: frozenset[str] | None) -> list[Document]:
     served = set(config.models)
-    shown = [
+    return [
         _prices(rate, pricing.discount_of(config, rate.model))
-        for rate in sorted(config.rates, key=lambda rate: rate.model)
+        for rate in sorted(rates, key=lambda rate: rate.model)
         if rate.model in served and (models is None or rate.model in models)
     ]
-    return {"credit_name": config.billing.credit_name, "rate_card": card(config), "unit": UNIT, "rates": shown}
 
 
 def check(config: Config, before: str | None = None, today: datetime.date | None = None) -> Document:
@@ -98,7 +122,7 @@ def check(config: Config, before: str | None = None, today: datetime.date | None
         warnings += _odd_prices(rate)
         warnings += _against_the_lists(config, rate, today)
     if before is not None:
-        warnings += [f"{line} than on the card before" for line in rises(before, pricing.card_body(config))]
+        warnings += [f"{line} than on the card before" for _, line in rises(before, pricing.card_body(config))]
     return {"ok": not errors, "errors": errors, "warnings": warnings}
 
 
@@ -174,8 +198,8 @@ def _against_the_lists(config: Config, rate: Rate, today: datetime.date | None) 
     return warnings
 
 
-def rises(before: str, after: str) -> list[str]:
-    """What costs more on one card than on another, discounts included; one line for each price."""
+def rises(before: str, after: str) -> list[tuple[str, str]]:
+    """What costs more on one card than on another, discounts included: the model and a line, for each price."""
     old, new = json.loads(before), json.loads(after)
     lines = []
     for model, rate in sorted(new["rates"].items()):
@@ -195,7 +219,7 @@ def rises(before: str, after: str) -> list[str]:
                         _nano_text(prices[name] * factor)
                         for prices, factor in ((first, factors[0]), (second, factors[1]))
                     ]
-                    lines.append(f"{model}: {name}{where} is dearer ({amounts[1]} instead of {amounts[0]})")
+                    lines.append((model, f"{model}: {name}{where} is dearer ({amounts[1]} instead of {amounts[0]})"))
     return lines
 
 

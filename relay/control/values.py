@@ -80,6 +80,11 @@ def entry_id(value: str | None, field: str) -> int:
     return 0 if value is None else _id("entry", value, field)
 
 
+def schedule_id(value: str) -> int:
+    """The number of announced rates."""
+    return _id("sched", value, "id")
+
+
 def call_id(value: str | None, field: str) -> int | None:
     """The number of a call."""
     if value is None:

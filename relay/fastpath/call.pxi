@@ -973,6 +973,8 @@ cdef class Call:
                 self.annotate = not (head.compressed or self.endpoint.free or head.framing == B_NONE)
                 if self.annotate and kind == 0 and self.endpoint.format != F_SPEECH:
                     self.state = C_COLLECT
+                    if self.slot != NULL:
+                        self.slot.status = 0      # the client sees nothing of it yet
                     self.error_parts = []
                     self.error_bytes = 0
                     return self.read_error(data, offset)

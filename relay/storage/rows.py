@@ -262,6 +262,16 @@ class RateCardRow(Struct, frozen=True):
     created_ms: int
 
 
+class ScheduledRatesRow(Struct, frozen=True):
+    """Rates announced for a time. `body` as `rate_files.stored` makes it; withdrawn_ms 0: they stand."""
+
+    id: int
+    body: str
+    effective_ms: int
+    announced_ms: int
+    withdrawn_ms: int
+
+
 class Difference(Struct, frozen=True):
     """Something `verify` found not to add up: what it should be by recomputation, and what is stored."""
 

@@ -26,7 +26,7 @@ from relay.records import (
 from relay.storage import backup, calls, directory, events, journal, ledger, verify
 from relay.storage.batch import BatchWriter
 from relay.storage.database import Connection, Worker, open_reader, open_writer
-from relay.storage.errors import Conflict, StoreError
+from relay.storage.errors import Conflict, NotFound, StoreError
 from relay.storage.groupcommit import GroupCommit
 from relay.storage.lock import DirectoryLock
 from relay.storage.objectstore import ObjectStore
@@ -48,6 +48,7 @@ from relay.storage.rows import (
     OrganisationRow,
     RateCardRow,
     RollupRow,
+    ScheduledRatesRow,
     Spend,
 )
 from relay.storage.verify import CostFunction
@@ -505,6 +506,59 @@ class Store:
     async def delete_idempotency_keys_before(self, time_ms: int) -> int:
         """Forget the keys of calls that began before; how many."""
         return await self._change(lambda db: calls.delete_idempotency_keys(db, first_call_id(time_ms)))
+
+    async def schedule_rates(self, body: str, effective_ms: int) -> ScheduledRatesRow:
+        """Announce rates for a time; they are never changed or deleted."""
+        now = self._now_ms()
+
+        def job(db: Connection) -> ScheduledRatesRow:
+            cursor = db.execute(
+                "INSERT INTO rate_schedule (body, effective_ms, announced_ms, withdrawn_ms) VALUES (?, ?, ?, 0)",
+                (body, effective_ms, now),
+            )
+            return ScheduledRatesRow(cursor.lastrowid or 0, body, effective_ms, now, 0)
+
+        return await self._change(job)
+
+    async def withdraw_rates(self, schedule_id: int) -> None:
+        """Take back rates that are not in force yet. NotFound; Conflict: they are in force, or withdrawn already."""
+        now = self._now_ms()
+
+        def job(db: Connection) -> None:
+            row = db.execute(
+                "SELECT effective_ms, withdrawn_ms FROM rate_schedule WHERE id = ?", (schedule_id,)
+            ).fetchone()
+            if row is None:
+                raise NotFound("no such schedule")
+            if row[1] or row[0] <= now:
+                raise Conflict("these rates are withdrawn already" if row[1] else "these rates are in force")
+            db.execute("UPDATE rate_schedule SET withdrawn_ms = ? WHERE id = ?", (now, schedule_id))
+
+        await self._change(job)
+
+    async def rate_schedule(self) -> list[ScheduledRatesRow]:
+        """All announced rates, oldest first."""
+
+        def job(db: Connection) -> list[ScheduledRatesRow]:
+            return [ScheduledRatesRow(*row) for row in db.execute("SELECT * FROM rate_schedule ORDER BY id")]
+
+        return await self._read(job)
+
+    async def last_rate_card(self) -> RateCardRow | None:
+        """The card by which a call was charged last; where there is no call, the one stored last."""
+
+        def job(db: Connection) -> RateCardRow | None:
+            row = db.execute(
+                "SELECT rate_cards.id, body, created_ms FROM call_records JOIN rate_cards ON rate_cards.id = rate_card"
+                " ORDER BY call_records.id DESC LIMIT 1"
+            ).fetchone()
+            if row is None:
+                row = db.execute(
+                    "SELECT id, body, created_ms FROM rate_cards ORDER BY created_ms DESC LIMIT 1"
+                ).fetchone()
+            return None if row is None else RateCardRow(*row)
+
+        return await self._read(job)
 
     async def put_rate_card(self, card_id: str, body: str) -> None:
         """Store a card (canonical JSON) before a call names it; again is no change. Conflict if it differs."""

@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+import pytest_asyncio
 
 from tests.functional.clients import async_anthropic, async_openai
 from tests.functional.raw_upstream import Close, Exchange, RawUpstream, Step, Turn
@@ -44,7 +45,7 @@ def check(answer: http1.Message, sample: Sample, card: str) -> int:
     return nano(told["balance"])
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def card(relay: RelayProcess) -> str:
     return str((await relay.command("rates show"))["rate_card"])
 
@@ -132,7 +133,7 @@ async def test_a_document_that_breaks_off_is_cut_as_ever(relay: RelayProcess, ra
     assert (await customer.call())["error_code"] == "upstream_truncated"
 
 
-async def test_with_the_sdks(relay: RelayProcess):
+async def test_terms_A11_with_the_sdks(relay: RelayProcess):
     customer = await relay.customer()
     include = {"x-relay-usage": "include"}
     async with async_openai(customer) as client:

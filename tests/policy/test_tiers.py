@@ -155,7 +155,7 @@ def test_audio_and_images_are_priced_apart() -> None:
     assert rate.cost(input_tokens=10, audio_input_tokens=1000, image_input_tokens=1000) == 400_000
 
 
-def test_N03_groups_of_models_have_a_discount_of_their_own() -> None:
+def test_terms_N03_groups_of_models_have_a_discount_of_their_own() -> None:
     names = ("gpt-4o", "gpt-4o-mini", "claude", "other")
     rates = tuple(ConfiguredRate(model=name, input=Decimal(1), output=Decimal(2)) for name in names)
     discounts = {"gpt-*": Decimal("0.8"), "gpt-4o-*": Decimal("0.7"), "claude": Decimal("0.5")}

@@ -56,6 +56,9 @@ class FakeLive:
             ScopeView("account", 0, 0, 0, 1000, 400, 36_000_000_000, 0, 1, 0, 0, 5 * 10**9, 6 * 10**9, {}),
         ]
 
+    async def rates_scheduled(self) -> None:
+        self.told.append(("rates", 0))
+
     def status(self) -> dict[str, Any]:
         return {"pid": 1, "uptime_seconds": 5, "open_calls": 0, "draining": self.drained}
 
