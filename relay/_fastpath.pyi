@@ -726,3 +726,27 @@ def fold_calls(
     list[Any], list[Any], list[Any], list[int], list[int], list[tuple[int, int, int]], list[tuple[int, int]], list[Any]
 ]:
     """A group of call records into values for the store's statements; see fold.pxi for the shape of each list."""
+
+# -- tally.pxi: what /metrics says about calls
+
+TALLY_BOUNDS_US: tuple[int, ...]
+"""Upper bounds of the histograms' buckets."""
+TALLY_SUMS: tuple[str, ...]
+_Histogram = tuple[tuple[int, ...], int]
+_Shape = tuple[str, str | None, str | None, int, str | None]
+
+class Tally:
+    """Call records counted; bounded: beyond 10,000 combinations everything new counts as "other"."""
+
+    def __init__(self) -> None: ...
+    def add(self, records: list[tuple[Any, ...]]) -> None: ...
+    def ended(self) -> list[tuple[_Shape, int]]:
+        """Calls by (path, model, channel, status, error code)."""
+    def by_route(
+        self,
+    ) -> list[tuple[tuple[str | None, str | None], tuple[int, ...], tuple[int, ...], _Histogram, _Histogram]]:
+        """By (model, channel): sums by TALLY_SUMS, calls by USAGE_SOURCES, histograms of latency and first byte.
+
+        A histogram is (counts by TALLY_BOUNDS_US and above, sum in microseconds). Calls that had no channel are neither
+        among the sources nor in the histograms.
+        """

@@ -31,6 +31,7 @@ from relay.control.failures import CommandError
 from relay.control.live import LiveBalance, ScopeView
 from relay.control.operations import Operations
 from relay.control.pepper import Pepper, load_pepper
+from relay.observe.metrics import Figures, Metrics
 from relay.policy import pricing, schedule
 from relay.policy.calibration import Calibrations
 from relay.policy.routing import ChannelState, KeyRests, channel_state
@@ -102,6 +103,8 @@ class Relay:
         idempotency = IdempotencyKeys(store)
         self.hooks.claim, self.hooks.unclaim = idempotency.claim, idempotency.unclaim
         self.side = Side(store, self.engine, self.keyring, self.hooks, self.api, self._tls, lambda: self.config)
+        self.metrics = Metrics(self.engine, self._figures, self.channel_states)
+        self._metrics_listener: health.MetricsListener | None = None
         self.operations = Operations(store, self, config, pepper)
         self._socket = admin.SocketServer(self.operations, Path(config.server.data_dir))
         self._servers: list[asyncio.Server] = []
@@ -125,7 +128,7 @@ class Relay:
         health.add_routes(
             self.api.app,
             not_ready=self._not_ready,
-            metrics=None,
+            metrics=self.metrics.page,
             operator_token=self._operator_token,
         )
         admin.add_routes(self.api.app, self.operations, operator_token=self._operator_token)
@@ -134,6 +137,7 @@ class Relay:
         try:
             await self._listen(sockets)
             await self._socket.start()
+            await self._listen_for_metrics()
         except BaseException:
             await self.stop()
             raise
@@ -178,6 +182,19 @@ class Relay:
             raise OSError(f"server.listen: cannot listen on {listen}: {reason}") from error
         self._servers.append(made)
 
+    async def _listen_for_metrics(self) -> None:
+        listen = self.config.observe.metrics_listen
+        if listen is None:
+            return
+        listener = health.MetricsListener(listen, self.metrics.page)
+        try:
+            await listener.start()
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+            raise OSError(f"observe.metrics_listen: cannot listen on {listen}: {reason}") from error
+        self._metrics_listener = listener
+        log.info("metrics on %s", listener.address)
+
     @property
     def port(self) -> int:
         """The TCP port that was bound (for `listen` with port 0)."""
@@ -220,6 +237,8 @@ class Relay:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._socket.stop()
+        if self._metrics_listener is not None:
+            await self._metrics_listener.stop()
         self._hand_over_records()
         save_calibrations(Path(self.config.server.data_dir), self._calibrations)
 
@@ -241,6 +260,20 @@ class Relay:
                 idle_before = time.monotonic_ns() - round(IDLE_UPSTREAM_SECONDS * 1e9)
                 for channel in self._channels:
                     channel.close_idle(idle_before)
+
+    def _figures(self) -> Figures:
+        self._hand_over_records()  # so that a scrape shows every call that has ended
+        store = self._store
+        return Figures(
+            pending=store.pending,
+            lag_seconds=store.lag_seconds,
+            writable=store.writable,
+            events_dropped=store.events_dropped,
+            shortfall_nano=store.shortfall_nano,
+            other_connections=self.api.connections,
+            descriptors=self._descriptors_used(),
+            keys_loaded=self.keyring.loaded_keys,
+        )
 
     def _descriptors_used(self) -> int:
         upstream = sum(channel.in_flight + channel.idle_connections for channel in self._channels)
@@ -274,11 +307,12 @@ class Relay:
             await asyncio.sleep(EXPIRY_SECONDS)
 
     def _hand_over_records(self) -> None:
-        records = self.engine.records
+        records, refusals = self.engine.records, self.engine.limit_refusals
+        if records or refusals:
+            self.metrics.count(records, refusals)
         if records:
             self.engine.records = []
             self._store.append_calls(records)
-        refusals = self.engine.limit_refusals
         if refusals:
             self.engine.limit_refusals = {}
             now_ms = time.time_ns() // 1_000_000

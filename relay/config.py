@@ -33,6 +33,7 @@ from relay.config_values import (
     Fault,
     Listen,
     ListenAt,
+    ListenAtOrNot,
     ModelFactors,
     ModelMap,
     ModelName,
@@ -141,6 +142,10 @@ class Routing(_Table, frozen=True):
     key_rest_seconds_max: Seconds = 600.0
 
 
+class Observe(_Table, frozen=True):
+    metrics_listen: ListenAtOrNot = None
+
+
 class Channel(_Table, frozen=True):
     """One configured way to an upstream.
 
@@ -228,6 +233,7 @@ class Tables(_Table, frozen=True):
     plans: dict[Name, Plan] = msgspec.field(default_factory=dict)
     billing: Billing = Billing()
     retention: Retention = Retention()
+    observe: Observe = Observe()
     routing: Routing = Routing()
     channels: tuple[Channel, ...] = ()
     rates: tuple[Rate, ...] = ()

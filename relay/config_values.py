@@ -340,6 +340,14 @@ BaseUrl = Annotated[str, Parsed(parse_base_url)]
 ListenAt = Annotated[Listen, Parsed(parse_listen)]
 
 
+def parse_listen_or_not(value: object) -> Listen | None:
+    """The same, or None for empty text."""
+    return None if value == "" else parse_listen(value)
+
+
+ListenAtOrNot = Annotated[Listen | None, Parsed(parse_listen_or_not)]
+
+
 def read_secret(text: object, *, resolve: bool) -> Secret:
     """`env:NAME`, `file:PATH` (relative to the working directory) or a literal. BadValueError: no usable value there.
 

@@ -60,6 +60,7 @@ SECTIONS = {
     "billing": config.Billing,
     "routing": config.Routing,
     "retention": config.Retention,
+    "observe": config.Observe,
     "channels": config.Channel,
     "channels.timeouts": config.ChannelTimeouts,
     "rates": config.Rate,
@@ -84,7 +85,10 @@ def test_the_shipped_file_has_every_key_at_its_default(monkeypatch):
     assert set(document) == {name.split(".")[0] for name in SECTIONS}
     plans = document.pop("plans")
     tables = {
-        **{name: document[name] for name in ("server", "admin", "timeouts", "billing", "routing", "retention")},
+        **{
+            name: document[name]
+            for name in ("server", "admin", "timeouts", "billing", "routing", "retention", "observe")
+        },
         "channels": document["channels"][0],
         "channels.timeouts": document["channels"][0]["timeouts"],
         "rates": document["rates"][0],

@@ -23,7 +23,6 @@ FOUNDATION = {
     "records",
     "config",
     "config_values",
-    "metrics",
     "_fastpath",
     "activation",
     "capacity",
@@ -37,10 +36,11 @@ ALLOWED = {
     "policy": {"policy"},
     "storage": {"storage"},
     "simulator": {"simulator"},
+    "observe": {"observe", "policy"},
     "proxy": {"proxy", "wire", "policy", "storage"},
     "control": {"control", "wire", "policy", "storage"},
-    "app": {"app", "demo", "proxy", "control", "wire", "policy", "storage"},
-    "demo": {"app", "demo", "proxy", "control", "wire", "policy", "storage", "simulator"},
+    "app": {"app", "demo", "observe", "proxy", "control", "wire", "policy", "storage"},
+    "demo": {"app", "demo", "observe", "proxy", "control", "wire", "policy", "storage", "simulator"},
 }
 
 

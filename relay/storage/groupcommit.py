@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 EVENTS_QUEUED_MAX: Final = 10_000
 RETRY_SECONDS: Final = 1.0
+LAG_STEP_SECONDS: Final = 0.05  # how exactly the age of what waits is known
 # A checkpoint copies what changed since the last one from the WAL into the database, each page once: rarer is cheaper.
 # At most this many changed rows (about 10 MB of WAL), or this long after a commit.
 CHECKPOINT_ROWS: Final = 40_000
@@ -74,6 +75,8 @@ class GroupCommit:
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._calls_placed = self._calls_committed = 0
         self._events_placed = self._events_committed = 0
+        # When what still waits was placed, in steps of LAG_STEP_SECONDS: (loop time, calls placed, events placed).
+        self._placed_at: deque[tuple[float, int, int]] = deque()
         self._snapshots = 0  # reads under way
         self._recent: deque[tuple[int, Sequence[CallRecord]]] = deque()  # groups committed while reads were under way
         self._checkpoint_timer: asyncio.TimerHandle | None = None
@@ -87,9 +90,31 @@ class GroupCommit:
     def pending(self) -> int:
         return len(self._calls) + len(self._events)
 
+    @property
+    def lag_seconds(self) -> float:
+        """How long the oldest record that is not committed has been in the queue."""
+        if not self.pending or not self._placed_at:
+            return 0.0
+        return max(self._loop.time() - self._placed_at[0][0], 0.0)
+
+    def _note_placed(self) -> None:
+        now = self._loop.time()
+        if not self._placed_at or now - self._placed_at[-1][0] >= LAG_STEP_SECONDS:
+            self._placed_at.append((now, self._calls_placed, self._events_placed))
+
+    def _forget_placed(self) -> None:
+        """Steps of which all is committed: those behind which another one began with no more than that placed."""
+        placed = self._placed_at
+        while placed and (
+            not self.pending
+            or (len(placed) > 1 and placed[1][1] <= self._calls_committed and placed[1][2] <= self._events_committed)
+        ):
+            placed.popleft()
+
     def append_calls(self, records: list[CallRecord]) -> None:
         if self._closed:
             raise StoreUnavailable("the store is closed")
+        self._note_placed()
         self._calls += records
         self._calls_placed += len(records)
         if self._timer is None or len(self._calls) >= self._records_max:
@@ -102,6 +127,8 @@ class GroupCommit:
         if len(records) > room:
             self.events_dropped += len(records) - room
             records = records[:room]
+        if records:
+            self._note_placed()
         self._events += records
         self._events_placed += len(records)
         if self._timer is None:
@@ -156,6 +183,7 @@ class GroupCommit:
                 del self._events[: len(events)]
                 self._calls_committed += len(calls)
                 self._events_committed += len(events)
+                self._forget_placed()
                 self._tell(calls)
                 if self._writer.rows_changed - self._rows_at_checkpoint >= CHECKPOINT_ROWS:
                     await self.checkpoint()

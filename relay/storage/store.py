@@ -205,6 +205,11 @@ class Store:
         return self._group.pending
 
     @property
+    def lag_seconds(self) -> float:
+        """How long the oldest of them has waited."""
+        return self._group.lag_seconds
+
+    @property
     def events_dropped(self) -> int:
         """Events that came while 10,000 were queued, since start."""
         return self._group.events_dropped

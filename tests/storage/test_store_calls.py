@@ -272,3 +272,21 @@ async def test_groups_form_by_size_and_by_time(tmp_path):
         await arrived.wait()
     assert groups == [10, 10, 5]
     await store.close()
+
+
+async def test_the_writers_lag_is_the_age_of_the_oldest_record(tmp_path):
+    store = await Store.open(tmp_path / "slow", commit_interval_ms=3_600_000)
+    try:
+        assert store.lag_seconds == 0
+        for number in range(4):
+            store.append_calls([call_record(number, account_id=None, key_id=None, cost_nano=0)])
+            await asyncio.sleep(0.06)
+        assert store.lag_seconds >= 0.2
+        await store.flush()
+        assert store.lag_seconds == 0
+        store.append_events([])
+        assert store.lag_seconds == 0
+        store.append_calls([call_record(9, account_id=None, key_id=None, cost_nano=0)])
+        assert store.lag_seconds < 0.2
+    finally:
+        await store.close()
