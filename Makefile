@@ -30,7 +30,7 @@ $(CLIENTS_NODE)/node_modules/.package-lock.json: $(CLIENTS_NODE)/package-lock.js
 	  PATH="$$wheel/bin:$$PATH" node "$$wheel/lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --no-audit --no-fund
 	touch $@
 
-# The long forms of tests/faults, within 30 minutes: kill, endings, burst, cut-off, restart. One of them: SECTION=kill;
+# The long forms of tests/faults, within 30 minutes: kill, endings, burst, cut-off, restart, outage. One of them: SECTION=kill;
 # a run again: SEED=n.
 SECTION ?=
 SEED ?= 0

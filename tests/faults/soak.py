@@ -30,6 +30,7 @@ from tests.faults.cut_off_sdks import the_sdks_raise
 from tests.faults.cut_offs import EVENT_TOKENS_MAX, NOWHERE, CutOffs
 from tests.faults.endings import ENDINGS, Mix
 from tests.faults.killing import RANDOM, WINDOWS, Killing, all_points
+from tests.faults.outage import FIRST_MS, KILLED, Outage
 from tests.faults.restarts import restarts_under_load
 from tests.faults.traffic import DIALECTS
 from tests.functional.relay_process import RelayProcess
@@ -47,6 +48,10 @@ BURST_ROUNDS = 100
 CUT_OFFS = 200  # in each dialect
 SDK_ROUNDS = 10
 RESTARTS = 20
+OUTAGE_PER_SECOND = 500.0
+OUTAGE_SECONDS = 20.0
+OUTAGE_RETRIES_MAX = 60  # what it takes to be sure, and probes
+OUTAGE_PROBES_SECONDS_MAX = 2.0  # three probes, one after the other, and the look every 20 ms
 
 
 @dataclass
@@ -188,6 +193,38 @@ async def restart(folder: Path, rng: random.Random, report: Report) -> None:
     report.line("restart", "answers while restarting", "all 200", text(statuses), set(statuses) == {200})
 
 
+async def outage(folder: Path, rng: random.Random, report: Report) -> None:
+    """Three upstreams at 500 calls a second, one of them killed and started again; the configuration's defaults."""
+    seconds = OUTAGE_SECONDS * report.fraction
+    drill = Outage(
+        folder, rng, OUTAGE_PER_SECOND, before_seconds=seconds / 2, down_seconds=seconds, after_seconds=seconds
+    )
+    await drill.run()
+    calls = drill.finished + drill.cut + len(drill.errors)
+    report.line("outage", f"calls at {OUTAGE_PER_SECOND:g}/s, a fifth of them streams", "", calls, True)
+    report.line("outage", "errors at clients that had no byte yet", "0", len(drill.errors), not drill.errors)
+    report.line("outage", "streams that had begun there, cut", "", drill.cut, True)
+    bound = drill.in_flight + OUTAGE_RETRIES_MAX
+    report.line(
+        "outage", "attempts repeated", f"<= {bound} (in flight there: {drill.in_flight})", drill.retried,
+        drill.retried <= bound,
+    )  # fmt: skip
+    report.line("outage", "from the kill until the channel was shut", "", f"{drill.seen_seconds:.2f} s", True)
+    report.line("outage", "probes that failed while it was down", "", drill.probes, True)
+    wanted = f"<= {drill.probe_seconds:.1f} s to the next probe, and three probes"
+    report.line(
+        "outage", "in use again after its return", wanted, f"{drill.back_seconds:.1f} s", drill.back_seconds <= drill.probe_seconds + OUTAGE_PROBES_SECONDS_MAX,
+    )  # fmt: skip
+    third = drill.shares.total() / len(drill.shares)
+    shares = ", ".join(f"{name} {count}" for name, count in drill.shares.items())
+    report.line("outage", "calls after that, by upstream", "a third each", shares, drill.shares[KILLED] > 0.7 * third)
+    for phase in ("before", "down", "after"):
+        median, high = drill.percentiles(phase)
+        text_ = f"median {median:.0f} ms, p99 {high:.0f} ms"
+        report.line("outage", f"first byte, {phase} (the upstream waits {FIRST_MS} ms)", "", text_, True)
+    report.line("outage", "clients, records, ledger and upstreams agree", "yes", "yes", True)  # else an exception
+
+
 Section = Callable[[Path, random.Random, Report], Awaitable[None]]
 SECTIONS: dict[str, Section] = {
     "kill": kill,
@@ -195,6 +232,7 @@ SECTIONS: dict[str, Section] = {
     "burst": burst,
     "cut-off": cut_off,
     "restart": restart,
+    "outage": outage,
 }
 
 
