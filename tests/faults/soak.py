@@ -212,9 +212,8 @@ async def outage(folder: Path, rng: random.Random, report: Report) -> None:
     report.line("outage", "from the kill until the channel was shut", "", f"{drill.seen_seconds:.2f} s", True)
     report.line("outage", "probes that failed while it was down", "", drill.probes, True)
     wanted = f"<= {drill.probe_seconds:.1f} s to the next probe, and three probes"
-    report.line(
-        "outage", "in use again after its return", wanted, f"{drill.back_seconds:.1f} s", drill.back_seconds <= drill.probe_seconds + OUTAGE_PROBES_SECONDS_MAX,
-    )  # fmt: skip
+    holds = drill.back_seconds <= drill.probe_seconds + OUTAGE_PROBES_SECONDS_MAX
+    report.line("outage", "in use again after its return", wanted, f"{drill.back_seconds:.1f} s", holds)
     third = drill.shares.total() / len(drill.shares)
     shares = ", ".join(f"{name} {count}" for name, count in drill.shares.items())
     report.line("outage", "calls after that, by upstream", "a third each", shares, drill.shares[KILLED] > 0.7 * third)
