@@ -245,13 +245,16 @@ def usage_of(*names: str) -> st.SearchStrategy[dict[str, object]]:
     return st.dictionaries(st.sampled_from(names), VALUES, max_size=6)
 
 
+SERVICES = st.sampled_from(
+    [None, "default", "flex", "priority", "fast", "batch", "ON_DEMAND_FLEX", "ON_DEMAND_PRIORITY"]
+)
 OPENAI = st.fixed_dictionaries(
     {},
     optional={
         **dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens"), VALUES),
         **dict.fromkeys(("prompt_cache_hit_tokens", "prompt_cache_miss_tokens", "num_search_queries"), VALUES),
-        "prompt_tokens_details": usage_of("cached_tokens", "cache_write_tokens", "audio_tokens"),
-        "completion_tokens_details": usage_of("reasoning_tokens"),
+        "prompt_tokens_details": usage_of("cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens"),
+        "completion_tokens_details": usage_of("reasoning_tokens", "audio_tokens"),
     },
 )
 TEXTS = st.text(max_size=12).filter(lambda text: not any(0xD800 <= ord(c) < 0xE000 for c in text))
@@ -265,7 +268,11 @@ CHUNKS = st.fixed_dictionaries(
             max_size=2,
         )
     },
-    optional={"usage": st.one_of(st.none(), OPENAI), "x_groq": st.fixed_dictionaries({"usage": OPENAI})},
+    optional={
+        "usage": st.one_of(st.none(), OPENAI),
+        "x_groq": st.fixed_dictionaries({"usage": OPENAI}),
+        "service_tier": SERVICES,
+    },
 )
 ANTHROPIC_USAGE = st.fixed_dictionaries(
     {},
@@ -274,6 +281,7 @@ ANTHROPIC_USAGE = st.fixed_dictionaries(
         "cache_creation_input_tokens": VALUES,
         "cache_creation": usage_of("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens"),
         "server_tool_use": usage_of("web_search_requests"),
+        "service_tier": SERVICES,
         "iterations": st.lists(
             st.fixed_dictionaries(
                 {"type": st.sampled_from(["compaction", "message"])},
@@ -291,16 +299,22 @@ ANTHROPIC = st.one_of(
     st.fixed_dictionaries({"type": st.just("content_block_delta"), "delta": st.fixed_dictionaries({"text": TEXTS})}),
     st.sampled_from([{"type": "ping"}, {"type": "message_stop"}, {"type": "error", "error": {}}]),
 )
+DETAILS = st.lists(
+    st.fixed_dictionaries({"modality": st.sampled_from(["TEXT", "IMAGE", "AUDIO"]), "tokenCount": VALUES}), max_size=3
+)
 GEMINI = st.fixed_dictionaries(
     {},
     optional={
-        "usageMetadata": usage_of(
-            "promptTokenCount",
-            "candidatesTokenCount",
-            "thoughtsTokenCount",
-            "cachedContentTokenCount",
-            "toolUsePromptTokenCount",
-            "totalTokenCount",
+        "usageMetadata": st.fixed_dictionaries(
+            {},
+            optional={
+                **dict.fromkeys(("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount"), VALUES),
+                **dict.fromkeys(("cachedContentTokenCount", "toolUsePromptTokenCount", "totalTokenCount"), VALUES),
+                "promptTokensDetails": DETAILS,
+                "candidatesTokensDetails": DETAILS,
+                "serviceTier": SERVICES,
+                "trafficType": SERVICES,
+            },
         ),
         "candidates": st.lists(
             st.fixed_dictionaries(

@@ -26,9 +26,13 @@ records = st.builds(
     write_off_nano=st.sampled_from([0, 0, 5, 10**17]),
     source_ip=st.sampled_from([None, "::1"]),
 )
+more = st.sampled_from([(), (), ((1, 0, 0, 0, 0, None, 0),), ((0, 0, 0, 0, 0, b"k" * 32, 5),)])
 
 
-@given(st.lists(records, max_size=12), st.dictionaries(st.integers(1, 3), st.integers(20_000, 21_000)))
+@given(
+    st.lists(st.builds(lambda record, field: (*record, *field), records, more), max_size=12),
+    st.dictionaries(st.integers(1, 3), st.integers(20_000, 21_000)),
+)
 def test_the_fold_equals_its_oracle(group, used):
     def run(function):
         shapes, last_used = {}, dict(used)
@@ -43,8 +47,8 @@ def test_the_fold_equals_its_oracle(group, used):
         assert compiled == plain
         return
     assert compiled[1:] == plain[1:]
-    rows, common, full, accounts, spend, write_offs, last_used, more = compiled[0]
-    assert (rows, common, full, accounts, write_offs, last_used, more) == (*plain[0][:4], *plain[0][5:])
+    rows, common, full, accounts, spend, write_offs, last_used, kept = compiled[0]
+    assert (rows, common, full, accounts, write_offs, last_used, kept) == (*plain[0][:4], *plain[0][5:])
     # Spend of further days comes behind that of first days.
     assert sorted(zip(*[iter(spend)] * 3, strict=True)) == sorted(zip(*[iter(plain[0][4])] * 3, strict=True))
 

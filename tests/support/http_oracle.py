@@ -95,6 +95,7 @@ def request_head(block: bytes, dialect: int) -> dict[str, Any] | None:
             secrets.append(secret)
     amounts = [amount_nano(value) for value in values.get(b"x-relay-max-cost", [])]
     forwarded = values.get(b"x-forwarded-for")
+    keys = values.get(b"idempotency-key", [])
     wanted = values.get(b"x-relay-channel", [])
     named = [value for value in wanted if 0 < len(value) <= 64]
     return {
@@ -106,6 +107,9 @@ def request_head(block: bytes, dialect: int) -> dict[str, Any] | None:
         "passed": b"".join(line for name, _, line in lines if name in headers.REQUEST_ALLOWED[dialect]),
         "max_cost_nano": amounts[-1] if amounts else -1,
         "bad_max_cost": -1 in amounts or len(amounts) > 1,
+        "usage": any(value.lower() == b"include" for value in values.get(b"x-relay-usage", [])),
+        "idempotency_key": keys[-1] if keys else None,
+        "bad_idempotency_key": len(keys) > 1 or any(not 0 < len(key) <= 255 for key in keys),
         "encoded": False,
         "agent": values.get(b"user-agent", [None])[0],
         "forwarded_for": None if forwarded is None else b",".join(forwarded),
