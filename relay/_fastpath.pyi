@@ -546,6 +546,7 @@ class Channel:
         key_lines: list[bytes],
         target: Any,
         *,
+        query: bytes | None = None,
         priority: int = 0,
         weight: int = 1,
         tags: tuple[str, ...] = (),
@@ -564,7 +565,12 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, channel: Channel) -> None: ...
 
 class Route:
-    """A model on a channel. `upstream_model_json`: its name there as JSON, None where it is the same on both sides."""
+    """A model on a channel.
+
+    upstream_model_json  its name there as JSON, None where it is the same on both sides
+    base_path            in place of the channel's
+    models_path          what stands between that and the model where the dialect has the model in its paths
+    """
 
     channel: Channel
     upstream_model: str
@@ -575,6 +581,8 @@ class Route:
         table: TokenTable,
         upstream_model_json: bytes | None = None,
         *,
+        base_path: bytes | None = None,
+        models_path: bytes = ...,
         prompts: Calibration | None = None,
         outputs: Calibration | None = None,
     ) -> None: ...

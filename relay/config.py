@@ -24,6 +24,7 @@ from msgspec import Meta
 
 from relay import shipped_rates
 from relay.config_values import (
+    MODEL_PLACE,
     UNSET_PRICE,
     BaseUrl,
     ConfigError,
@@ -31,6 +32,7 @@ from relay.config_values import (
     Credits,
     Factor,
     Fault,
+    HeaderName,
     Listen,
     ListenAt,
     ListenAtOrNot,
@@ -40,6 +42,7 @@ from relay.config_values import (
     Name,
     Network,
     Price,
+    QueryText,
     Secret,
     TokensPerCall,
     expand_price,
@@ -161,6 +164,8 @@ class Channel(_Table, frozen=True):
     weight: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     tags: tuple[Name, ...] = ()
     ask_usage: Literal["auto", "strip", "off"] = "auto"
+    key_header: HeaderName = ""
+    query: QueryText = ""
     timeouts: ChannelTimeouts = ChannelTimeouts()
 
 
@@ -389,6 +394,9 @@ def _contradictions(tables: Tables, *, read_files: bool) -> list[Fault]:
         if _is_own_address(server.listen, channel.base_url):
             expected = f"an upstream, not this relay's own address (server.listen is {server.listen})"
             faults.append(Fault(f"{key}.base_url", expected, "the same address"))
+        if MODEL_PLACE in channel.base_url and channel.api != "openai":
+            expected = f'a base URL without {MODEL_PLACE}, which only {key}.api = "openai" can have'
+            faults.append(Fault(f"{key}.base_url", expected, f'api = "{channel.api}"'))
         path = urlsplit(channel.base_url).path
         for ending in _API_PATHS[channel.api]:
             if path.endswith(ending):

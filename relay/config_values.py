@@ -133,6 +133,16 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _MODEL = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._:@+-]*(/[A-Za-z0-9@][A-Za-z0-9._:@+-]*)*")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?")
 _URL_PATH = re.compile(r"(/[A-Za-z0-9_~@-][A-Za-z0-9._~@:-]*)*")
+MODEL_PLACE: Final = "{model}"  # in a base URL: where the upstream's name of the model goes
+_MODEL_PART = re.compile(r"/\{model\}(?=/|$)")
+_HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
+_FRAMING_HEADERS = frozenset(
+    (
+        "accept-encoding", "connection", "content-length", "content-type", "expect", "host", "te", "trailer",
+        "transfer-encoding", "upgrade",
+    )
+)  # fmt: skip
+_QUERY = re.compile(r"[A-Za-z0-9._~%=&:/,+-]{1,256}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(r"[\x21-\x7e]+")
 
@@ -185,6 +195,27 @@ def _factor(value: object) -> Decimal:
 def _name(value: object) -> str:
     if not isinstance(value, str) or _NAME.fullmatch(value) is None:
         raise BadValueError("a name of at most 64 of a-z 0-9 . _ -, beginning with a letter or digit")
+    return value
+
+
+def _header_name(value: object) -> str:
+    """In lower case; empty: none given. Names that frame a message or name its host are not for keys."""
+    if value == "":
+        return ""
+    expected = 'the name of a header such as "api-key"'
+    if not isinstance(value, str) or _HEADER_NAME.fullmatch(value) is None:
+        raise BadValueError(expected)
+    name = value.lower()
+    if name in _FRAMING_HEADERS:
+        raise BadValueError(expected, f"{name}, which is part of how a request is sent")
+    return name
+
+
+def _query(value: object) -> str:
+    if value == "":
+        return ""
+    if not isinstance(value, str) or _QUERY.fullmatch(value) is None:
+        raise BadValueError('a query such as "api-version=2024-10-21", without the question mark')
     return value
 
 
@@ -322,7 +353,7 @@ def parse_base_url(value: object) -> str:
     if port == 0 or parts.netloc.endswith(":"):
         raise BadValueError(expected, "a URL with a wrong port")
     path = parts.path.rstrip("/")
-    if _URL_PATH.fullmatch(path) is None:
+    if _URL_PATH.fullmatch(_MODEL_PART.sub("/model", path)) is None:
         raise BadValueError(expected, "a URL whose path has empty, relative or escaped parts")
     return f"{parts.scheme}://{host}{f':{port}' if port else ''}{path}"
 
@@ -331,6 +362,8 @@ Price = Annotated[Decimal, Parsed(_price)]
 Credits = Annotated[Decimal, Parsed(_credits)]
 Factor = Annotated[Decimal, Parsed(_factor)]
 Name = Annotated[str, Parsed(_name)]
+HeaderName = Annotated[str, Parsed(_header_name)]
+QueryText = Annotated[str, Parsed(_query)]
 ModelName = Annotated[str, Parsed(_model)]
 ModelMap = Annotated[dict[str, str], Parsed(_models)]
 ModelFactors = Annotated[dict[str, Decimal], Parsed(_model_factors)]

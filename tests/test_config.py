@@ -243,6 +243,7 @@ def test_not_a_listen_address(value):
         ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
         ("http://[::1]:8000/", "http://[::1]:8000"),
         ("https://h.example/a-b/c_d/v1.5", "https://h.example/a-b/c_d/v1.5"),
+        ("https://h.example/openai/deployments/{model}", "https://h.example/openai/deployments/{model}"),
     ],
 )
 def test_base_url(text, url):
@@ -255,6 +256,9 @@ def test_base_url(text, url):
         *("", "api.openai.com/v1", "ftp://h/", "https:/h", "https:h", "https://", "https://h?x=1", "https://h?"),
         *(
             "https://h/v1#x",
+            "https://h/{model}x",
+            "https://h/{name}",
+            "https://{model}/v1",
             "https://h#",
             "https://u@h/",
             "https://u:p@h/",
@@ -370,6 +374,16 @@ def test_not_model_names(name):
             '"strip"',
         ),
         (CHANNEL.replace('"openai"', '"anthropic"'), "channels[0].base_url", "without /v1", "ends in /v1"),
+        (
+            CHANNEL.replace('"openai"', '"gemini"').replace("/v1", "/{model}"),
+            "channels[0].base_url",
+            "without {model}",
+            'api = "gemini"',
+        ),
+        (CHANNEL + "key_header = 'api key'", "channels[0].key_header", "the name of a header", "text"),
+        (CHANNEL + "key_header = 'Host'", "channels[0].key_header", "the name of a header", "host"),
+        (CHANNEL + "query = '?api-version=1'", "channels[0].query", "without the question mark", "text"),
+        (CHANNEL + "query = 'a=b c'", "channels[0].query", "without the question mark", "text"),
         (
             CHANNEL.replace("/v1", "/v1/chat/completions"),
             "channels[0].base_url",

@@ -649,13 +649,15 @@ cdef class Call:
         connection.call = self
         b.size = 0
         b.add(b"POST ", 5)
-        b.add_bytes(channel.base_path)
+        b.add_bytes(self.route.base_path)
         if self.endpoint.model_in_path:
-            b.add_text(b"/v1beta/models/")
-            b.add_bytes(self.route.upstream_model.encode())
+            b.add_bytes(self.route.model_path)
         b.add_bytes(self.endpoint.upstream_path)
         if self.query is not None:
             b.add_bytes(self.query)
+        if channel.query is not None:
+            b.add(b"?" if self.query is None else b"&", 1)
+            b.add_bytes(channel.query)
         b.add_text(b" HTTP/1.1\r\n")
         b.add_bytes(channel.host_line)
         b.add_bytes(self.upstream_key.line)

@@ -28,11 +28,16 @@ cdef class Route:
     cdef readonly Channel channel
     cdef readonly str upstream_model
     cdef bytes upstream_model_json     # None where the name is the same on both sides
+    cdef bytes base_path               # the channel's, or one with this model in it (Azure's deployments)
+    cdef bytes model_path              # behind it where the dialect has the model in its paths
     cdef readonly TokenTable table
     cdef readonly Calibration prompts, outputs    # how far our counts are off here, learnt from reported usage
 
     def __init__(self, Channel channel, str upstream_model, TokenTable table, bytes upstream_model_json=None, *,
-                 Calibration prompts=None, Calibration outputs=None):
+                 bytes base_path=None, bytes models_path=b"/v1beta/models/", Calibration prompts=None,
+                 Calibration outputs=None):
+        self.base_path = base_path if base_path is not None else channel.base_path
+        self.model_path = models_path + upstream_model.encode()
         self.prompts = prompts if prompts is not None else Calibration()
         self.outputs = outputs if outputs is not None else Calibration()
         self.channel = channel

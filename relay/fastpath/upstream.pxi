@@ -44,6 +44,7 @@ cdef class Channel:
     cdef readonly int dialect
     cdef readonly int priority, weight
     cdef bytes base_path               # of base_url, without a trailing slash
+    cdef bytes query                   # added to every request's; None: nothing
     cdef bytes host_line               # b"Host: ...\r\n"
     cdef readonly list keys            # UpstreamKey, at least one
     cdef Py_ssize_t next_key
@@ -60,8 +61,8 @@ cdef class Channel:
     cdef public bint retired           # not part of the configuration in force: connections close after their call
     cdef public object target          # what the connect hook needs: host, port, TLS context
 
-    def __init__(self, str name, int dialect, bytes host, bytes base_path, list key_lines, object target, *, int priority=0,
-                 int weight=1, tuple tags=(), Breaker breaker=None, bint ask_usage=False, int64_t connect_timeout_ns=5_000_000_000,
+    def __init__(self, str name, int dialect, bytes host, bytes base_path, list key_lines, object target, *, bytes query=None,
+                 int priority=0, int weight=1, tuple tags=(), Breaker breaker=None, bint ask_usage=False, int64_t connect_timeout_ns=5_000_000_000,
                  int64_t first_byte_timeout_ns=120_000_000_000, int64_t stream_idle_timeout_ns=300_000_000_000):
         if not key_lines:
             raise ValueError("a channel needs at least one authentication line (an empty one for none)")
@@ -70,6 +71,7 @@ cdef class Channel:
         self.priority = priority
         self.weight = weight
         self.base_path = base_path
+        self.query = query
         self.host_line = b"Host: " + host + b"\r\n"
         self.keys = [UpstreamKey(line, number) for number, line in enumerate(key_lines, 1)]
         self.single = len(key_lines) == 1

@@ -2,13 +2,14 @@
 
 import ssl
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import orjson
 
 from relay import config as configuration
 from relay._fastpath import Breaker, Channel, Engine, Model, Rate, Route
 from relay._fastpath import Endpoint as CompiledEndpoint
+from relay.config_values import MODEL_PLACE
 from relay.policy import tokenizers
 from relay.policy.calibration import Calibrations
 from relay.proxy.connect import Target
@@ -57,7 +58,7 @@ def build_channel(config: configuration.Config, channel: configuration.Channel, 
     host = url.hostname or ""
     port = url.port or (443 if secure else 80)
     dialect = endpoints.DIALECT_NAMES.index(channel.api)
-    header, prefix = headers.UPSTREAM_KEY[dialect]
+    header, prefix = headers.upstream_key(dialect, channel.key_header)
     own, default = channel.timeouts, config.timeouts
 
     def nanoseconds(value: float | None, otherwise: float) -> int:
@@ -70,6 +71,7 @@ def build_channel(config: configuration.Config, channel: configuration.Channel, 
         url.path.rstrip("/").encode("ascii"),
         [header + b": " + prefix + key.reveal().encode("ascii") + b"\r\n" for key in channel.api_keys] or [b""],
         Target(host, port, tls if secure else None),
+        query=channel.query.encode("ascii") or None,
         priority=channel.priority,
         weight=channel.weight,
         tags=channel.tags,
@@ -104,8 +106,30 @@ def build_models(
             renamed = orjson.dumps(upstream) if upstream != public else None
             learnt = calibrations.pair(upstream, configured.name)
             table = tokenizers.table_for(upstream)
-            model.add_route(Route(channel, upstream, table, renamed, prompts=learnt.prompt, outputs=learnt.output))
+            model.add_route(
+                Route(
+                    channel,
+                    upstream,
+                    table,
+                    renamed,
+                    base_path=base_path(configured, upstream),
+                    models_path=models_path(configured),
+                    prompts=learnt.prompt,
+                    outputs=learnt.output,
+                )
+            )
     return models
+
+
+def base_path(channel: configuration.Channel, model: str) -> bytes:
+    """The path of the base URL, with this model where the URL has a place for it: Azure's deployments."""
+    path = urlsplit(channel.base_url).path.rstrip("/")
+    return path.replace(MODEL_PLACE, quote(model, safe="")).encode("ascii")
+
+
+def models_path(channel: configuration.Channel) -> bytes:
+    """What Gemini's dialect has in front of the model. Vertex AI names a publisher instead of a version."""
+    return b"/models/" if channel.base_url.endswith("/publishers/google") else b"/v1beta/models/"
 
 
 def default_tables() -> list[Any]:

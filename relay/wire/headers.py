@@ -113,6 +113,14 @@ UPSTREAM_KEY: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b"x-goog-api-key", b""),
 )
 
+
+def upstream_key(dialect: int, header: str) -> tuple[bytes, bytes]:
+    """Header name and what stands before the key, where a channel may name another header than its dialect's."""
+    if not header:
+        return UPSTREAM_KEY[dialect]
+    return header.encode("ascii"), b"Bearer " if header == "authorization" else b""
+
+
 # Query parameters that carry a credential in Google's APIs. They never go on.
 _KEY_PARAMETERS: Final = (b"key", b"api_key", b"apikey", b"access_token", b"oauth_token")
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from relay._fastpath import tap
 from relay.policy.tokenizers import table_for
 from tests.support import tap_oracle
-from tests.support.answers import ANSWERS, HELLO, Answer, chunk, finish, message_delta, sse
+from tests.support.answers import ANSWERS as COMMON
+from tests.support.answers import HELLO, Answer, chunk, finish, message_delta, sse
+from tests.support.provider_answers import ANSWERS as PROVIDERS
 from tests.support.tap_oracle import CHAT, GENERATE, JSON, JSON_ARRAY, MESSAGES, RESPONSES, SSE, USAGE_MAX
 
 TABLE = table_for("gpt-4o")
@@ -25,6 +27,7 @@ DIMENSIONS = (
     "video_seconds",
     "web_searches",
 )
+ANSWERS = COMMON + PROVIDERS
 CASES = pytest.mark.parametrize("answer", ANSWERS, ids=[answer.name for answer in ANSWERS])
 
 

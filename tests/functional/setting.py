@@ -36,6 +36,9 @@ PRICES: dict[str, tuple[str, ...]] = {
     "gpt-4o-transcribe": ("2.5", "10", "0", "0", "0", "0", "0"),
     "whisper-1": ("0", "0", "0", "0", "0", "0", "0", "0.0001"),
     "gemini-2.5-flash-image": ("0.3", "30", "0.075", "0.3", "0.3", "0", "0"),
+    "raw-azure": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
+    "raw-vertex": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
+    "raw-gateway": ("1", "2", "0.5", "1.5", "2", "0", "0"),
     "raw-slow": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
 }
 _FIELDS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "web_search", "image", "video_second")
@@ -122,6 +125,16 @@ key_rest_seconds = 0
         channel("raw-strip", "openai", raw + "/v1", '["raw-strip"]', RAW_KEY, 'ask_usage = "strip"'),
         channel("raw-anthropic", "anthropic", raw, '["raw-claude", "raw-claude-uncounted"]', RAW_KEY),
         channel("raw-gemini", "gemini", raw, '["raw-gemini", "raw-gemini-uncounted"]', RAW_KEY),
+        # Azure's deployments, Google's Vertex AI, a gateway that wants the key in a header of its own.
+        channel(
+            "raw-azure", "openai", raw + "/openai/deployments/{model}", '{ "raw-azure" = "gpt-4o/prod" }', RAW_KEY,
+            'key_header = "api-key"', 'query = "api-version=2024-10-21"', 'ask_usage = "strip"',
+        ),
+        channel(
+            "raw-vertex", "gemini", raw + "/v1/projects/p-1/locations/global/publishers/google",
+            '{ "raw-vertex" = "gemini-2.5-flash" }', RAW_KEY, 'key_header = "Authorization"',
+        ),
+        channel("raw-gateway", "anthropic", raw, '["raw-gateway"]', RAW_KEY, 'key_header = "X-Gateway-Key"'),
         channel(
             "raw-slow", "openai", raw + "/v1", '["raw-slow"]', RAW_KEY,
             "[channels.timeouts]", "first_byte_seconds = 0.5", "stream_idle_seconds = 0.5",
