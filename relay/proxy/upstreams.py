@@ -14,6 +14,7 @@ import msgspec
 from yarl import URL
 
 from relay.config import Channel, Config
+from relay.config_values import MODEL_PLACE
 from relay.wire import headers as wire_headers
 from relay.wire.endpoints import DIALECT_NAMES
 
@@ -27,6 +28,7 @@ class Upstream(msgspec.Struct, frozen=True):
     name: str
     dialect: int
     base_url: str
+    query: str  # of every request, behind its own
     key: Fields
     priority: int
     connect_seconds: float
@@ -96,6 +98,7 @@ class Upstreams:
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=upstream.connect_seconds, sock_read=upstream.idle_seconds
         )
+        query = "&".join(part for part in (query, upstream.query) if part)
         url = URL(upstream.base_url + path + ("?" + query if query else ""), encoded=True)
         sent = [*(fields or ()), *upstream.key, ("Accept-Encoding", "identity")]
         # A body that is passed on as it arrives takes as long as its client takes.
@@ -172,9 +175,14 @@ def _io(data: bytes) -> Any:
     return io.BytesIO(data)
 
 
+def without_model(base_url: str) -> str:
+    """The base URL of what belongs to no model: Azure's files, for instance, are beside its deployments."""
+    return base_url.replace(f"/deployments/{MODEL_PLACE}", "").replace(f"/{MODEL_PLACE}", "").rstrip("/")
+
+
 def _upstream(config: Config, channel: Channel) -> Upstream:
     dialect = DIALECT_NAMES.index(channel.api)
-    header, prefix = wire_headers.UPSTREAM_KEY[dialect]
+    header, prefix = wire_headers.upstream_key(dialect, channel.key_header)
     own, default = channel.timeouts, config.timeouts
 
     def seconds(value: float | None, otherwise: float) -> float:
@@ -184,7 +192,8 @@ def _upstream(config: Config, channel: Channel) -> Upstream:
     return Upstream(
         name=channel.name,
         dialect=dialect,
-        base_url=channel.base_url.rstrip("/"),
+        base_url=without_model(channel.base_url),
+        query=channel.query,
         key=[] if key is None else [(header.decode(), prefix.decode() + key)],
         priority=channel.priority,
         connect_seconds=seconds(own.connect_seconds, default.connect_seconds),
