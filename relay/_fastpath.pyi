@@ -504,6 +504,7 @@ class UpstreamKey:
     """One of the operator's keys at an upstream; `number` is its place in `api_keys`, from 1."""
 
     number: int
+    salt: int
     rest_until_ns: int
     rest_code: int
     rests_total: int
@@ -556,6 +557,13 @@ class Channel:
         first_byte_timeout_ns: int = ...,
         stream_idle_timeout_ns: int = ...,
     ) -> None: ...
+    def py_awake_key(self, model: str, affinity: int, now: int) -> int:
+        """The number of the key that a call takes: in turn, or by affinity (not 0); 0 where all rest."""
+    def py_rest_key(self, number: int, model: str | None, until_ns: int, code: int) -> None: ...
+    def py_wakes_ns(self, model: str) -> int:
+        """Until when the first of its keys rests for this model."""
+    def py_calm(self, now: int) -> bool:
+        """Breaker closed, and no key rests: nothing to think about."""
     def adopt(self, old: Channel) -> None:
         """Goes on with the breaker and the resting keys of this channel in the configuration before."""
     def close_idle(self, older_than_ns: int = 0) -> None:

@@ -118,6 +118,22 @@ _OF_SOME_MODELS = frozenset({"audio_input", "audio_output", "image_input", "tier
 
 def human(name: str, document: Document) -> str:
     """What a person sees as the result of a command that is no list."""
+    if name == "status" and "channels" in document:
+        rest = {field: value for field, value in document.items() if field != "channels"}
+        columns = (
+            "name",
+            "api",
+            "priority",
+            "state",
+            "reason",
+            "retry_seconds",
+            "in_flight",
+            "failures",
+            "keys",
+            "resting",
+        )
+        rows = [{**row, "resting": len(row["keys_resting"])} for row in document["channels"]]
+        return properties(rest) + "\nchannels\n" + table(rows, columns)
     if name == "rates show":
         head = f"{document['unit']}; discount {document['discount']}\n"
         rows = document["rates"]

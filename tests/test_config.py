@@ -366,6 +366,36 @@ def test_not_model_names(name):
             "2",
         ),
         (CHANNEL + CHANNEL, "channels[1].name", "channels[0] has it already", "a again"),
+        (
+            "[routing]\nbreaker_open_seconds = 61",
+            "routing.breaker_open_seconds",
+            "at most routing.breaker_open_seconds_max (60)",
+            "61",
+        ),
+        (
+            "[routing]\nkey_rest_seconds = 601",
+            "routing.key_rest_seconds",
+            "at most routing.key_rest_seconds_max (600)",
+            "601",
+        ),
+        (
+            "[routing]\nkey_rest_seconds_max = 60",
+            "routing.key_rest_refused_seconds",
+            "at most routing.key_rest_seconds_max (60)",
+            "300",
+        ),
+        (
+            CHANNEL + CHANNEL.replace('"a"', '"b"') + "tags = ['b', 'a']",
+            "channels[1].tags[1]",
+            "a tag that is not the name of another channel",
+            "a",
+        ),
+        (
+            "".join(CHANNEL.replace('"a"', f'"a{number}"') for number in range(65)),
+            "channels[64].models",
+            "at most 64 channels of one dialect",
+            "another one for m",
+        ),
         (RATE + RATE, "rates[1].model", "rates[0] has it already", "m again"),
         (
             CHANNEL.replace("openai", "gemini").replace("/v1", "") + "ask_usage = 'strip'",
@@ -541,6 +571,14 @@ def test_warnings():
     base_url = "http://api.openai.com"
     api_keys = ["env:RELAY_TEST_KEY"]
     models = ["x", "m"]
+    [[channels]]
+    name = "b"
+    api = "openai"
+    base_url = "https://api.example.com/v1"
+    api_keys = ["env:RELAY_TEST_KEY", "env:RELAY_TEST_KEY"]
+    models = ["m"]
+    [routing]
+    attempts_max = 1
     [[rates]]
     model = "m"
     input = 1
@@ -556,11 +594,13 @@ def test_warnings():
         "server.trusted_proxies[0]: trusts everyone",
         "channels[0].base_url: http sends",
         "channels[0].base_url: OpenAI's base URL has /v1",
+        "channels[1].api_keys: the same key twice",
+        "routing.attempts_max: with 1 no other channel",
         "rates: no rate for x: calls are refused",
         "rates: no channel serves unserved",
     ):
         assert any(line.startswith(start) for line in lines), start
-    assert len(lines) == 6
+    assert len(lines) == 8
     assert any("there are none" in line for line in parse("").warnings)
     assert parse(CHANNEL + RATE).warnings == ()
 

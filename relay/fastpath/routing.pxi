@@ -233,7 +233,7 @@ cdef class UpstreamKey:
     """One of the operator's keys at an upstream, and how long it rests there: for one model, or for all."""
     cdef bytes line                        # its authentication line, ready to send
     cdef readonly int number               # its place in `api_keys`, from 1
-    cdef uint64_t salt
+    cdef readonly uint64_t salt
     cdef readonly int64_t rest_until_ns    # for all models
     cdef dict model_rests                  # upstream model -> until when; None where no model rests
     cdef readonly int rest_code            # E_* of the last rest

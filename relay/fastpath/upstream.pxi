@@ -146,6 +146,22 @@ cdef class Channel:
             self.rests_until_ns = until_ns
         return 0
 
+    # for tests
+
+    def py_awake_key(self, str model, uint64_t affinity, int64_t now):
+        """The number of the key that a call would take, 0: all rest."""
+        cdef UpstreamKey key = self.awake_key(model, affinity, now)
+        return key.number if key is not None else 0
+
+    def py_rest_key(self, int number, str model, int64_t until_ns, int code):
+        self.rest_key(<UpstreamKey>self.keys[number - 1], model, until_ns, code)
+
+    def py_wakes_ns(self, str model):
+        return self.wakes_ns(model)
+
+    def py_calm(self, int64_t now):
+        return bool(self.calm(now))
+
     cdef UpstreamConnection take_idle(self, int64_t now_ns):
         """The most recently used idle connection, or None. LIFO: the rest cools down and can be closed."""
         cdef UpstreamConnection connection

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay._fastpath import Breaker, RetryBudget, UpstreamKey, pick_channel
+from relay._fastpath import Breaker, Channel, RetryBudget, pick_channel
 from tests.support.routing_oracle import (
     CLOSED,
     OPEN,
@@ -22,6 +22,7 @@ from tests.support.routing_oracle import (
     WAY_SHUT,
     BreakerOracle,
     BudgetOracle,
+    KeysOracle,
     pick,
 )
 
@@ -319,7 +320,60 @@ def test_when_everything_is_slow_to_fail_the_budget_bounds_what_is_repeated():
     assert world.retries <= 0.2 * world.calls + 10 * 60 + 100
 
 
-def test_keys_rest_for_a_model_or_for_all():
-    key = UpstreamKey(b"authorization: Bearer x\r\n", 2)
-    assert key.resting(0) == {}
-    assert "Bearer" not in repr(key)
+MODELS = ("a", "b")
+
+
+@given(
+    count=st.integers(1, 5),
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["call", "call", "alike", "rest", "rest all", "wait"]),
+            st.integers(0, 4), st.sampled_from(MODELS), st.integers(0, 9),
+        ),
+        max_size=60,
+    ),
+)  # fmt: skip
+def test_the_keys_of_a_channel_are_their_oracle(count: int, steps: list[tuple[str, int, str, int]]):
+    lines = [b"authorization: Bearer %d\r\n" % number for number in range(count)]
+    channel = Channel("c", 0, b"h", b"", lines, None)
+    oracle = KeysOracle([key.salt for key in channel.keys], [{} for _ in lines])
+    now = 1
+    for what, which, model, amount in steps:
+        if what == "call":
+            assert channel.py_awake_key(model, 0, now) == oracle.awake(model, 0, now)
+        elif what == "alike":
+            affinity = amount * 0x9E3779B97F4A7C15 % 2**64 | 1
+            assert channel.py_awake_key(model, affinity, now) == oracle.awake(model, affinity, now)
+        elif what == "wait":
+            now += amount
+        else:
+            number, name = which % count + 1, None if what == "rest all" else model
+            channel.py_rest_key(number, name, now + amount, 1)
+            oracle.rest(number, name, now + amount)
+        for name in MODELS:
+            assert channel.py_wakes_ns(name) == min(oracle.wakes(number, name) for number in range(1, count + 1))
+        resting = any(until > now for rests in oracle.rests for until in rests.values())
+        assert channel.py_calm(now) == (not resting)
+        for key, rests in zip(channel.keys, oracle.rests, strict=True):
+            assert key.resting(now) == {name: until for name, until in rests.items() if until > now}
+
+
+def test_a_channel_goes_on_with_what_was_known_of_it():
+    old = Channel("c", 0, b"h", b"", [b"k: 1\r\n", b"k: 2\r\n"], None)
+    old.py_rest_key(2, None, 50, 1)
+    for _ in range(10):
+        old.breaker.py_failed(5, 3)
+    fresh = Channel("c", 0, b"h", b"", [b"k: 2\r\n", b"k: 3\r\n"], None, breaker=Breaker(window_ns=77))
+    fresh.adopt(old)
+    assert [key.resting(10) for key in fresh.keys] == [{None: 50}, {}]
+    assert (fresh.breaker.state, fresh.breaker.last_code, fresh.breaker.window_ns) == (OPEN, 3, 77)
+
+
+def test_a_breaker_that_is_switched_off_is_closed():
+    breaker = Breaker()
+    for _ in range(10):
+        breaker.py_failed(5)
+    assert breaker.py_way(5) == WAY_SHUT
+    settings = {"calls_min": 20, "window_ns": 1, "open_ns_min": 1, "open_ns_max": 1}
+    breaker.configure(failure_percent=0, **settings)
+    assert breaker.py_way(5) == WAY_OPEN

@@ -139,3 +139,33 @@ def pick(candidates: list[Candidate], affinity: int, word1: int, word2: int) -> 
         return first
     a, b = candidates[first], candidates[second]
     return second if (a[3] - 1) * b[2] > (b[3] + 1) * a[2] else first
+
+
+@dataclass
+class KeysOracle:
+    """The keys of a channel: salts, and until when each rests, by model (None: all)."""
+
+    salts: list[int]
+    rests: list[dict[str | None, int]]
+    next: int = 0
+
+    def wakes(self, number: int, model: str) -> int:
+        rests = self.rests[number - 1]
+        return max(rests.get(None, 0), rests.get(model, 0))
+
+    def rest(self, number: int, model: str | None, until: int) -> None:
+        rests = self.rests[number - 1]
+        rests[model] = max(rests.get(model, 0), until)
+
+    def awake(self, model: str, affinity: int, now: int) -> int:
+        count = len(self.salts)
+        turn = [(self.next + i) % count + 1 for i in range(count)]
+        awake = [number for number in turn if self.wakes(number, model) <= now]
+        if not awake:
+            return 0
+        if count == 1:
+            return 1
+        if affinity:
+            return max(awake, key=lambda number: mix(affinity ^ self.salts[number - 1]))
+        self.next = awake[0] % count
+        return awake[0]
