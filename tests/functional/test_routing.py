@@ -248,7 +248,7 @@ async def test_what_is_known_of_channels_outlives_a_reload(tmp_path: Path):
             status, shown, _ = await customer.relay.cli("status")  # as a person reads it
             lines = [line.split() for line in shown[shown.index("channels\n") :].splitlines()]
             row = dict(zip(lines[1], next(line for line in lines if line[0] == "down"), strict=True))
-            assert (status, row["state"], row["reason"]) == (0, "open", "upstream_unavailable")
+            assert (status, row["STATE"], row["REASON"]) == (0, "open", "upstream_unavailable")
 
 
 async def test_the_retry_budget_bounds_repeats(tmp_path: Path):
