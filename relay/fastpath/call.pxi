@@ -413,6 +413,8 @@ cdef class Call:
         rate = engine.free_rate if endpoint.free else self.model.rate
         if rate is None:
             return E_MODEL_UNPRICED
+        if scanner.priority and not rate.prices_priority and rate is not engine.free_rate:
+            return E_UNSUPPORTED_FEATURE      # what it would cost the operator has no price here
         self.prompt_counted = scanner.prompt_tokens() if self.form is None else self.form.prompt_tokens
         self.prompt_tokens = (<Route>self.routes[0]).prompts.apply_tokens(self.prompt_counted)
         self.admission = Admission()
@@ -1540,6 +1542,8 @@ cdef class Call:
     cdef int release_claim(self) except -1:
         """A key is bound to a call of which something was delivered, and free again after any other."""
         self.bound = self.admission is not None and self.admission.state == A_SETTLED
+        if 0 < self.status < 400 and (self.body_sent or self.admission is None):
+            self.bound = True       # answered, if not charged here: a job
         if self.slot != NULL and not self.bound:
             memset(self.slot.idempotency, 0, 32)
         self.engine.hooks.unclaim(self.id, self.claimed, bool(self.bound))

@@ -148,6 +148,7 @@ cdef class Rate:
     cdef Prices* matrix                      # [level][service]; NULL: there are no tiers
     cdef int64_t above[TIER_LEVELS_MAX]      # where a level begins; above[0] is 0
     cdef int levels
+    cdef bint prices_priority                # the priority service has prices of its own
     cdef bint plain                          # neither tiers nor prices of audio and images
     cdef readonly bytes model
     cdef readonly str card
@@ -184,6 +185,7 @@ cdef class Rate:
         if len(limits) > TIER_LEVELS_MAX or not all(0 <= service < SERVICES for _, service in tiers):
             raise ValueError("too many tiers, or an unknown service")
         self.levels = <int>len(limits)
+        self.prices_priority = any(service == SERVICE_PRIORITY for _, service in tiers)
         self.matrix = <Prices*>PyMem_Malloc(self.levels * SERVICES * sizeof(Prices))
         if self.matrix == NULL:
             raise MemoryError

@@ -15,6 +15,7 @@ cdef enum:
     R_STREAM_OPTIONS
     R_INCLUDE_USAGE
     R_BACKGROUND
+    R_SERVICE           # the service tier that is asked for
     R_SEARCH            # its presence asks for web search
     R_SEARCH_TAG        # ... if its string starts with `web`
     R_STORED            # the prompt goes on from something stored upstream
@@ -280,6 +281,7 @@ def _describe_requests():
     cdef int max_tokens = _limit()
     cdef int max_completion = _limit()
     cdef int text = _text()
+    cdef int service = _node(R_SERVICE, flags=NF_SCALAR, mode=M_CAPTURE)
     cdef int root, container, format_node, gemini_part, turn, blob
 
     container = _node(R_NONE)
@@ -288,6 +290,7 @@ def _describe_requests():
         "messages": messages,
         "stream": stream, "stream_options": options,
         "max_tokens": max_tokens, "max_completion_tokens": max_completion, "n": choices,
+        "service_tier": service,
         "tools": tools, "functions": _node(R_TOOLS, flags=NF_OPEN, elem=NODE_RAW),
         "response_format": NODE_RAW, "prediction": part,
         "web_search_options": search, "search_parameters": search, "plugins": container,
@@ -305,6 +308,7 @@ def _describe_requests():
     _request_root(F_RESPONSES, True, {
         "input": message, "instructions": system, "stream": stream, "stream_options": options,
         "max_output_tokens": _limit(), "background": _node(R_BACKGROUND, types=T_BOOL, flags=NF_SCALAR),
+        "service_tier": service,
         "tools": tools, "text": format_node, "prompt": container,
         "previous_response_id": stored, "conversation": stored,
         "store": _node(R_STORE, flags=NF_SCALAR),
@@ -347,6 +351,7 @@ def _describe_requests():
         "contents": _copy(turn, R_OVERHEAD, T_ARRAY | T_OBJECT, NF_OPEN, 2, turn),
         "systemInstruction|system_instruction": turn, "tools": tools,
         "generationConfig|generation_config": container, "cachedContent|cached_content": stored,
+        "serviceTier|service_tier": service,
     }
     _request_root(F_GENERATE, False, gemini)
     root = _node(R_NONE)

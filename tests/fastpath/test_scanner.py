@@ -363,3 +363,22 @@ def test_where_a_cached_prompt_begins(format: int, body: dict, begins: bytes | N
         assert len(data) - found >= 4096
     for cut in (1, 17, 30, found if found > 0 else 5, len(data) // 2):
         assert scan_request(format, data, TABLE, (cut,))["prefix_start"] == found
+
+
+@pytest.mark.parametrize(
+    ("tier", "dearer"),
+    [
+        ("priority", True),
+        ("fast", True),
+        ("PRIORITY", True),
+        ("default", False),
+        ("flex", False),
+        ("auto", False),
+        (3, False),
+    ],
+)
+def test_the_dearer_service_is_seen(tier: object, dearer: bool):
+    for format in (CHAT, RESPONSES):
+        assert scan(format, {"model": "x", "service_tier": tier})["priority"] is dearer
+    assert scan(GENERATE, {"serviceTier": tier})["priority"] is dearer
+    assert not scan(CHAT, {"model": "x", "messages": [{"role": "user", "service_tier": "priority"}]})["priority"]

@@ -118,6 +118,21 @@ async def test_what_is_charged_and_that_it_can_be_proved(own: RelayProcess, raw:
     ]  # fmt: skip
 
 
+async def test_a_service_without_a_price_is_refused(own: RelayProcess, raw: RawUpstream):
+    customer = await own.customer()
+    sample = DOCUMENTS[0]
+    for model, status in (("raw-chat", 200), ("raw-uncounted", 400)):
+        text, exchange = raw.script(head(sample, "length", len(sample.body)) + sample.body)
+        request = sample.request_bytes(customer.secret, text, model)
+        body = request.partition(b"\r\n\r\n")[2]
+        asked = body.replace(b"{", b'{"service_tier":"priority",', 1)
+        request = request.replace(b"Content-Length: %d" % len(body), b"Content-Length: %d" % len(asked))
+        client = await connect(customer)
+        answer = await client.ask(request.replace(body, asked), exchange, 0)
+        client.transport.close()
+        assert (answer.status, len(exchange.requests)) == (status, int(status == 200))
+
+
 async def test_a_hold_covers_the_dearest_service(own: RelayProcess, raw: RawUpstream):
     """A call that the provider may serve by priority must be covered at that price, or is refused."""
     poor = await own.customer("0.00005")  # enough for four tokens of sound in the standard service (9,000 each)
