@@ -226,6 +226,7 @@ class ApiKey:
     networks: bytes | None
     plan: str
     on_disconnect: int
+    recent: bool  # has been used since whoever keeps the keys last looked
     generation: int
     calls: set[Any]
     last_used_ns: int
@@ -723,6 +724,9 @@ class Engine:
     def forget_credential(self, public_id: bytes) -> None: ...
     def credential(self, public_id: bytes) -> Credential | None: ...
     def opens(self, credential: Credential, secret: bytes) -> bool: ...
+    def busy_keys(self) -> set[int]:
+        """Numbers of the keys that open calls belong to, admitted or not."""
+
     def stop_calls(self, key: ApiKey, code: int) -> int:
         """Ends every call in flight of a key, each with its settlement; how many."""
     def stop_all(self, code: int) -> None: ...

@@ -45,7 +45,7 @@ from relay.proxy.idempotency import IdempotencyKeys
 from relay.proxy.keyring import Keyring
 from relay.proxy.server import ApiServer, refusal
 from relay.proxy.side import Side
-from relay.records import MS_PER_DAY
+from relay.records import C_ID, MS_PER_DAY
 from relay.storage import Store, StoreError
 from relay.storage.rows import ScheduledRatesRow
 from relay.wire import errors as wire_errors
@@ -67,6 +67,10 @@ GC_THRESHOLDS = (20_000, 20, 50)
 CALIBRATION_SECONDS = 600
 SCHEDULE_SECONDS = 30.0  # between two looks at the clock, which may be put
 RETENTION_SECONDS = 3600.0  # between two deletions of what is older than [retention] allows
+RECORDS_WAITING_MAX = 50_000  # about 30 MB of records that wait for a store that cannot write
+# Each key in memory is looked at about once a minute, some every second.
+KEYS_LOOK_SECONDS = 60
+KEYS_LOOKED_AT_MIN = 1
 EXPIRY_SECONDS = 60.0  # between two looks for credits whose time is up
 CALIBRATION_NAME = "calibration.json"
 CLOCK_BEHIND_MS_MAX = 1000  # a smaller step back is not worth a word
@@ -116,6 +120,8 @@ class Relay:
         self.stopping = asyncio.Event()
         self.stop_now = asyncio.Event()
         self.failure: str | None = None
+        self.records_dropped = 0  # of refused calls, while the store could not write
+        self._memory_bytes_max = capacity.memory_limit_bytes(config.server.memory_bytes_max)
 
     # -- life
 
@@ -256,6 +262,9 @@ class Relay:
             if ticks % (CALIBRATION_SECONDS * _fastpath.TICKS_PER_SECOND) == 0:
                 save_calibrations(Path(self.config.server.data_dir), self._calibrations)
             if ticks % _fastpath.TICKS_PER_SECOND == 0:
+                self._watch_memory()
+                self._hand_over_records()  # an account that is dropped must be whole in the store
+                self.keyring.forget_unused(KEYS_LOOKED_AT_MIN + self.keyring.loaded_keys // KEYS_LOOK_SECONDS)
                 self.api.sweep()
                 idle_before = time.monotonic_ns() - round(IDLE_UPSTREAM_SECONDS * 1e9)
                 for channel in self._channels:
@@ -274,6 +283,22 @@ class Relay:
             descriptors=self._descriptors_used(),
             keys_loaded=self.keyring.loaded_keys,
         )
+
+    def _watch_memory(self) -> None:
+        """Refuses new calls while the process is larger than it may be."""
+        short = self.engine.memory_short
+        limit = self._memory_bytes_max * (capacity.MEMORY_BACK_PERCENT if short else 100) // 100
+        if capacity.resident_bytes() <= limit:
+            self.engine.memory_short = False
+            if short:
+                log.warning("memory: below server.memory_bytes_max again")
+            return
+        self.engine.memory_short = True
+        if not short:
+            log.warning("memory: above server.memory_bytes_max (%d), new calls are refused", self._memory_bytes_max)
+        for channel in self._channels:
+            channel.close_idle()
+        capacity.give_memory_back()
 
     def _descriptors_used(self) -> int:
         upstream = sum(channel.in_flight + channel.idle_connections for channel in self._channels)
@@ -312,6 +337,13 @@ class Relay:
             self.metrics.count(records, refusals)
         if records:
             self.engine.records = []
+            room = max(0, RECORDS_WAITING_MAX - self._store.pending)
+            if len(records) > room and self.engine.journal is not None:
+                # The store cannot write. What was admitted waits in the journal too, and is bounded by it. Refusals go.
+                held = self.engine.journal.holds
+                kept = records[:room] + [record for record in records[room:] if held(record[C_ID])]
+                self.records_dropped += len(records) - len(kept)
+                records = kept
             self._store.append_calls(records)
         if refusals:
             self.engine.limit_refusals = {}
@@ -377,6 +409,7 @@ class Relay:
             routing.key_rest_seconds, routing.key_rest_refused_seconds, routing.key_rest_seconds_max
         )
         engine.body_bytes_max = server.body_bytes_max
+        self._memory_bytes_max = capacity.memory_limit_bytes(server.memory_bytes_max)
         engine.connections_max = capacity.connections_within(server.connections_max, self._descriptors_max)
         engine.waiting_bytes_max = server.waiting_bytes_max
         engine.turn_away_answer = turn_away_answer()
@@ -506,6 +539,9 @@ class Relay:
             "connections": engine.open_connections + self.api.connections,
             "calls_total": engine.calls_total,
             "keys_loaded": self.keyring.loaded_keys,
+            "records_dropped": self.records_dropped,
+            "memory_bytes": capacity.resident_bytes(),
+            "memory_bytes_max": self._memory_bytes_max,
             "faults": engine.faults_total,
             "retries": {
                 "retried": engine.retry_budget.retries_total,

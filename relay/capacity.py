@@ -1,9 +1,13 @@
 """What the relay needs of its surroundings: versions it depends on, and file descriptors for its connections."""
 
+import contextlib
+import ctypes
 import logging
+import os
 import re
 import resource
 import sqlite3
+from pathlib import Path
 
 import aiohttp
 from aiohttp import http_parser
@@ -19,6 +23,8 @@ SQLITE_MIN = (3, 37, 0)  # STRICT tables
 # Database, journal, log, control socket, resolver, aiohttp's own, and a margin for what is being closed.
 DESCRIPTORS_RESERVED = 64
 CONNECTIONS_MIN = 8
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+MEMORY_BACK_PERCENT = 95  # once beyond the limit, calls are let in again below this part of it
 
 
 class EnvironmentUnfit(RelayError):  # noqa: N818 - it reads as what it says
@@ -55,6 +61,28 @@ def raise_descriptor_limit() -> int:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard if hard != resource.RLIM_INFINITY else 2**31 - 1
+
+
+def memory_limit_bytes(configured: int) -> int:
+    """`server.memory_bytes_max`; 0 becomes nine tenths of what this machine, or its control group, has."""
+    if configured:
+        return configured
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for path in CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number
+            there = min(there, int(path.read_text()))
+    return there * 9 // 10
+
+
+def resident_bytes() -> int:
+    """Memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def give_memory_back() -> None:
+    """What the allocator keeps for later goes back to the system."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def connections_within(connections_max: int, descriptors: int) -> int:

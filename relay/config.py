@@ -70,6 +70,8 @@ class Server(_Table, frozen=True):
     body_bytes_max: Bytes = 33_554_432
     waiting_bytes_max: Bytes = 1_073_741_824
     upload_bytes_max: Bytes = 536_870_912
+    memory_bytes_max: Annotated[int, Meta(ge=0)] = 0
+    keys_in_memory_max: Annotated[int, Meta(ge=1, le=100_000_000)] = 100_000
     tls_certificate: str = ""
     tls_key: str = ""
 

@@ -170,6 +170,7 @@ cdef class Call:
         if found.expires_ns and self.wall_ns >= found.expires_ns:
             return E_KEY_EXPIRED
         self.key = found.key
+        found.key.recent = True
         return 0
 
     cdef int begin(self) except -1:

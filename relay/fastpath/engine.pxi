@@ -401,6 +401,11 @@ cdef class Engine:
     def credential(self, bytes public_id):
         return self.credentials.get(public_id)
 
+    def busy_keys(self):
+        """Numbers of the keys that open calls belong to, admitted or not."""
+        cdef Call call
+        return {call.key.key_id for call in self.calls if call.key is not None}
+
     def stop_calls(self, ApiKey key, int code):
         """Ends every call in flight of a key, each with its settlement."""
         cdef Call call

@@ -411,6 +411,7 @@ cdef class ApiKey:
     cdef readonly bytes networks             # packed allowlist (policy.keys.pack_networks); None: everywhere
     cdef readonly str plan
     cdef readonly int on_disconnect
+    cdef public bint recent                  # has been used since whoever keeps the keys last looked
     cdef readonly int64_t generation         # counts updates
     cdef readonly set calls                  # calls in flight, for those who must end them
     cdef public int64_t last_used_ns         # wall time of the last call, 0 unknown; the pipeline sets it

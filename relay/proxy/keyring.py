@@ -31,6 +31,10 @@ ENDING_CODES = {
 }
 
 
+# With a look a minute: a key that was not used for this long is loaded again when it is.
+IDLE_LOOKS = 15
+
+
 class Keyring:
     """The keys that the engine knows."""
 
@@ -42,12 +46,15 @@ class Keyring:
         self._key_rows: dict[int, KeyRow] = {}
         self._credentials: dict[int, dict[bytes, Credential]] = {}  # by key
         self._accounts: dict[int, AccountRow] = {}
+        self._account_keys: dict[int, set[int]] = {}  # by account: its keys that are here
         self._organisations: dict[int, OrganisationRow] = {}
         self._balances: dict[int, Balance] = {}
         self._scopes: dict[tuple[str, int], Scope] = {}
         self._changes = 0  # counts committed changes; a load that saw another count is out of date
         self._moving: dict[int, int] = {}  # by account: changes of its credits that have begun and not ended
         self._tasks: set[asyncio.Task[None]] = set()
+        self._turn: list[int] = []  # keys that `forget_unused` has still to look at
+        self._idle_looks: dict[int, int] = {}  # by key: how often it was found unused in a row
         self.on_stop: Callable[[ApiKey], None] = lambda key: None  # for calls that are not the engine's
 
     # -- loading
@@ -99,6 +106,7 @@ class Keyring:
             key = self._keys[loaded.key.id] = ApiKey(
                 row.public_id.encode(), row.digest, loaded.key.id, account.id, organisation.id if organisation else 0
             )
+        self._account_keys.setdefault(account.id, set()).add(loaded.key.id)
         self._key_rows[loaded.key.id] = loaded.key
         self._refresh(key)
         public_id = row.public_id.encode()
@@ -165,7 +173,10 @@ class Keyring:
                 known.expires_ns = row.expires_ms * 1_000_000
         if key is None:
             return
-        self._key_rows[key_id] = await self._store.key(key_id)
+        key_row = await self._store.key(key_id)
+        if self._keys.get(key_id) is not key:
+            return  # dropped meanwhile: whoever loads it again reads the change
+        self._key_rows[key_id] = key_row
         self._refresh(key)
         status = self._key_rows[key_id].status
         if status != "active":
@@ -177,6 +188,8 @@ class Keyring:
         if account_id not in self._accounts:
             return
         account = await self._store.account(account_id)
+        if account_id not in self._accounts:
+            return  # dropped meanwhile
         moved = account.organisation_id != self._accounts[account_id].organisation_id
         self._accounts[account_id] = account
         for key in [key for key in self._keys.values() if key.account_id == account_id]:
@@ -202,10 +215,60 @@ class Keyring:
         self._engine.stop_calls(key, ENDING_CODES[status])
         self.on_stop(key)
 
+    # -- forgetting
+
+    def forget_unused(self, count: int) -> int:
+        """Looks at so many keys, each in its turn, and drops those that nobody uses; how many that were.
+
+        A key goes that was not used in the last IDLE_LOOKS looks, or, while there are more than
+        `server.keys_in_memory_max`, in the last one. One with open calls never goes, nor one whose limits are not at
+        rest: a key that is loaded again has full buckets. All call records must have been handed to the store.
+        """
+        dropped = 0
+        busy = self._engine.busy_keys()
+        if not self._turn:
+            self._turn = list(self._keys)
+            self._idle_looks = {key_id: self._idle_looks[key_id] for key_id in self._turn if key_id in self._idle_looks}
+        looked_at, self._turn = self._turn[-count:], self._turn[:-count]
+        for key_id in looked_at:
+            key = self._keys.get(key_id)
+            if key is None:
+                continue
+            looks = self._idle_looks[key_id] = 0 if key.recent else self._idle_looks.get(key_id, 0) + 1
+            key.recent = False
+            crowded = len(self._keys) > self._config().server.keys_in_memory_max
+            if looks > (0 if crowded else IDLE_LOOKS) and key_id not in busy and self._at_rest("key", key_id):
+                self._drop(key)
+                dropped += 1
+        return dropped
+
+    def _at_rest(self, kind: str, number: int) -> bool:
+        """Nothing in flight, and every bucket full."""
+        state = self._scopes[kind, number].state(time.monotonic_ns(), time.time_ns())
+        return bool(
+            state["in_flight"] == 0
+            and state["requests_remaining"] == state["requests_limit"]
+            and state["tokens_remaining"] == state["tokens_limit"]
+        )
+
+    def _drop(self, key: ApiKey) -> None:
+        """Drops a key from memory, and with the last one of an account that account and its balance."""
+        self._forget(key)
+        del self._scopes["key", key.key_id]
+        account_id = key.account_id
+        if self._account_keys[account_id]:
+            return
+        balance = self._balances[account_id]
+        if balance.open_holds or account_id in self._moving or not self._at_rest("account", account_id):
+            return  # its next key to go takes it along
+        del self._balances[account_id], self._scopes["account", account_id]
+        del self._accounts[account_id], self._account_keys[account_id]
+
     def _forget(self, key: ApiKey) -> None:
         """Drops a key from memory: its next call loads it again. Its account's balance stays."""
         for public_id in self._credentials.pop(key.key_id, {}):
             self._engine.forget_credential(public_id)
+        self._account_keys[key.account_id].discard(key.key_id)
         del self._keys[key.key_id]
         del self._key_rows[key.key_id]
 
