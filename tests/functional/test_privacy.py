@@ -10,11 +10,12 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from relay import quiet
 from relay.simulator import Running
@@ -71,6 +72,17 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
+MADE: list[RelayProcess] = []
+
+
+@pytest_asyncio.fixture(autouse=True, loop_scope="session")
+async def _ended() -> AsyncIterator[None]:
+    """However a test ends, its relays end with it."""
+    yield
+    while MADE:
+        await MADE.pop().kill()
+
+
 class Debugged(RelayProcess):
     """A relay with everything logged; `program` wraps its command line."""
 
@@ -90,7 +102,9 @@ def debugged(folder: Path, simulator: Running, raw: RawUpstream) -> Debugged:
         "TMPDIR": str(folder / "tmp"),
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
-    return Debugged(folder, config_text(simulator.base_url, raw.base_url), environment=environment)
+    relay = Debugged(folder, config_text(simulator.base_url, raw.base_url), environment=environment)
+    MADE.append(relay)
+    return relay
 
 
 async def exchange(relay: RelayProcess, message: bytes, seconds: float = 10.0) -> bytes:
@@ -344,6 +358,7 @@ async def test_the_search_finds_a_planted_leak(simulator: Running, raw: RawUpstr
 
 async def test_no_core_and_not_dumpable(simulator: Running, raw: RawUpstream, tmp_path: Path):
     relay = RelayProcess(tmp_path, config_text(simulator.base_url, raw.base_url))
+    MADE.append(relay)
     await relay.start()
     assert resource.prlimit(relay.pid, resource.RLIMIT_CORE) == (0, 0)
     # The files of an undumpable process belong to root, whoever runs it; its memory map is closed to its own user.
@@ -357,7 +372,9 @@ async def test_no_core_and_not_dumpable(simulator: Running, raw: RawUpstream, tm
 
 async def test_the_switch_for_tracing_is_warned_about(simulator: Running, raw: RawUpstream, tmp_path: Path):
     text = config_text(simulator.base_url, raw.base_url)
-    relay = await RelayProcess(tmp_path, text, environment={"RELAY_ALLOW_TRACING": "1"}).start()
+    relay = RelayProcess(tmp_path, text, environment={"RELAY_ALLOW_TRACING": "1"})
+    MADE.append(relay)
+    await relay.start()
     assert any("WARNING" in line and "RELAY_ALLOW_TRACING" in line for line in relay.log)
     assert resource.prlimit(relay.pid, resource.RLIMIT_CORE) == resource.getrlimit(resource.RLIMIT_CORE)
     await relay.stop()
