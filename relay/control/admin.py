@@ -11,6 +11,7 @@ import asyncio
 import hmac
 import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import msgspec
 import orjson
 from aiohttp import web
 
+from relay.control import openapi
 from relay.control.commands import COMMANDS, Command, read_params
 from relay.control.failures import CommandError
 from relay.control.operations import Operations
@@ -28,6 +30,11 @@ from relay.control.sockets import SOCKET_NAME, socket_address
 logger = logging.getLogger(__name__)
 
 PREFIX = "/admin/v1"
+DESCRIPTION = "/openapi.json"
+_PATHS = [
+    *((re.compile(Command.PATH_FIELD.sub("[^/]+", command.path)), command.method) for command in COMMANDS.values()),
+    (re.compile(re.escape(DESCRIPTION)), "GET"),
+]
 # The largest command is a key with long lists of models and networks; 64 KiB is far above.
 BODY_BYTES_MAX = 65_536
 
@@ -40,6 +47,7 @@ def add_routes(app: web.Application, operations: Operations, *, operator_token: 
     """
     for command in COMMANDS.values():
         app.router.add_route(command.method, PREFIX + command.path, _handler(command, operations, operator_token))
+    app.router.add_get(PREFIX + DESCRIPTION, _description(operator_token), allow_head=False)
     app.router.add_route("*", PREFIX + "/{rest:.*}", _unknown(operator_token))
 
 
@@ -73,7 +81,25 @@ def _unknown(operator_token: Callable[[], str] | None) -> Callable[[web.Request]
             authorise(request, operator_token)
         except CommandError as failure:
             return error_response(failure)
-        return error_response(CommandError("not_found", "no such route or method of the operator's API"))
+        path = "/" + request.match_info["rest"]
+        methods = sorted({method for pattern, method in _PATHS if pattern.fullmatch(path)})
+        if methods:
+            wrong = CommandError("method_not_allowed", f"this route answers {' and '.join(methods)}")
+            return json_response(wrong.document(), wrong.status, {"Allow": ", ".join(methods)})
+        return error_response(CommandError("not_found", "no such route of the operator's API"))
+
+    return handle
+
+
+def _description(operator_token: Callable[[], str] | None) -> Callable[[web.Request], Any]:
+    described = openapi.admin()
+
+    async def handle(request: web.Request) -> web.Response:
+        try:
+            authorise(request, operator_token)
+        except CommandError as failure:
+            return error_response(failure)
+        return json_response(described)
 
     return handle
 

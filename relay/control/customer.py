@@ -18,16 +18,18 @@ from aiohttp import web
 
 from relay import units
 from relay.config import Config
-from relay.control import commands, documents, pricelist, values
+from relay.control import answers, commands, documents, openapi, pricelist, values
 from relay.control.documents import Document
 from relay.control.failures import CommandError
 from relay.control.live import Live, ScopeView
 from relay.control.responses import error_response, json_response, query_fields
+from relay.storage.errors import StoreError
 from relay.storage.store import Store
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "/relay/v1"
+DESCRIPTION = "openapi.json"  # for everybody: it tells nothing of this relay
 # The operator's own arrangements are not the customer's business.
 _OPERATOR_FIELDS = ("channel", "upstream_model", "attempts")
 
@@ -55,8 +57,39 @@ class CallsQuery(commands.Params, frozen=True, kw_only=True):
     limit: int = 100
 
 
+# Name below PREFIX, which is the name of the method too: parameters, answer.
+ROUTES: dict[str, tuple[type[commands.Params], type[msgspec.Struct]]] = {
+    "balance": (commands.Nothing, answers.CustomerBalance),
+    "limits": (commands.Nothing, answers.CustomerLimits),
+    "calls": (CallsQuery, answers.CustomerCalls),
+    "rates": (commands.Nothing, answers.CustomerRates),
+}
+
+
+def openapi_document() -> Document:
+    """The OpenAPI document of this API."""
+    routes = [
+        openapi.Route(
+            name=name,
+            method="GET",
+            path=f"{PREFIX}/{name}",
+            params=params,
+            answer=answer,
+            about=openapi.about(getattr(CustomerApi, name)),
+            refusals=(400, 401, 403, 500, 503),
+        )
+        for name, (params, answer) in ROUTES.items()
+    ]
+    return openapi.document(
+        "relay: the customer's API",
+        "What an account has, may do, did and pays. Amounts are decimal credits as text, times RFC 3339.",
+        "An API key of the relay; `x-api-key` and `x-goog-api-key` are read as well.",
+        routes,
+    )
+
+
 class CustomerApi:
-    """The four routes. `config` gives the configuration in force."""
+    """The four routes, and their description. `config` gives the configuration in force."""
 
     def __init__(self, store: Store, live: Live, config: Callable[[], Config], authenticate: Authenticate) -> None:
         self._store = store
@@ -66,13 +99,14 @@ class CustomerApi:
 
     def add_routes(self, app: web.Application) -> None:
         """Registers them."""
-        for name, method in (
-            ("balance", self.balance),
-            ("limits", self.limits),
-            ("calls", self.calls),
-            ("rates", self.rates),
-        ):
-            app.router.add_get(f"{PREFIX}/{name}", self._handler(method), allow_head=False)
+        for name in ROUTES:
+            app.router.add_get(f"{PREFIX}/{name}", self._handler(getattr(self, name)), allow_head=False)
+        described = openapi_document()
+
+        async def description(_: web.Request) -> web.Response:
+            return json_response(described)
+
+        app.router.add_get(f"{PREFIX}/{DESCRIPTION}", description, allow_head=False)
         app.router.add_route("*", PREFIX + "/{rest:.*}", _unknown)
 
     def _handler(
@@ -83,6 +117,8 @@ class CustomerApi:
                 return json_response(await method(await self._authenticate(request), request))
             except CommandError as failure:
                 return error_response(failure)
+            except StoreError:
+                return error_response(CommandError("unavailable", "the store cannot be read now"))
             except (asyncio.CancelledError, web.HTTPException):
                 raise
             except Exception:
@@ -173,5 +209,8 @@ def _cap(limit_nano: int, spent_nano: int) -> Document:
     }
 
 
-async def _unknown(_: web.Request) -> web.Response:
-    return error_response(CommandError("not_found", "no such route or method of the customer's API"))
+async def _unknown(request: web.Request) -> web.Response:
+    if request.match_info["rest"] in (*ROUTES, DESCRIPTION):
+        failure = CommandError("method_not_allowed", "this route answers GET")
+        return json_response(failure.document(), failure.status, {"Allow": "GET"})
+    return error_response(CommandError("not_found", "no such route of the customer's API"))

@@ -13,6 +13,7 @@ class CommandError(RelayError):
     code       HTTP status   when
     invalid    400           a value that cannot be right
     not_found  404           no such account, key, ...
+    method_not_allowed 405   another method is
     conflict   409           the state of things does not allow it
     refused    403           this caller may not
     unavailable 503          it needs a running relay, or the relay is stopping
@@ -23,6 +24,7 @@ class CommandError(RelayError):
         "unauthorized": 401,
         "refused": 403,
         "not_found": 404,
+        "method_not_allowed": 405,
         "conflict": 409,
         "unavailable": 503,
     }

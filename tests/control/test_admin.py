@@ -137,7 +137,7 @@ async def test_errors_have_one_shape(client: Client):
     for method, path, status in (
         ("GET", "/admin/v1/accounts/acct_9", 404),
         ("GET", "/admin/v1/nothing", 404),
-        ("DELETE", "/admin/v1/accounts", 404),
+        ("DELETE", "/admin/v1/accounts", 405),
         ("GET", "/admin/v1/accounts/9", 400),
         ("POST", "/admin/v1/backup", 403),
     ):

@@ -109,4 +109,6 @@ async def test_terms_A11_rates_are_what_the_customer_pays(client: Client):
 
 
 async def test_other_methods_are_refused(client: Client):
-    assert (await client.post("/relay/v1/balance", headers={"x-api-key": "one"})).status == 404
+    answer = await client.post("/relay/v1/balance", headers={"x-api-key": "one"})
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET")
+    assert (await answer.json())["error"]["code"] == "method_not_allowed"
