@@ -7,6 +7,7 @@ headers are present; without them everything but the TLS scenarios works.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ def _compile(compiler: str, source: Path, target: Path, *, tls: bool) -> subproc
     define = ["-DBENCH_TLS"] if tls else []
     unfinished = target.with_suffix(f".{os.getpid()}")
     done = subprocess.run(
-        [compiler, *FLAGS, *define, str(source), "-o", str(unfinished), *libraries],
+        [*shlex.split(compiler), *FLAGS, *define, str(source), "-o", str(unfinished), *libraries],
         capture_output=True,
         text=True,
         check=False,

@@ -258,7 +258,7 @@ def revoke_credential(connection: sqlite3.Connection, public_id: str, now_ms: in
 def credentials(connection: sqlite3.Connection, key_id: int) -> list[CredentialRow]:
     rows = connection.execute(
         "SELECT public_id, key_id, digest, last4, pepper_version, created_ms, expires_ms, revoked_ms"
-        " FROM credentials WHERE key_id = ? ORDER BY created_ms, public_id",
+        " FROM credentials WHERE key_id = ? ORDER BY created_ms, expires_ms = 0, public_id",
         (key_id,),
     )
     return [CredentialRow(*row) for row in rows]
