@@ -32,6 +32,7 @@ from relay.control.live import LiveBalance, ScopeView
 from relay.control.operations import Operations
 from relay.control.pepper import Pepper, load_pepper
 from relay.observe.metrics import Figures, Metrics
+from relay.observe.outlets import Outlets
 from relay.policy import pricing, schedule
 from relay.policy.calibration import Calibrations
 from relay.policy.routing import ChannelState, KeyRests, channel_state
@@ -108,6 +109,8 @@ class Relay:
         self.hooks.claim, self.hooks.unclaim = idempotency.claim, idempotency.unclaim
         self.side = Side(store, self.engine, self.keyring, self.hooks, self.api, self._tls, lambda: self.config)
         self.metrics = Metrics(self.engine, self._figures, self.channel_states)
+        self.outlets = Outlets()
+        self.metrics.dropped = self.outlets.dropped
         self._metrics_listener: health.MetricsListener | None = None
         self.operations = Operations(store, self, config, pepper)
         self._socket = admin.SocketServer(self.operations, Path(config.server.data_dir))
@@ -129,6 +132,7 @@ class Relay:
         """Opens the listeners. Raises OSError where one cannot be had."""
         self.engine.journal = self._store.open_journal(self.config.server.calls_max)
         await self._continue_ids()
+        self.outlets.use(self.config.observe, self.config.file)
         await self._apply(self.config)
         self._store.on_fatal(self._store_failed)
         health.add_routes(
@@ -246,6 +250,7 @@ class Relay:
         if self._metrics_listener is not None:
             await self._metrics_listener.stop()
         self._hand_over_records()
+        await asyncio.to_thread(self.outlets.close)
         save_calibrations(Path(self.config.server.data_dir), self._calibrations)
 
     async def _sweep(self) -> None:
@@ -278,6 +283,7 @@ class Relay:
             lag_seconds=store.lag_seconds,
             writable=store.writable,
             events_dropped=store.events_dropped,
+            records_dropped=self.records_dropped,
             shortfall_nano=store.shortfall_nano,
             other_connections=self.api.connections,
             descriptors=self._descriptors_used(),
@@ -337,6 +343,7 @@ class Relay:
             self.metrics.count(records, refusals)
         if records:
             self.engine.records = []
+            self.outlets.put(records)
             room = max(0, RECORDS_WAITING_MAX - self._store.pending)
             if len(records) > room and self.engine.journal is not None:
                 # The store cannot write. What was admitted waits in the journal too, and is bounded by it. Refusals go.
@@ -559,6 +566,7 @@ class Relay:
     async def reload(self) -> dict[str, Any]:
         """Applies the file anew. Raises ConfigError; the old one then stays in force."""
         fresh = configuration.load(self.config.file or None)
+        self.outlets.use(fresh.observe, fresh.file)
         await self._apply(fresh)
         return {"reloaded": True, "warnings": list(fresh.warnings)}
 

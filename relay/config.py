@@ -45,6 +45,7 @@ from relay.config_values import (
     QueryText,
     Secret,
     TokensPerCall,
+    UrlOrNot,
     expand_price,
 )
 
@@ -149,6 +150,8 @@ class Routing(_Table, frozen=True):
 
 class Observe(_Table, frozen=True):
     metrics_listen: ListenAtOrNot = None
+    access_log: str = ""
+    spans: UrlOrNot = ""
 
 
 class Channel(_Table, frozen=True):

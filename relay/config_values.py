@@ -378,6 +378,12 @@ def parse_listen_or_not(value: object) -> Listen | None:
     return None if value == "" else parse_listen(value)
 
 
+def parse_url_or_not(value: object) -> str:
+    """An http or https URL, or empty text."""
+    return "" if value == "" else parse_base_url(value)
+
+
+UrlOrNot = Annotated[str, Parsed(parse_url_or_not)]
 ListenAtOrNot = Annotated[Listen | None, Parsed(parse_listen_or_not)]
 
 

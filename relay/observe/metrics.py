@@ -31,6 +31,7 @@ class Figures:
     lag_seconds           how long the oldest of them has waited
     writable              False while the disk is full
     events_dropped        since start
+    records_dropped       of refused calls, while the store could not be written
     shortfall_nano        see `Store.shortfall_nano`
     other_connections     those that aiohttp's parser has
     descriptors           file descriptors of connections
@@ -41,6 +42,7 @@ class Figures:
     lag_seconds: float
     writable: bool
     events_dropped: int
+    records_dropped: int
     shortfall_nano: int
     other_connections: int
     descriptors: int
@@ -207,6 +209,10 @@ class Metrics:
         page.single(
             "relay_store_events_dropped_total", "counter", "Events that the full queue did not take.",
             figures.events_dropped,
+        )  # fmt: skip
+        page.single(
+            "relay_store_records_dropped_total", "counter", "Records of refused calls that a full queue did not take.",
+            figures.records_dropped,
         )  # fmt: skip
         page.single(
             "relay_store_shortfall_credits_total", "counter", "Cost that no lot covered: not 0 is a fault; verify.",
