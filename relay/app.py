@@ -134,6 +134,7 @@ class Relay:
         await self._continue_ids()
         self.outlets.use(self.config.observe, self.config.file)
         await self._apply(self.config)
+        await self.side.start()
         self._store.on_fatal(self._store_failed)
         health.add_routes(
             self.api.app,

@@ -133,6 +133,11 @@ class Retention(_Table, frozen=True):
     user_agent: bool = True
 
 
+class Jobs(_Table, frozen=True):
+    poll_seconds: Seconds = 30.0
+    expire_hours: Annotated[float, Meta(gt=0, le=720)] = 26.0
+
+
 class Routing(_Table, frozen=True):
     affinity: bool = True
     attempts_max: Annotated[int, Meta(ge=1, le=16)] = 3
@@ -244,6 +249,7 @@ class Tables(_Table, frozen=True):
     billing: Billing = Billing()
     retention: Retention = Retention()
     observe: Observe = Observe()
+    jobs: Jobs = Jobs()
     routing: Routing = Routing()
     channels: tuple[Channel, ...] = ()
     rates: tuple[Rate, ...] = ()

@@ -61,6 +61,7 @@ SECTIONS = {
     "routing": config.Routing,
     "retention": config.Retention,
     "observe": config.Observe,
+    "jobs": config.Jobs,
     "channels": config.Channel,
     "channels.timeouts": config.ChannelTimeouts,
     "rates": config.Rate,
@@ -87,7 +88,7 @@ def test_the_shipped_file_has_every_key_at_its_default(monkeypatch):
     tables = {
         **{
             name: document[name]
-            for name in ("server", "admin", "timeouts", "billing", "routing", "retention", "observe")
+            for name in ("server", "admin", "timeouts", "billing", "routing", "retention", "observe", "jobs")
         },
         "channels": document["channels"][0],
         "channels.timeouts": document["channels"][0]["timeouts"],

@@ -35,6 +35,8 @@ APART: Final = {"audio_input": "input", "audio_output": "output", "image_input":
 ALL_DIMENSIONS: Final = (*DIMENSIONS, *APART)
 # What a price that is not stated follows where it is the same without the condition of a tier.
 _FOLLOWS: Final = {"cache_read": "input", "cache_write": "input", "cache_write_1h": "cache_write", **APART}
+# Records under these are of many requests together: prices that depend on the length of a prompt do not apply.
+WHOLE_PATHS: Final = ("/v1/batches", "/v1/messages/batches", "/v1beta/models/{model}:batchGenerateContent")
 SERVICES: Final = ("standard", "batch", "flex", "priority")
 # What a cost is clamped to on the hot path (NANO_MAX in fastpath/limits.pxi); only absurd usage reaches it.
 COST_NANO_MAX: Final = 2**61
@@ -156,6 +158,29 @@ def _compiled(rate: ConfiguredRate, card: str, discount: Decimal) -> Rate:
     )
 
 
+def rate_on_card(body: str, card: str, model: str, *, whole: bool = False) -> Rate:
+    """The compiled rate of a model on a stored card; for jobs, which may end under another configuration.
+
+    whole: of many requests together (a batch), where the length of one prompt is not known: prices of short ones.
+    KeyError: no such model.
+    """
+    document = _parsed(body)
+    stated = document["rates"][model]
+    sets = {
+        (above, SERVICES.index(service)): prices
+        for (above, service), prices in sets_on_card(stated).items()
+        if not (whole and above)
+    }
+    base = sets.pop((0, 0))
+    return Rate(
+        model=model.encode(),
+        card=card,
+        discount_ppb=units.parse_credits(stated.get("discount", document["discount"])),
+        tiers=sets or None,
+        **base,
+    )
+
+
 def _nano(rate: ConfiguredRate) -> Prices:
     """Nano-credits per million tokens, or per piece."""
     return {name: units.exact_nano(getattr(rate, name)) for name in ALL_DIMENSIONS}
@@ -192,6 +217,8 @@ class Billed(Protocol):
     """What a call's record says of its usage and cost."""
 
     @property
+    def path(self) -> str: ...
+    @property
     def model(self) -> str | None: ...
     @property
     def input_tokens(self) -> int: ...
@@ -223,6 +250,8 @@ def cost_by_card(body: str, call: Billed) -> int:
     card = _parsed(body)
     stated: Mapping[str, Any] = card["rates"][call.model]
     prompt = call.input_tokens + call.cache_read_tokens + call.cache_write_tokens
+    if call.path in WHOLE_PATHS:
+        prompt = 0
     prices = at(
         _sets(body, call.model or ""),
         max(prompt - 1, 0),

@@ -305,6 +305,15 @@ class Keyring:
     def balance(self, account_id: int) -> Balance | None:
         return self._balances.get(account_id)
 
+    async def load_balance(self, account_id: int) -> Balance:
+        """The live balance of an account, whether one of its keys is in memory or not. Raises StoreError."""
+        while account_id not in self._balances:
+            changes = self._changes
+            nano = await self._store.balance(account_id)
+            if changes == self._changes and account_id not in self._moving and account_id not in self._balances:
+                self._balances[account_id] = Balance(account_id, nano)
+        return self._balances[account_id]
+
     def account(self, account_id: int) -> AccountRow | None:
         return self._accounts.get(account_id)
 

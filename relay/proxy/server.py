@@ -290,7 +290,7 @@ class ApiServer:
             if isinstance(request.protocol, Protocol) and task is not None:
                 request.protocol.on_lost = task.cancel
             try:
-                return await self.side(request, endpoint, resolved.object_id, query)
+                return await self.side(request, endpoint, resolved.object_id or resolved.model, query)
             finally:
                 if isinstance(request.protocol, Protocol):
                     request.protocol.on_lost = None

@@ -11,6 +11,8 @@ from relay._fastpath import Engine
 from relay.config import Config
 from relay.proxy.aside import Aside
 from relay.proxy.hooks import Hooks
+from relay.proxy.jobs import Jobs
+from relay.proxy.jobsapi import JobsApi
 from relay.proxy.keyring import Keyring
 from relay.proxy.objects import Objects, ObjectsApi
 from relay.proxy.server import ApiServer
@@ -18,7 +20,7 @@ from relay.proxy.sidecalls import Desk, SideCall
 from relay.proxy.upstreams import Upstreams
 from relay.records import MS_PER_DAY
 from relay.storage import Store, StoreError
-from relay.wire.endpoints import Endpoint
+from relay.wire.endpoints import BY_NAME, Endpoint
 
 log = logging.getLogger("relay.side")
 
@@ -52,7 +54,27 @@ class Side:
             "file_list": lambda call, _: handlers.list(call, "file"),
         }
         for name, kind in OBJECT_ENDPOINTS.items():
-            self._handlers[name] = partial(_one, handlers, kind)
+            self._handlers[name] = partial(_about, handlers.one, kind)
+        self.jobs = Jobs(store, engine, keyring, self._upstreams, config)
+        jobs_api = JobsApi(handlers, self.jobs)
+        handlers.shown = jobs_api.shown
+        self._aside.background = jobs_api.background
+        for name, method in (
+            ("batches", jobs_api.batch),
+            ("message_batches", jobs_api.message_batch),
+            ("batch_generate_content", jobs_api.gemini_batch),
+            ("videos", jobs_api.video),
+            ("video_remix", jobs_api.remix),
+        ):
+            self._handlers[name] = method
+        for name, kind in JOB_LISTS.items():
+            self._handlers[name] = partial(_list, handlers, kind)
+        for name, kind in JOB_ENDPOINTS.items():
+            self._handlers[name] = partial(_about, jobs_api.one, kind)
+        for name, kind in JOB_DELETIONS.items():
+            self._handlers[name] = partial(_about, jobs_api.delete, kind)
+        for name, kind in JOB_CONTENTS.items():
+            self._handlers[name] = partial(_about, jobs_api.content, kind)
         api.side = self.serve
         hooks.aside = self._aside.take
         keyring.on_stop = self.desk.stop
@@ -61,8 +83,13 @@ class Side:
         self._upstreams.configure(config)
         self._api.upload_bytes_max = config.server.upload_bytes_max
 
+    async def start(self) -> None:
+        """Takes up the jobs that are open. Raises StoreError."""
+        await self.jobs.start()
+
     async def stop(self) -> None:
         self.desk.stop()
+        await self.jobs.stop()
         await self._aside.close()
         await self._upstreams.close()
         await self.flush()
@@ -71,6 +98,8 @@ class Side:
         self, request: web.Request, endpoint: Endpoint, object_id: str | None, query: str
     ) -> web.StreamResponse:
         """One request about objects."""
+        if endpoint.name in GOOGLES and ("x-goog-api-key" in request.headers or "key" in request.query):
+            endpoint = BY_NAME[GOOGLES[endpoint.name]]  # Google's SDK asks under /v1 as well
         handler = self._handlers[endpoint.name]
         call = SideCall(self.desk, request, endpoint, query)
         return await self.desk.serve(call, lambda call: handler(call, object_id or ""))
@@ -92,11 +121,10 @@ class Side:
         await self._store.objects.delete_before(now_ms - RESPONSE_DAYS * MS_PER_DAY, calls_ms)
 
 
+GOOGLES = {"batch_get": "gemini_batch_get", "batch_list": "gemini_batch_list"}
+
 # Requests about one object that are passed on as they are: endpoint -> kind of object.
 OBJECT_ENDPOINTS = {
-    "response_get": "response",
-    "response_delete": "response",
-    "response_cancel": "response",
     "response_input_items": "response",
     "file_get": "file",
     "file_delete": "file",
@@ -104,5 +132,38 @@ OBJECT_ENDPOINTS = {
 }
 
 
-def _one(handlers: ObjectsApi, kind: str, call: SideCall, object_id: str) -> Awaitable[web.StreamResponse]:
-    return handlers.one(call, kind, object_id)
+# The same for jobs, by what may be done with them.
+JOB_ENDPOINTS = {
+    "response_get": "response",
+    "response_cancel": "response",
+    "batch_get": "batch",
+    "batch_cancel": "batch",
+    "video_get": "video",
+    "message_batch_get": "message_batch",
+    "message_batch_cancel": "message_batch",
+    "gemini_batch_get": "gemini_batch",
+    "gemini_batch_cancel": "gemini_batch",
+}
+JOB_DELETIONS = {
+    "response_delete": "response",
+    "video_delete": "video",
+    "message_batch_delete": "message_batch",
+    "gemini_batch_delete": "gemini_batch",
+}
+JOB_CONTENTS = {"video_content": "video", "message_batch_results": "message_batch"}
+JOB_LISTS = {
+    "batch_list": "batch",
+    "video_list": "video",
+    "message_batch_list": "message_batch",
+    "gemini_batch_list": "gemini_batch",
+}
+
+
+def _about(
+    method: Callable[[SideCall, str, str], Awaitable[web.StreamResponse]], kind: str, call: SideCall, object_id: str
+) -> Awaitable[web.StreamResponse]:
+    return method(call, kind, object_id)
+
+
+def _list(handlers: ObjectsApi, kind: str, call: SideCall, _: str) -> Awaitable[web.StreamResponse]:
+    return handlers.list(call, kind)

@@ -42,12 +42,15 @@ _POSTS = {
     "/v1/messages/count_tokens": "count_tokens",
 }
 
+JOB_PATHS = ("/v1/batches", "/v1/videos", "/v1/messages/batches", "/v1beta/batches")
+
 _GEMINI_METHODS = {
     "generateContent": "generate",
     "streamGenerateContent": "stream",
     "countTokens": "gemini_count",
     "embedContent": "gemini_embed",
     "batchEmbedContents": "gemini_batch_embed",
+    "batchGenerateContent": "gemini_batch",
 }
 
 _GEMINI_PATH = re.compile(r"/v1(?:beta|alpha)?/(?:models|tunedModels)/([^:]+):([A-Za-z]+)")
@@ -77,6 +80,10 @@ def route_of(method: str, path: str, headers: Mapping[str, str]) -> Route:
             return Route("gemini", _GEMINI_METHODS[found[2]], found[1])
     if method == "GET" and (found := _MODELS_PATH.fullmatch(path)):
         return Route(dialect, "model", found[1]) if found[1] else Route(dialect, "models")
+    for base in JOB_PATHS:
+        if path == base or path.startswith(base + "/"):
+            of = "anthropic" if "messages" in base else "gemini" if "beta" in base else "openai"
+            return Route(of, "jobs", path)
     if path == "/v1/files" or path.startswith("/v1/files/"):
         return Route("openai", "files", path[len("/v1/files") :])
     if path.startswith("/v1/responses/"):

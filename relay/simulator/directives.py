@@ -49,6 +49,8 @@ class Directives:
     image_bytes: int = 0  # least size of a picture
     obfuscation: int = 0  # 1: padding beside each delta of OpenAI streams, as the provider adds it unless asked not to
     finish: str = ""  # finish reason, in the dialect's own word
+    polls: int = 1  # how often a job is asked for before it has ended
+    fail: int = 0  # 1: a job ends as failed
     ignore_limit: int = 0  # 1: say everything even when the caller's output limit is lower
 
     # What is reported.

@@ -25,6 +25,7 @@ from relay.simulator.directives import DirectiveError, Directives, directives_of
 from relay.simulator.errors import error_answer, kind_of, openai_key_message, own_account_message
 from relay.simulator.files import Files
 from relay.simulator.headers import provider_headers
+from relay.simulator.jobs import SimulatedJobs
 from relay.simulator.sending import Sender
 
 _BODY_BYTES_MAX = 1 << 30
@@ -47,6 +48,7 @@ class Settings:
     book: Book = field(default_factory=Book)
     stored: dict[str, bytes] = field(default_factory=dict)  # Responses that can be fetched again
     files: Files = field(default_factory=Files)
+    jobs: SimulatedJobs = field(default_factory=SimulatedJobs)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
 
@@ -276,6 +278,10 @@ def _make(
             return catalogue.models(route.dialect, settings.models)
         case "model":
             return catalogue.model(route.dialect, route.model, settings.models)
+        case "jobs":
+            return _job(request, settings, d, number, body)
+        case "stored" if f"/v1/responses/{route.model.partition('/')[0]}" in settings.jobs.kept:
+            return settings.jobs.serve("/v1/responses", request.method, route.model)
         case "stored":
             return openai_responses.stored(settings.stored, request.method, route.model)
         case "files":
@@ -293,6 +299,10 @@ def _make(
             return openai_chat.chat(parsed, d, number)
         case "completions":
             return openai_chat.completions(parsed, d, number)
+        case "gemini_batch":
+            return settings.jobs.gemini_batch(parsed, body, number, route.model)
+        case "responses" if parsed.get("background"):
+            return settings.jobs.background(parsed, d, number, settings.stored)
         case "responses":
             return openai_responses.responses(parsed, d, number, settings.stored)
         case "compact" | "input_tokens":
@@ -313,6 +323,22 @@ def _make(
         case "gemini_embed" | "gemini_batch_embed":
             return gemini.embed(parsed, d, number, route.model, route.name == "gemini_batch_embed")
     return openai_other.answer(route.name, parsed, d, number)
+
+
+def _job(request: web.Request, settings: Settings, d: Directives, number: int, body: bytes) -> Answer:
+    base = next(base for base in catalogue.JOB_PATHS[::-1] if request.path.startswith(base))
+    rest = request.path[len(base) :].strip("/")
+    if request.method == "POST" and not rest:
+        if base == "/v1/batches":
+            return settings.jobs.batch(_parse(body, "openai"), d, number, settings.files)
+        if base == "/v1/videos":
+            return settings.jobs.video(body, request.content_type, d, number)
+        return settings.jobs.message_batch(
+            _parse(body, "anthropic"), body, number, f"{request.scheme}://{request.host}"
+        )
+    if request.method == "POST" and rest.endswith("/remix"):
+        return settings.jobs.video(body, "application/json", d, number, request.path.removesuffix("/remix"))
+    return settings.jobs.serve(base, request.method, rest)
 
 
 async def serve_forever(host: str, port: int, **options: Any) -> None:

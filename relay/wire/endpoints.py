@@ -94,6 +94,7 @@ def _aliases(path: str) -> tuple[str, ...]:
     wrong = {prefix + "/" + tail for prefix in BASE_PREFIXES}
     # The whole endpoint given as base URL, to which the SDK then appends its path again.
     wrong |= {f"/{version}/{tail}/{tail}", f"/{version}/{tail}/{version}/{tail}"}
+    wrong.discard("/v1beta/batches")  # Google's own
     return tuple(sorted(wrong - {path}))
 
 
@@ -113,9 +114,7 @@ def _openai(name: str, tail: str, fmt: int, scope: str, *, form: bool = False, p
     )
 
 
-def _stored(
-    name: str, method: str, tail: str, scope: str, *, dialect: int = D_OPENAI, served: bool = False
-) -> Endpoint:
+def _stored(name: str, method: str, tail: str, scope: str, *, dialect: int = D_OPENAI, served: bool = True) -> Endpoint:
     """A path about objects that live upstream: files, batches, videos, stored responses."""
     return Endpoint(
         name=name,
@@ -130,6 +129,22 @@ def _stored(
         needs_model=False,
         served=served,
         aliases=() if "{" in tail else _aliases("/v1" + tail),
+    )
+
+
+def _gemini_batch(name: str, method: str, path: str) -> Endpoint:
+    """Google's batches: under their own version, so that `/v1/batches` stays OpenAI's."""
+    return Endpoint(
+        name=name,
+        method=method,
+        path=path,
+        dialect=D_GEMINI,
+        format=F_OTHER,
+        scope="batches",
+        upstream_path=path,
+        inference=False,
+        priced=False,
+        needs_model=False,
     )
 
 
@@ -202,22 +217,22 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     _openai("translations", "/audio/translations", F_TRANSCRIPTION, "audio", form=True),
     _openai("response_compact", "/responses/compact", F_RESPONSES, "chat"),
     _openai("response_input_tokens", "/responses/input_tokens", F_RESPONSES, "chat", priced=False),
-    # Served by Python, beside the pipeline. Those without `served` are known to SDKs and refused with a clear error.
-    _stored("response_get", "GET", "/responses/{id}", "chat", served=True),
-    _stored("response_delete", "DELETE", "/responses/{id}", "chat", served=True),
-    _stored("response_cancel", "POST", "/responses/{id}/cancel", "chat", served=True),
-    _stored("response_input_items", "GET", "/responses/{id}/input_items", "chat", served=True),
+    # Served by Python, beside the pipeline. One that is not served is refused with a clear error.
+    _stored("response_get", "GET", "/responses/{id}", "chat"),
+    _stored("response_delete", "DELETE", "/responses/{id}", "chat"),
+    _stored("response_cancel", "POST", "/responses/{id}/cancel", "chat"),
+    _stored("response_input_items", "GET", "/responses/{id}/input_items", "chat"),
     _stored("videos", "POST", "/videos", "videos"),
     _stored("video_list", "GET", "/videos", "videos"),
     _stored("video_get", "GET", "/videos/{id}", "videos"),
     _stored("video_delete", "DELETE", "/videos/{id}", "videos"),
     _stored("video_content", "GET", "/videos/{id}/content", "videos"),
     _stored("video_remix", "POST", "/videos/{id}/remix", "videos"),
-    _stored("files", "POST", "/files", "files", served=True),
-    _stored("file_list", "GET", "/files", "files", served=True),
-    _stored("file_get", "GET", "/files/{id}", "files", served=True),
-    _stored("file_delete", "DELETE", "/files/{id}", "files", served=True),
-    _stored("file_content", "GET", "/files/{id}/content", "files", served=True),
+    _stored("files", "POST", "/files", "files"),
+    _stored("file_list", "GET", "/files", "files"),
+    _stored("file_get", "GET", "/files/{id}", "files"),
+    _stored("file_delete", "DELETE", "/files/{id}", "files"),
+    _stored("file_content", "GET", "/files/{id}/content", "files"),
     _stored("batches", "POST", "/batches", "batches"),
     _stored("batch_list", "GET", "/batches", "batches"),
     _stored("batch_get", "GET", "/batches/{id}", "batches"),
@@ -228,7 +243,12 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     _stored("message_batch_delete", "DELETE", "/messages/batches/{id}", "batches", dialect=D_ANTHROPIC),
     _stored("message_batch_cancel", "POST", "/messages/batches/{id}/cancel", "batches", dialect=D_ANTHROPIC),
     _stored("message_batch_results", "GET", "/messages/batches/{id}/results", "batches", dialect=D_ANTHROPIC),
-    _stored("realtime", "GET", "/realtime", "realtime"),
+    _gemini_batch("batch_generate_content", "POST", "/v1beta/models/{model}:batchGenerateContent"),
+    _gemini_batch("gemini_batch_list", "GET", "/v1beta/batches"),
+    _gemini_batch("gemini_batch_get", "GET", "/v1beta/batches/{id}"),
+    _gemini_batch("gemini_batch_delete", "DELETE", "/v1beta/batches/{id}"),
+    _gemini_batch("gemini_batch_cancel", "POST", "/v1beta/batches/{id}:cancel"),
+    _stored("realtime", "GET", "/realtime", "realtime", served=False),
 )
 
 BY_NAME: Final[dict[str, Endpoint]] = {endpoint.name: endpoint for endpoint in ENDPOINTS}

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from relay.config_values import MODEL_BYTES_MAX, is_model_name
-from relay.wire.endpoints import BASE_PREFIXES, ENDPOINTS, Endpoint
+from relay.wire.endpoints import BASE_PREFIXES, D_GEMINI, ENDPOINTS, Endpoint
 
 PATH_BYTES_MAX: Final = 512  # the longest template, with the longest model name and prefix, fits well inside
 
@@ -58,7 +58,11 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 # Paths about one stored object: the tail behind the version.
-_BY_ID: Final = [(_pattern(e.path.removeprefix("/v1")), e) for e in ENDPOINTS if "{id}" in e.path]
+_BY_ID: Final = [
+    (_pattern(e.path.removeprefix("/v1beta" if e.dialect == D_GEMINI else "/v1")), e)
+    for e in ENDPOINTS
+    if "{id}" in e.path
+]
 _BY_VERB: Final = {e.path.rpartition(":")[2]: e for e in ENDPOINTS if "{model}:" in e.path}
 _ONE_MODEL: Final = {e.path.removesuffix("/models/{model}"): e for e in ENDPOINTS if e.path.endswith("/models/{model}")}
 _PREFIXES: Final = tuple(sorted(BASE_PREFIXES, key=len, reverse=True))
@@ -112,9 +116,16 @@ def _candidates(raw_path: str, models: Container[str]) -> _Candidates:
     if tail.startswith("/models/"):
         return _model_path(prefix, tail.removeprefix("/models/"), models)
     found: _Candidates = {}
+    beta = prefix.endswith("/v1beta")
     for pattern, endpoint in _BY_ID:
         match = pattern.fullmatch(tail)
-        if match is not None:
+        if match is None:
+            continue
+        # Two providers have batches: Google's are told by their version, and where only Google has such a path.
+        google = endpoint.dialect == D_GEMINI
+        if google and not beta:
+            found.setdefault(endpoint.method, (endpoint, None, match[1]))
+        elif google or not (beta and tail.startswith("/batches")):
             # A fixed path wins over an id of the same spelling: /responses/compact is no stored response.
             found[endpoint.method] = (endpoint, None, match[1])
     return found

@@ -35,6 +35,7 @@ PRICES: dict[str, tuple[str, ...]] = {
     "rerank-searches": ("1", "0", "0", "0", "0", "0.002", "0"),
     "gpt-4o-transcribe": ("2.5", "10", "0", "0", "0", "0", "0"),
     "whisper-1": ("0", "0", "0", "0", "0", "0", "0", "0.0001"),
+    "sora-2": ("0", "0", "0", "0", "0", "0", "0", "0.1"),
     "gemini-2.5-flash-image": ("0.3", "30", "0.075", "0.3", "0.3", "0", "0"),
     "raw-azure": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
     "raw-vertex": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
@@ -94,6 +95,8 @@ write_stall_seconds = 2
 rpm = 0
 tpm = 0
 concurrency = 0
+[jobs]
+poll_seconds = 3600
 [billing]
 prompt_margin_permille = 100
 [routing]
@@ -117,7 +120,7 @@ key_rest_seconds = 0
         channel(
             "sim-media", "openai", simulator + "/v1",
             '["dall-e-3", "gpt-image-1", "tts-1", "gpt-4o-mini-tts", "omni-moderation-latest", "rerank-tokens", '
-            '"rerank-searches", "gpt-4o-transcribe", "whisper-1"]', SIM_KEY,
+            '"rerank-searches", "gpt-4o-transcribe", "whisper-1", "sora-2"]', SIM_KEY,
         ),
         channel("down", "openai", nowhere, '["gpt-down", "gpt-failover"]', "nobody"),
         channel("after-down", "openai", simulator + "/v1", '["gpt-failover"]', SIM_KEY, "priority = 1"),

@@ -187,15 +187,6 @@ async def test_responses_incomplete(customer: Customer, simulator: Running):
     await check_record(customer, simulator.book.last, stream=True, model="gpt-5")
 
 
-async def test_responses_in_the_background_are_refused(customer: Customer, simulator: Running):
-    before = simulator.book.requests
-    async with async_openai(customer) as client:
-        with pytest.raises(openai.BadRequestError) as caught:
-            await client.responses.create(model="gpt-5", input="Hello", background=True)
-        assert caught.value.code == "unsupported_feature"
-    assert simulator.book.requests == before
-
-
 @pytest.mark.parametrize("form", [None, "float", "base64"])
 async def test_embeddings(customer: Customer, simulator: Running, form):
     more = {"encoding_format": form} if form else {}

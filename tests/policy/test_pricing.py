@@ -73,6 +73,7 @@ def test_no_rates_at_all() -> None:
 
 @dataclass
 class Record:
+    path: str = "/v1/chat/completions"
     model: str | None = "sonnet"
     input_tokens: int = 0
     output_tokens: int = 0
