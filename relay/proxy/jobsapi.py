@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,8 @@ from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI, D_OPENAI, F_OTHER
 from relay.wire.paths import is_object_id
 from relay.wire.uploads import output_bound
 
+log = logging.getLogger("relay.jobs")
+
 _CODES: Final = _fastpath.ERROR_CODES
 VIDEO_MODEL: Final = "sora-2"  # the provider's own default
 VIDEO_SECONDS: Final = 4
@@ -37,6 +40,7 @@ class JobsApi:
     def __init__(self, objects: ObjectsApi, jobs: Jobs) -> None:
         self._objects = objects
         self._jobs = jobs
+        self._beginning: set[asyncio.Task[Answered]] = set()
 
     # -- about one job
 
@@ -56,7 +60,10 @@ class JobsApi:
     async def shown(self, call: SideCall, row: ObjectRow, answered: Answered) -> Answered:
         """A job's document on its way to its owner."""
         if answered.status == 200:
-            await self._jobs.seen(row.kind, row.object_id, answered.body)
+            try:
+                await self._jobs.seen(row.kind, row.object_id, answered.body)
+            except UpstreamError as error:  # what it used could not be read: the poller tries again
+                log.warning("the results of a job could not be read (%s)", error.code)
         if row.kind == "message_batch":
             answered.body = own_results_url(call, answered.body)
         return answered
@@ -117,7 +124,10 @@ class JobsApi:
             )
 
         # Once the provider may have taken it, the job has to get its name, whether the client waits or not.
-        answered = await asyncio.shield(asyncio.create_task(self._begun(job, kind, send)))
+        task = asyncio.create_task(self._begun(job, kind, send))
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
+        answered = await asyncio.shield(task)
         if kind == "message_batch":
             answered.body = own_results_url(call, answered.body)
         return call.respond(answered)

@@ -17,6 +17,7 @@ from relay.proxy.hooks import Hooks
 from relay.proxy.keyring import Keyring
 from relay.proxy.upstreams import Answered, Fields, UpstreamError, passed, whole
 from relay.records import call_day
+from relay.storage import StoreError
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
 from relay.wire import ratelimits, upstream_errors
@@ -375,6 +376,8 @@ class Desk:
             return await handler(call)
         except (RefusedError, UpstreamError) as error:
             return call.refuse(error.code, getattr(error, "param", None))
+        except StoreError:
+            return call.refuse("store_unavailable")
         except web.RequestPayloadError:
             call.end(499, "client_gone")
             raise
