@@ -172,7 +172,9 @@ def test_terms_N03_groups_of_models_have_a_discount_of_their_own() -> None:
 def billed(model: str, **fields: Any) -> Any:
     zero = dict.fromkeys(("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"), 0)
     pieces = dict.fromkeys(("images", "video_seconds", "web_searches", "cost_nano"), 0)
-    return SimpleNamespace(**{"path": "/v1/chat/completions", "model": model, **zero, **pieces, "details": None, **fields})
+    return SimpleNamespace(
+        **{"path": "/v1/chat/completions", "model": model, **zero, **pieces, "details": None, **fields}
+    )
 
 
 def test_a_card_gives_every_cost_again() -> None:
