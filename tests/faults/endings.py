@@ -282,7 +282,7 @@ async def client_does_not_read(mix: Mix) -> Call:
         client.resume_reading()
         await the_end(client)
 
-    said = "events=1500 size=4000 seed=1 output=100000"
+    said = words(CHAT, 1500, 1, size=4000)
     return await make_call(mix.customer, CHAT, stream=True, directives=said, during=during)
 
 

@@ -157,18 +157,18 @@ def _read(call: Call, client: RawClient) -> None:
 
 
 @cache
-def _count(model: str, events: int, seed: int) -> int:
-    text = Text(seed, 0, 1)
+def _count(model: str, events: int, seed: int, size: int) -> int:
+    text = Text(seed, size, 1)
     counted = _fastpath.count_text(table_for(model), text.whole(events).encode())
     return -(-counted // _fastpath.TOKEN_UNIT)
 
 
-def words(dialect: Dialect, events: int, seed: int) -> str:
-    """Directives for an answer whose reported output is what the relay's own count of its text is.
+def words(dialect: Dialect, events: int, seed: int, size: int = 0) -> str:
+    """Directives for an answer of so many words, or pieces of so many bytes, whose reported output is what the relay's own count of its text is.
 
     So the relay learns nothing about its estimates from it, and a test can repeat its count of any part of any answer.
     """
-    return f"events={events} seed={seed} output={_count(dialect.model, events, seed)}"
+    return f"events={events} seed={seed} size={size} output={_count(dialect.model, events, seed, size)}"
 
 
 @dataclass
