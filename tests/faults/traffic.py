@@ -164,8 +164,9 @@ def _count(model: str, events: int, seed: int, size: int) -> int:
 
 
 def words(dialect: Dialect, events: int, seed: int, size: int = 0) -> str:
-    """Directives for an answer of so many words, or pieces of so many bytes, whose reported output is what the relay's own count of its text is.
+    """Directives for an answer of so many words, or pieces of so many bytes.
 
+    Its reported output is what the relay's own count of its text is.
     So the relay learns nothing about its estimates from it, and a test can repeat its count of any part of any answer.
     """
     return f"events={events} seed={seed} size={size} output={_count(dialect.model, events, seed, size)}"
