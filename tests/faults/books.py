@@ -38,7 +38,10 @@ def counts(call: Call, body: bytes, prompt_tokens: int, *, most: bool = False) -
     if not found["usage_seen"]:
         return Counts(prompt_tokens, found["delivered_tokens"])
     output = found["output_tokens"]
-    if most or not found["terminal_seen"]:
+    if most:
+        # What was charged before a report came may be above it.
+        output = max(output, found["delivered_tokens"], found["counted_tokens"])
+    elif not found["terminal_seen"]:
         output = max(output, found["delivered_tokens"])
     return Counts(found["input_tokens"], output)
 
