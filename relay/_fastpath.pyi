@@ -735,6 +735,37 @@ class Engine:
     def sweep(self) -> None: ...
     def close_clients(self, idle_only: bool) -> None: ...
 
+class Session:
+    """The money of one realtime session: hold, journal slot, record. `open` says 0 before anything else is called."""
+
+    id: int
+    retry_after_ns: int
+    limited_scope: Scope | None
+    def __init__(
+        self, engine: Engine, call_id: int, key: ApiKey, model: Model, path: str, address: str | None, agent: str | None
+    ) -> None: ...
+    def open(self, prompt_tokens: int, max_cost_nano: int = -1) -> int:
+        """0 and everything taken, or an index into ERROR_CODES and nothing taken."""
+    def forwarded(self, route: Route) -> None: ...
+    def accepted(self) -> None: ...
+    def reported(
+        self,
+        *,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        cache_read_tokens: int = 0,
+        audio_input_tokens: int = 0,
+        audio_output_tokens: int = 0,
+        image_input_tokens: int = 0,
+        estimated: bool = False,
+    ) -> int:
+        """A response has ended with this usage, the provider's or our estimate. 0, or an index into ERROR_CODES: the
+        session has to end."""
+    def counted(self, prompt_tokens: int, output_tokens: int) -> int:
+        """What the response that is not finished has used so far. As `reported`."""
+    def end(self, code: int, status: int) -> None:
+        """The one ending: charged for what was reported and counted, or released; the record is written."""
+
 # -- fold.pxi: the store's writer
 
 def fold_calls(

@@ -237,6 +237,7 @@ class Relay:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stop_now.wait(), 0.05)
         self.engine.stop_all(_fastpath.ERROR_CODES.index("drain_deadline"))
+        self.side.desk.stop()
         await self.api.stop(1.0)
         self.engine.close_clients(False)
         await self._connector.close()

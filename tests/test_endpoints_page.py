@@ -31,5 +31,5 @@ def test_every_named_test_exists():
 
 def test_kinds_and_methods():
     for row in ROWS:
-        assert row[2] in ("JSON", "stream", "upload"), row
+        assert row[2] in ("JSON", "stream", "upload", "WebSocket"), row
         assert row[3], row

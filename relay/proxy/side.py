@@ -9,6 +9,7 @@ from aiohttp import web
 
 from relay._fastpath import Engine
 from relay.config import Config
+from relay.proxy import realtime
 from relay.proxy.aside import Aside
 from relay.proxy.hooks import Hooks
 from relay.proxy.jobs import Jobs
@@ -52,6 +53,7 @@ class Side:
         self._handlers: dict[str, Handler] = {
             "files": lambda call, _: handlers.upload(call),
             "file_list": lambda call, _: handlers.list(call, "file"),
+            "realtime": lambda call, _: realtime.serve(call, self._upstreams),
         }
         for name, kind in OBJECT_ENDPOINTS.items():
             self._handlers[name] = partial(_about, handlers.one, kind)
@@ -101,7 +103,8 @@ class Side:
         if endpoint.name in GOOGLES and ("x-goog-api-key" in request.headers or "key" in request.query):
             endpoint = BY_NAME[GOOGLES[endpoint.name]]  # Google's SDK asks under /v1 as well
         handler = self._handlers[endpoint.name]
-        call = SideCall(self.desk, request, endpoint, query)
+        kind = realtime.RealtimeCall if endpoint.name == "realtime" else SideCall
+        call = kind(self.desk, request, endpoint, query)
         return await self.desk.serve(call, lambda call: handler(call, object_id or ""))
 
     @property

@@ -62,8 +62,8 @@ class SideCall:
 
     # -- who calls, and whether it may
 
-    async def open(self) -> None:
-        """Identify and admit. Raises RefusedError."""
+    async def identify(self) -> ApiKey:
+        """Whose call it is, and whether it may be made at all. Raises RefusedError."""
         desk = self.desk
         given = {key.decode("latin-1") for key in self._secrets}
         for name in wire_headers.KEY_HEADERS:
@@ -88,27 +88,35 @@ class SideCall:
         code = key.check(
             wall_ns=time.time_ns(), address=self._packed(), endpoint_scope=scope_bit(self.endpoint) or 0xFFFFFFFF
         )
-        if code == 0:
-            admission = Admission()
-            code = admission.py_admit(
-                key,
-                desk.engine.free_rate,
-                prompt_tokens=0,
-                output_bound=0,
-                policy=desk.engine.policy,
-                now_ns=time.monotonic_ns(),
-                wall_ns=time.time_ns(),
-            )
-            self.retry_after_ns = admission.retry_after_ns
-            if code == 0:
-                self.admission = admission
-            elif admission.limited_scope is not None:
-                raise RefusedError(_CODES[code], admission.limited_scope.kind)
         if code:
             raise RefusedError(_CODES[code])
+        return key
+
+    async def open(self) -> None:
+        """Identify and admit. Raises RefusedError."""
+        desk = self.desk
+        key = await self.identify()
+        admission = Admission()
+        code = admission.py_admit(
+            key,
+            desk.engine.free_rate,
+            prompt_tokens=0,
+            output_bound=0,
+            policy=desk.engine.policy,
+            now_ns=time.monotonic_ns(),
+            wall_ns=time.time_ns(),
+        )
+        if code:
+            self.retry_after_ns = admission.retry_after_ns
+            raise RefusedError(_CODES[code], admission.limited_scope.kind if admission.limited_scope else None)
+        self.admission = admission
+        self.enter()
+
+    def enter(self) -> None:
+        """From here on it can be stopped."""
         task = asyncio.current_task()
         assert task is not None
-        desk.open[self] = task
+        self.desk.open[self] = task
 
     @property
     def account_id(self) -> int:
@@ -268,7 +276,6 @@ class SideCall:
         if code in ("rate_limit_requests", "rate_limit_tokens", "concurrency_limit"):
             at = (self.key.account_id, self.key.key_id, code, None)
             engine.limit_refusals[at] = engine.limit_refusals.get(at, 0) + 1
-        agent = self.request.headers.get("User-Agent")
         engine.records.append(
             record(
                 self.id,
@@ -285,12 +292,21 @@ class SideCall:
                 error_code=code,
                 latency_us=(now - self.began_ns) // 1000,
                 first_byte_us=(self.first_byte_ns - self.began_ns) // 1000 if self.first_byte_ns else None,
-                source_ip=self._addresses()[0] if engine.keep_source_ip else None,
-                user_agent=self.desk.hooks.clean_agent(agent.encode("utf-8", "replace"))
-                if agent is not None and engine.keep_user_agent
-                else None,
+                source_ip=self.address(),
+                user_agent=self.agent(),
             )
         )
+
+    def address(self) -> str | None:
+        """For the record."""
+        return self._addresses()[0] if self.desk.engine.keep_source_ip else None
+
+    def agent(self) -> str | None:
+        """For the record."""
+        agent = self.request.headers.get("User-Agent")
+        if agent is None or not self.desk.engine.keep_user_agent:
+            return None
+        return self.desk.hooks.clean_agent(agent.encode("utf-8", "replace"))
 
 
 def record(

@@ -121,6 +121,25 @@ class Upstreams:
             raise UpstreamError("upstream_garbage")
         return answer
 
+    async def connect(
+        self, upstream: Upstream, path: str, query: str, fields: Fields, protocols: tuple[str, ...], bytes_max: int
+    ) -> aiohttp.ClientWebSocketResponse:
+        """A WebSocket. Raises UpstreamError, with the status where there was an answer."""
+        url = URL(upstream.base_url + path + "?" + "&".join(p for p in (query, upstream.query) if p), encoded=True)
+        try:
+            async with asyncio.timeout(upstream.connect_seconds + upstream.first_byte_seconds):
+                return await self._open_session().ws_connect(
+                    url, headers=[*fields, *upstream.key], protocols=protocols, max_msg_size=bytes_max, compress=0
+                )
+        except (TimeoutError, aiohttp.ServerTimeoutError):
+            raise UpstreamError("upstream_timeout") from None
+        except aiohttp.WSServerHandshakeError as error:
+            raise UpstreamError("upstream_account" if error.status in (401, 402, 403) else "upstream_failed") from None
+        except aiohttp.ClientConnectorError:
+            raise UpstreamError("upstream_unavailable") from None
+        except (aiohttp.ClientError, OSError, ValueError):
+            raise UpstreamError("upstream_failed") from None
+
     async def fetch(
         self,
         upstream: Upstream,

@@ -248,7 +248,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     _gemini_batch("gemini_batch_get", "GET", "/v1beta/batches/{id}"),
     _gemini_batch("gemini_batch_delete", "DELETE", "/v1beta/batches/{id}"),
     _gemini_batch("gemini_batch_cancel", "POST", "/v1beta/batches/{id}:cancel"),
-    _stored("realtime", "GET", "/realtime", "realtime", served=False),
+    _stored("realtime", "GET", "/realtime", "realtime"),
 )
 
 BY_NAME: Final[dict[str, Endpoint]] = {endpoint.name: endpoint for endpoint in ENDPOINTS}

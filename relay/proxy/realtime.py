@@ -1,0 +1,229 @@
+"""Realtime sessions: a WebSocket on both sides, every message passed on as it came.
+
+A session is one call whose usage adds up: what `response.done` reports, and our own count of a response that is not
+finished. The hold follows both (`_fastpath.Session`); where it cannot, and when the key is revoked, the session ends
+with an `error` event and a close.
+"""
+
+import asyncio
+import base64
+import random
+from typing import Any, Final
+
+import aiohttp
+import orjson
+from aiohttp import WSMsgType, web
+
+from relay import _fastpath, units
+from relay._fastpath import Route, Session
+from relay.errors import ERRORS
+from relay.proxy.server import Protocol
+from relay.proxy.sidecalls import RefusedError, SideCall
+from relay.proxy.upstreams import Upstream, UpstreamError, Upstreams
+from relay.wire import realtime as wire
+from relay.wire.endpoints import D_OPENAI
+
+ATTEMPTS_MAX: Final = 3
+_CODES: Final = _fastpath.ERROR_CODES
+_SWITCHING: Final = 101
+_POLICY_VIOLATION: Final = 1008
+
+
+class RealtimeCall(SideCall):
+    """A call whose money is a session's."""
+
+    session: Session | None = None
+
+    async def open(self) -> None:
+        key = await self.identify()
+        request = self.request
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            raise RefusedError("upgrade_required")
+        query = wire.parse_query(self.query)
+        if query is None:
+            raise RefusedError("unsupported_feature")
+        name, self.rest = query
+        if not name:
+            raise RefusedError("missing_model")
+        engine = self.desk.engine
+        self.public = engine.models.get(name.encode())
+        routes = self.public.routes_of(D_OPENAI) if self.public is not None else []
+        if self.public is None or not routes:
+            raise RefusedError("model_not_found")
+        self.model = name
+        code = key.check(model=name.encode())
+        if code:
+            raise RefusedError(_CODES[code])
+        self.routes = in_order(routes)
+        session = Session(engine, self.id, key, self.public, self.endpoint.path, self.address(), self.agent())
+        code = session.open(wire.PROMPT_TOKENS, self._max_cost_nano())
+        if code:
+            self.retry_after_ns = session.retry_after_ns
+            scope = session.limited_scope
+            raise RefusedError(_CODES[code], scope.kind if scope is not None else None)
+        self.session = session
+        self.stream = True
+        self.enter()
+
+    def _max_cost_nano(self) -> int:
+        """What the caller allows the session to cost; -1: anything."""
+        text = self.request.headers.get("x-relay-max-cost")
+        try:
+            return -1 if text is None else units.parse_credits(text)
+        except ValueError:
+            raise RefusedError("invalid_value", "x-relay-max-cost") from None
+
+    def end(self, status: int, code: str | None) -> None:
+        session, self.session = self.session, None
+        if session is None:
+            super().end(status, code)
+        elif not self.ended:
+            self.ended = True
+            self.desk.open.pop(self, None)
+            session.end(_CODES.index(code) if code else 0, status)
+
+
+def in_order(routes: list[Route]) -> list[Route]:
+    """By priority, and by chance within it."""
+    return sorted(
+        routes,
+        key=lambda route: (route.channel.priority, -(random.random() ** (1 / route.channel.weight))),  # noqa: S311
+    )
+
+
+async def serve(call: SideCall, upstreams: Upstreams) -> web.StreamResponse:
+    """The handler: connects upstream first, so that a refusal is still an HTTP answer."""
+    assert isinstance(call, RealtimeCall)
+    assert call.session is not None
+    bytes_max = call.desk.engine.body_bytes_max
+    offered = [p.strip() for p in call.request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+    protocols = ("realtime",) if "realtime" in offered else ()
+    far = await _connect(call, upstreams, protocols, bytes_max)
+    near = web.WebSocketResponse(compress=False, max_msg_size=bytes_max, protocols=protocols)
+    for name, value in call.own_fields():
+        near.headers[name] = value
+    relay = _Relay(call.session, near, far)
+    code: str | None = "internal"
+    try:
+        await near.prepare(call.request)
+        if isinstance(call.request.protocol, Protocol):
+            call.request.protocol.on_lost = None  # reading tells how the client left: with a close, or without
+        call.session.accepted()
+        code = await relay.run()
+    except asyncio.CancelledError:
+        code = _why_stopped(call)
+        if code != "client_gone":
+            await asyncio.shield(relay.tell(code))
+    except ConnectionError:
+        code = "client_gone"
+    finally:
+        call.end(499 if code == "client_gone" else _SWITCHING, code)
+        await asyncio.shield(_close(near, far, code))
+    return near
+
+
+async def _connect(
+    call: RealtimeCall, upstreams: Upstreams, protocols: tuple[str, ...], bytes_max: int
+) -> aiohttp.ClientWebSocketResponse:
+    """The first channel that accepts. Raises UpstreamError, the last one's."""
+    assert call.session is not None
+    failed = UpstreamError("upstream_unavailable")
+    for route in call.routes[:ATTEMPTS_MAX]:
+        upstream: Upstream = upstreams.by_name[route.channel.name]
+        call.session.forwarded(route)
+        call.channel, call.upstream_model = upstream.name, route.upstream_model
+        query = wire.with_model(call.rest, route.upstream_model)
+        try:
+            return await upstreams.connect(upstream, "/realtime", query, call.fields(), protocols, bytes_max)
+        except UpstreamError as error:
+            if error.code == "upstream_account":
+                call.desk.hooks.on_event("upstream_account", "", upstream.name)
+            failed = error
+    raise failed
+
+
+def _why_stopped(call: RealtimeCall) -> str:
+    """Why the task was cancelled: the client is gone, the key was revoked, or the relay stops."""
+    transport = call.request.transport
+    if transport is None or transport.is_closing():
+        return "client_gone"
+    assert call.key is not None
+    code = call.key.check()
+    return _CODES[code] if code else "drain_deadline"
+
+
+async def _close(near: web.WebSocketResponse, far: aiohttp.ClientWebSocketResponse, code: str | None) -> None:
+    """Both sides, each told as much as it may know."""
+    await far.close()
+    if near.prepared and not near.closed:
+        if code is None:
+            await near.close(code=far.close_code if far.close_code in (1000, 1001) else 1000)
+        else:
+            await near.close(code=_POLICY_VIOLATION, message=code.encode())
+
+
+class _Relay:
+    """Messages both ways, and what they cost."""
+
+    def __init__(self, session: Session, near: web.WebSocketResponse, far: aiohttp.ClientWebSocketResponse) -> None:
+        self.session = session
+        self.near = near
+        self.far = far
+        self.meter = wire.Meter()
+
+    async def run(self) -> str | None:
+        """Until one side closes or the credits are out: the error code of the record, None for a regular end."""
+        sides = [asyncio.ensure_future(self.from_client()), asyncio.ensure_future(self.from_upstream())]
+        try:
+            done, _ = await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
+            return next(side for side in sides if side in done).result()
+        finally:
+            for side in sides:
+                side.cancel()
+            await asyncio.gather(*sides, return_exceptions=True)
+
+    async def from_client(self) -> str | None:
+        async for message in self.near:
+            try:
+                if message.type is WSMsgType.TEXT:
+                    self.meter.sent(message.data)
+                    await self.far.send_str(message.data)
+                elif message.type is WSMsgType.BINARY:
+                    await self.far.send_bytes(message.data)
+            except ConnectionError:
+                return "upstream_truncated"
+        return "client_gone" if self.meter.in_response or self.near.close_code == 1006 else None
+
+    async def from_upstream(self) -> str | None:
+        async for message in self.far:
+            code = 0
+            if message.type is WSMsgType.TEXT:
+                done = self.meter.received(message.data)
+                if done is not None:
+                    code = self.session.reported(**done)
+                elif self.meter.in_response:
+                    code = self.session.counted(self.meter.prompt_tokens, self.meter.output_tokens)
+                if code == 0 or done is not None:
+                    await self.near.send_str(message.data)
+            elif message.type is WSMsgType.BINARY:
+                await self.near.send_bytes(message.data)
+            if code:
+                await self.tell(_CODES[code])
+                return _CODES[code]
+        return None if self.far.close_code in (1000, 1001) else "upstream_truncated"
+
+    async def tell(self, code: str) -> None:
+        """The last event of a session that is ended by the relay."""
+        event: dict[str, Any] = {
+            "type": "error",
+            "event_id": "event_" + base64.b32encode(random.randbytes(10)).decode().lower(),  # noqa: S311
+            "error": {"type": "relay_error", "code": code, "message": ERRORS[code].message, "param": None},
+        }
+        if not self.near.closed:
+            try:
+                await self.near.send_str(orjson.dumps(event).decode())
+            except ConnectionError:
+                return
+
+
+__all__ = ["RealtimeCall", "serve"]

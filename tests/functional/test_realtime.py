@@ -1,0 +1,279 @@
+"""Realtime sessions with the official SDK: messages as they came, usage added up, every ending charged."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+import websockets
+
+from tests.functional.clients import async_openai
+from tests.functional.realtime_upstream import KEY, RealtimeUpstream
+from tests.functional.relay_process import Customer, RelayProcess, nano
+from tests.functional.setting import channel
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+# Credits per million tokens.
+CONFIG = """
+[server]
+drain_seconds = 1
+[plans.open]
+rpm = 0
+concurrency = 0
+"""
+RATE = """
+[[rates]]
+model = "gpt-realtime"
+input = 4
+output = 16
+cache_read = 0.4
+audio_input = 32
+audio_output = 64
+[[rates]]
+model = "realtime-renamed"
+input = 4
+output = 16
+"""
+# Of the upstream's USAGE: input without what was cached, of it sound; the same of the output.
+ONE_RESPONSE = (136 - 76) * 4_000 + 76 * 32_000 + 64 * 400 + 40 * 16_000 + 60 * 64_000
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def upstream() -> AsyncIterator[RealtimeUpstream]:
+    made = RealtimeUpstream()
+    await made.server.start_server()
+    yield made
+    await made.server.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def relay(upstream: RealtimeUpstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RelayProcess]:
+    channels = [
+        channel("voice", "openai", upstream.base_url, '["gpt-realtime"]', KEY),
+        channel("down", "openai", "http://127.0.0.1:9/v1", '["realtime-renamed"]', KEY),
+        channel(
+            "voice-renamed",
+            "openai",
+            upstream.base_url,
+            '{ "realtime-renamed" = "gpt-realtime-2" }',
+            KEY,
+            "priority = 1",
+        ),
+    ]
+    running = RelayProcess(tmp_path_factory.mktemp("realtime"), CONFIG + "".join(channels) + RATE)
+    await running.start()
+    yield running
+    verified = await running.command("ledger verify")
+    assert await running.stop() == 0
+    assert verified["ok"], verified
+    assert running.faults == []
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def customer(relay: RelayProcess, upstream: RealtimeUpstream) -> Customer:
+    upstream.received.clear()
+    upstream.sent.clear()
+    upstream.requests.clear()
+    upstream.refuse = 0
+    return await relay.customer("1")
+
+
+def create(**metadata: str) -> dict[str, Any]:
+    return {"type": "response.create", "response": {"metadata": metadata}}
+
+
+async def all_of(connection: Any) -> None:
+    while True:
+        await connection.recv()
+
+
+async def until_type(connection: Any, kind: str) -> Any:
+    async for event in connection:
+        if event.type == kind:
+            return event
+    raise AssertionError(f"the session ended without {kind}")
+
+
+async def test_a_session_adds_up(customer: Customer, upstream: RealtimeUpstream):
+    async with async_openai(customer) as client, client.realtime.connect(model="gpt-realtime") as connection:
+        for _ in range(2):
+            await connection.send(create(deltas="2", audio="1"))
+            done = await until_type(connection, "response.done")
+            assert done.response.usage.total_tokens == 300
+        assert nano((await customer.money())["held"]) > 2 * ONE_RESPONSE
+    record = await customer.call()
+    assert (record["status"], record["error_code"], record["usage_source"]) == (101, None, "upstream")
+    assert (record["path"], record["model"], record["stream"]) == ("/v1/realtime", "gpt-realtime", True)
+    assert (record["input_tokens"], record["cache_read_tokens"], record["output_tokens"]) == (272, 128, 200)
+    assert nano(record["cost"]) == 2 * ONE_RESPONSE
+    assert await customer.settled_nano() == 10**9 - 2 * ONE_RESPONSE
+    sent = upstream.requests[-1]
+    assert sent.headers["Authorization"] == f"Bearer {KEY}"
+    assert customer.secret not in str(sent.headers)
+
+
+async def test_messages_are_not_touched(customer: Customer, upstream: RealtimeUpstream):
+    url = customer.relay.base_url.replace("http", "ws") + "/v1/realtime?model=gpt-realtime"
+    headers = {"Authorization": f"Bearer {customer.secret}"}
+    async with websockets.connect(url, additional_headers=headers, subprotocols=["realtime"]) as socket:
+        assert socket.subprotocol == "realtime"
+        assert socket.response.headers["x-relay-request-id"].startswith("call_")
+        text = json.dumps(create(deltas="3", audio="1"), indent=3)
+        await socket.send(text)
+        received = [await socket.recv() for _ in range(7)]
+    assert upstream.received == [text]
+    assert received == upstream.sent
+    await customer.call()
+
+
+async def test_another_channel_and_another_name(customer: Customer, upstream: RealtimeUpstream):
+    async with async_openai(customer) as client, client.realtime.connect(model="realtime-renamed") as connection:
+        await connection.send(create())
+        await until_type(connection, "response.done")
+    assert upstream.requests[-1].query["model"] == "gpt-realtime-2"
+    record = await customer.call()
+    assert (record["channel"], record["upstream_model"]) == ("voice-renamed", "gpt-realtime-2")
+
+
+async def test_a_response_without_a_report_is_counted(customer: Customer):
+    async with async_openai(customer) as client, client.realtime.connect(model="gpt-realtime") as connection:
+        await connection.send(create(deltas="4", usage="null"))
+        await until_type(connection, "response.done")
+    record = await customer.call()
+    assert (record["usage_source"], record["error_code"]) == ("estimated", None)
+    assert 4 * 40 < record["output_tokens"] < 4 * 60
+    assert nano(record["cost"]) > 0
+
+
+async def test_a_client_that_leaves_in_a_response(customer: Customer, upstream: RealtimeUpstream):
+    async with async_openai(customer) as client, client.realtime.connect(model="gpt-realtime") as connection:
+        await connection.send(create(deltas="4", hang="1"))
+        for _ in range(4):
+            await until_type(connection, "response.output_text.delta")
+    record = await customer.call()
+    assert (record["status"], record["error_code"], record["usage_source"]) == (499, "client_gone", "estimated")
+    assert nano(record["cost"]) > 0
+    assert await customer.settled_nano() == 10**9 - nano(record["cost"])
+    await asyncio.wait_for(upstream.closed.wait(), 5)
+
+
+async def test_a_session_in_which_nothing_happened_costs_nothing(customer: Customer):
+    async with async_openai(customer) as client, client.realtime.connect(model="gpt-realtime") as connection:
+        await until_type(connection, "session.created")
+    record = await customer.call()
+    assert (record["status"], record["error_code"], record["cost"]) == (101, None, "0")
+    assert await customer.settled_nano() == 10**9
+
+
+async def test_the_upstream_goes_away(customer: Customer):
+    async with async_openai(customer) as client, client.realtime.connect(model="gpt-realtime") as connection:
+        await connection.send(create(deltas="2", drop="1"))
+        with pytest.raises(websockets.ConnectionClosedError):
+            await all_of(connection)
+    record = await customer.call()
+    assert (record["status"], record["error_code"]) == (101, "upstream_truncated")
+    assert nano(record["cost"]) > 0
+
+
+async def test_the_balance_runs_out(relay: RelayProcess, upstream: RealtimeUpstream):
+    """The session is ended by an error event and a close, and what is there is all that is taken."""
+    poor = await relay.customer("0.05")
+    async with async_openai(poor) as client, client.realtime.connect(model="gpt-realtime") as connection:
+        await connection.send(create(deltas="2000", hang="1"))
+        error = await until_type(connection, "error")
+        assert error.error.code == "balance_exhausted"
+        with pytest.raises(websockets.ConnectionClosedError):
+            await connection.recv()
+    record = await poor.call()
+    assert (record["status"], record["error_code"]) == (101, "balance_exhausted")
+    cost, left = nano(record["cost"]), await poor.settled_nano()
+    assert left >= 0
+    assert 0 <= cost - (50_000_000 - left) < 10_000_000
+    await asyncio.wait_for(upstream.closed.wait(), 5)
+
+
+async def test_a_revoked_key_ends_its_sessions(customer: Customer, relay: RelayProcess, upstream: RealtimeUpstream):
+    async with async_openai(customer) as client, client.realtime.connect(model="gpt-realtime") as connection:
+        await connection.send(create())
+        await until_type(connection, "response.done")
+        await relay.command("key revoke", id=customer.key)
+        error = await until_type(connection, "error")
+        assert error.error.code == "key_revoked"
+    record = await customer.call()
+    assert (record["status"], record["error_code"]) == (101, "key_revoked")
+    assert record["output_tokens"] == 100
+    await asyncio.wait_for(upstream.closed.wait(), 5)
+
+
+async def test_refusals_are_http(customer: Customer, relay: RelayProcess, upstream: RealtimeUpstream):
+    base = relay.base_url + "/v1/realtime"
+    poor = await relay.customer("0")
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    upgrade["Sec-WebSocket-Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
+    expected = [
+        (poor, "?model=gpt-realtime", upgrade, 402, "insufficient_balance"),
+        (customer, "?model=nothing", upgrade, 404, "model_not_found"),
+        (customer, "", upgrade, 400, "missing_model"),
+        (customer, "?intent=transcription", upgrade, 400, "unsupported_feature"),
+        (customer, "?model=gpt-realtime", {}, 426, "upgrade_required"),
+    ]
+    async with aiohttp.ClientSession() as session:
+        for whose, query, fields, status, code in expected:
+            headers = {**fields, "Authorization": f"Bearer {whose.secret}"}
+            async with session.get(base + query, headers=headers) as answer:
+                document = await answer.json()
+                assert (answer.status, document["error"]["code"]) == (status, code), document
+        async with session.get(base + "?model=gpt-realtime", headers=upgrade) as answer:
+            assert answer.status == 401
+        upstream.refuse = 401
+        headers = {**upgrade, "Authorization": f"Bearer {customer.secret}"}
+        async with session.get(base + "?model=gpt-realtime", headers=headers) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (503, "upstream_account")
+        upstream.refuse = 0
+    assert await customer.settled_nano() == 10**9
+
+
+async def test_killed_in_a_session(upstream: RealtimeUpstream, tmp_path: Path):
+    """What was delivered is charged at the next start, from the journal."""
+    config = CONFIG + channel("voice", "openai", upstream.base_url, '["gpt-realtime"]', KEY) + RATE
+    relay = await RelayProcess(tmp_path, config).start()
+    try:
+        customer = await relay.customer("1")
+        async with async_openai(customer) as client:
+            connection = await client.realtime.connect(model="gpt-realtime").enter()
+            await connection.send(create())
+            await until_type(connection, "response.done")
+            await relay.kill()
+            with pytest.raises(websockets.ConnectionClosedError):
+                await connection.recv()
+        await relay.start()
+        record = await customer.call()
+        assert (record["error_code"], record["output_tokens"]) == ("recovered", 100)
+        assert nano(record["cost"]) == ONE_RESPONSE
+        assert await customer.settled_nano() == 10**9 - ONE_RESPONSE
+        assert (await relay.command("ledger verify"))["ok"]
+    finally:
+        await relay.kill()
+
+
+async def test_a_drain_ends_sessions(upstream: RealtimeUpstream, tmp_path: Path):
+    config = CONFIG + channel("voice", "openai", upstream.base_url, '["gpt-realtime"]', KEY) + RATE
+    relay = await RelayProcess(tmp_path, config).start()
+    try:
+        customer = await relay.customer("1")
+        async with async_openai(customer) as client, client.realtime.connect(model="gpt-realtime") as connection:
+            await connection.send(create())
+            await until_type(connection, "response.done")
+            stopping = asyncio.create_task(relay.stop())
+            error = await until_type(connection, "error")
+            assert error.error.code == "drain_deadline"
+        assert await stopping == 0
+        await relay.start()
+        assert (await customer.call())["error_code"] == "drain_deadline"
+    finally:
+        await relay.kill()
