@@ -7,6 +7,7 @@ packages unpacked under VOCABULARIES (Gemma 3 for Gemini, DeepSeek V3). docs/tok
 
 import base64
 import json
+import re
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,22 +84,25 @@ def _tekken() -> Count:
 # Claude's tokenizers since Claude 3 are private. What is published is about prose of a few languages and code: how many
 # more tokens there are than by the legacy vocabulary (until Opus 4.6), and how many more again from Opus 4.7 on. The
 # factors are per kind of text; the calibration per model and channel has to do the rest.
-_CJK = ("zh", "ja", "ko")
+_CJK = re.compile("[\u3000-\u30ff\u3400-\u9fff\uac00-\ud7a3\uff00-\uffef]")
 
 
-def claude_factor(kind: str, corpus: str) -> float:
+def claude_factor(row: dict[str, str]) -> float:
     """Claude 3 to Opus 4.6 against the legacy vocabulary."""
-    if kind == "natural":
-        return 1.1 if corpus.startswith(("en-", "emoji")) else 1.0
+    if row["kind"] == "natural":
+        return 1.1 if row["corpus"].startswith(("en-", "emoji")) else 1.0
     return 1.08
 
 
-def claude_4_7_factor(kind: str, corpus: str) -> float:
-    """From Opus 4.7 on against the legacy vocabulary."""
-    if corpus.split("-")[0] in _CJK:
-        return claude_factor(kind, corpus) * 1.01
-    grown = 1.4 if corpus == "markdown" else 1.2 if kind == "natural" else 1.3
-    return claude_factor(kind, corpus) * grown
+def claude_4_7_factor(row: dict[str, str]) -> float:
+    """From Opus 4.7 on against the legacy vocabulary: CJK characters as before, all else by the kind of text.
+
+    By the share of such characters in the bytes of the chunk, so nothing jumps where a text mixes scripts.
+    """
+    text = row["text"]
+    share = min(3 * len(_CJK.findall(text)) / len(text.encode()), 1.0)
+    grown = 1.2 if row["kind"] == "natural" else 1.3
+    return claude_factor(row) * (1.01 * share + grown * (1 - share))
 
 
 FAMILIES = ("o200k", "cl100k", "claude", "claude-4-7", "gemini", "deepseek", "qwen", "llama", "mistral")
@@ -130,5 +134,5 @@ def exact_counts(family: str, rows: Sequence[dict[str, str]], count_of: dict[str
     count = count_of[LEGACY_CLAUDE if factor else family]
     counts = np.array([count(row["text"]) for row in rows], float)
     if factor:
-        counts *= np.array([factor(row["kind"], row["corpus"]) for row in rows])
+        counts *= np.array([factor(row) for row in rows])
     return counts

@@ -37,7 +37,7 @@ _PUNCTUATION = {
     "*": "star",
     "#": "star",
 }
-_PUNCTUATION_CLASSES = frozenset(_PUNCTUATION.values()) | {"other", "control"}
+_PUNCTUATION_CLASSES = frozenset(_PUNCTUATION.values()) | {"other"}
 _UPPER = {"A": "AA", "E": "EE", **dict.fromkeys("BCDF", "BCDF"), **dict.fromkeys("IOU", "IOU")}
 _UPPER_CLASSES = ("AA", "EE", "BCDF", "IOU", "ZZ")
 # First byte of a character → the first one of the next group.
@@ -114,7 +114,7 @@ def class_of(byte: int) -> str:
     if char in string.digits:
         return "0"
     named = {" ": "space", "\t": "tab", "\n": "newline", "\r": "newline"}
-    return named.get(char) or _PUNCTUATION.get(char, "control" if byte < 32 or byte == 127 else "other")
+    return named.get(char) or _PUNCTUATION.get(char, "other")
 
 
 def _lower(state: State, char: str) -> State:
@@ -132,11 +132,16 @@ def _lower(state: State, char: str) -> State:
 
 def _upper(state: State, cls: str) -> State:
     if state[0] == "upper":
+        # A run of nothing but A is how base64 writes zeros: many of them are one token.
+        if cls == "AA" and len(state) == 3:
+            return "upper", min(int(state[1]) + 1, 5), "A"
         return "upper", min(int(state[1]) + 1, 5)
     if state[0] in ("digits", "mixed"):
+        if cls == "AA" and not state[-1]:
+            return "mixed", "AA", min(int(state[2]) + 1, 4) if state[1] == "AA" else 1, False
         run = int(state[2]) + 1 if state[:2] == ("mixed", "A") else 1
-        return "mixed", "A", min(run, 3), bool(state[-1]) and cls in ("AE", "BCDF")
-    return "upper", 1
+        return "mixed", "A", min(run, 3), bool(state[-1]) and cls in ("AA", "EE", "BCDF")
+    return ("upper", 1, "A") if cls == "AA" else ("upper", 1)
 
 
 def _digit(state: State) -> State:
@@ -222,13 +227,15 @@ def step(state: State, cls: str) -> State:
     if len(cls) == 1 and cls.isalpha():
         return _lower(state, cls)
     if cls == "space":
-        return "space", min(int(state[1]) + 1, 10) if state[0] == "space" else 1
+        return "space", min(int(state[1]) + 1, 9) if state[0] == "space" else 1
     if cls in _UPPER_CLASSES:
         return _upper(state, cls)
     if cls == "0":
         return _digit(state)
-    if cls in ("newline", "tab"):
+    if cls == "newline":
         return cls, min(int(state[1]) + 1, 3) if state[0] == cls else 1
+    if cls == "tab":
+        return cls, min(int(state[1]) + 1, 2) if state[0] == cls else 1
     if cls in _PUNCTUATION_CLASSES:
         return "punctuation", cls, 2 if state[0] == "punctuation" else 1
     if cls in _LEAD_CLASSES:
