@@ -253,7 +253,7 @@ cdef class Engine:
         cdef Channel channel
         cdef int n = 0, chosen
         if self.affinity and call.attempts == 0 and call.prompt_counted >= AFFINITY_TOKENS_MIN:
-            call.find_affinity()
+            call_find_affinity(call)
         for route in routes[:CANDIDATES_MAX]:
             channel = route.channel
             c = &candidates[n]
@@ -382,14 +382,14 @@ cdef class Engine:
             self.unknown.pop(public_id, None)
             self.credentials[public_id] = credential
         for call in self.waiting.pop(public_id, ()):
-            call.key_arrived()
+            call_key_arrived(call)
 
     def load_failed(self, bytes public_id):
         """The store could not be read: waiting calls are refused, the next one asks again."""
         cdef Call call
         for call in self.waiting.pop(public_id, ()):
             if call.state == C_IDENTIFY:
-                call.stop(E_STORE_UNAVAILABLE)
+                call_stop(call, E_STORE_UNAVAILABLE)
 
     def forget_credential(self, bytes public_id):
         """The store changed: read it again at the next use. What is cached stays valid for calls in flight."""
@@ -412,14 +412,14 @@ cdef class Engine:
         count = 0
         for call in list(self.calls):
             if call.key is key:
-                call.stop(code)
+                call_stop(call, code)
                 count += 1
         return count
 
     def stop_all(self, int code):
         cdef Call call
         for call in list(self.calls):
-            call.stop(code)
+            call_stop(call, code)
 
     # ---- endings ----
 
@@ -570,7 +570,7 @@ cdef class Engine:
             try:
                 self.sweep_call(call, now)
             except Exception as error:
-                call.broken(error)
+                call_broken(call, error)
         if self.closing:
             for client in list(self.closing):
                 door = <FrontDoor>client
@@ -583,26 +583,26 @@ cdef class Engine:
         cdef Channel channel
         if call.state == C_COLLECT:
             if (self.tick - call.active_tick) * (1_000_000_000 // 4) > call.route.channel.stream_idle_timeout_ns:
-                call.pass_collected()
+                call_pass_collected(call)
                 if call.state == C_RELAY:
-                    call.fail(E_UPSTREAM_STALLED)
+                    call_fail(call, E_UPSTREAM_STALLED)
         elif call.state in (C_HEAD, C_ERROR_BODY):
             channel = call.route.channel
             if now - call.phase_ns > channel.first_byte_timeout_ns:
-                call.attempt_failed(E_UPSTREAM_TIMEOUT)
+                call_attempt_failed(call, E_UPSTREAM_TIMEOUT)
         elif call.state == C_RELAY:
             channel = call.route.channel
             if call.connection is not None and call.connection.want_read_paused:
                 if call.client.write_paused and self.tick - call.client.paused_tick > self.write_stall_ticks:
                     transport = call.client.transport
-                    call.stop(E_CLIENT_STALLED)
+                    call_stop(call, E_CLIENT_STALLED)
                     if transport is not None:
                         transport.abort()
             elif (self.tick - call.active_tick) * (1_000_000_000 // 4) > channel.stream_idle_timeout_ns:
-                call.fail(E_UPSTREAM_STALLED)
+                call_fail(call, E_UPSTREAM_STALLED)
         if call.left_ns and (now - call.left_ns > self.read_on_ns_max or (
                 call.tap is not None and call.tap.counted_tokens() - call.left_tokens > self.read_on_tokens_max)):
-            call.stop(E_CLIENT_GONE)
+            call_stop(call, E_CLIENT_GONE)
         return 0
 
     def close_clients(self, bint idle_only):

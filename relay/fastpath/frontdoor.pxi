@@ -215,7 +215,7 @@ cdef class FrontDoor(ClientSide):
         self.state = P_GONE
         self.pending = None
         if call is not None:
-            call.client_gone()
+            call_client_gone(call)
         self.transport = None
 
     def eof_received(self):
@@ -223,7 +223,7 @@ cdef class FrontDoor(ClientSide):
         # As nginx does: a client that shuts its sending side has gone. A plain close cannot be told from a half-close
         # before the next write, and a stream that nobody reads costs its owner money.
         if call is not None:
-            call.client_gone()
+            call_client_gone(call)
         return False
 
     def pause_writing(self):
@@ -295,15 +295,15 @@ cdef class FrontDoor(ClientSide):
         cdef Call call = self.call
         try:
             if call is not None:
-                call.read(data)
+                call_read(call, data)
             if self.body_left == 0 and self.state == P_BODY:
                 self.state = P_BUSY
                 self.request_read = True
                 if call is not None and call.state != C_DONE:
-                    call.body_end()
+                    call_body_end(call)
         except Exception as error:
             if call is not None:
-                call.broken(error)
+                call_broken(call, error)
             else:
                 self.engine.fault(error)
                 self.transport.abort()
@@ -331,7 +331,7 @@ cdef class FrontDoor(ClientSide):
         except Exception as error:
             call = self.call
             if call is not None:
-                call.broken(error)
+                call_broken(call, error)
             else:
                 self.engine.fault(error)
                 self.transport.abort()
@@ -395,22 +395,22 @@ cdef class FrontDoor(ClientSide):
                 body = data[end:end + head.length]
                 self.pending = data[end + head.length:]
             self.searched = 0
-            if call.begin() == 0 and call.state == C_DONE:
+            if call_begin(call) == 0 and call.state == C_DONE:
                 return SERVED
             if body is not None:
-                call.read(body)
+                call_read(call, body)
             if call.state != C_DONE:
-                call.body_end()
+                call_body_end(call)
         else:
             self.body_left = head.length - have
             self.state = P_BODY
             self.since_tick = engine.tick
             self.pending = None
             self.searched = 0
-            if call.begin() == 0 and call.state == C_DONE:
+            if call_begin(call) == 0 and call.state == C_DONE:
                 return SERVED
             if have:
-                call.read(data[end:])
+                call_read(call, data[end:])
         return SERVED
 
     cdef void answered(self, bint reusable):
@@ -442,7 +442,7 @@ cdef class FrontDoor(ClientSide):
         cdef int64_t waited = engine.tick - self.since_tick
         if self.write_paused and engine.tick - self.paused_tick > engine.write_stall_ticks:
             if call is not None:
-                call.stop(E_CLIENT_STALLED)
+                call_stop(call, E_CLIENT_STALLED)
             if self.transport is not None:
                 self.transport.abort()
             return 0
@@ -454,7 +454,7 @@ cdef class FrontDoor(ClientSide):
                 self.transport.close()
         elif self.state == P_BODY:
             if waited > engine.body_idle_ticks and call is not None:
-                call.refuse(E_BODY_TIMEOUT, None)
+                call_refuse(call, E_BODY_TIMEOUT, None)
         elif self.state == P_DISCARD:
             if waited > engine.discard_ticks:
                 self.transport.abort()
@@ -506,9 +506,9 @@ cdef class Bridge(ClientSide):
                 call.bad_field = "x-relay-channel"
             elif head.encoded:
                 call.bad_head = E_UNSUPPORTED_ENCODING
-            call.begin()
+            call_begin(call)
         except Exception as error:
-            call.broken(error)
+            call_broken(call, error)
 
     def read(self, bytes data):
         """More of the body. False once the call has ended."""
@@ -516,9 +516,9 @@ cdef class Bridge(ClientSide):
         if call is None or call.state == C_DONE:
             return False
         try:
-            call.read(data)
+            call_read(call, data)
         except Exception as error:
-            call.broken(error)
+            call_broken(call, error)
         return not self.ended
 
     def body_end(self):
@@ -526,14 +526,14 @@ cdef class Bridge(ClientSide):
         self.request_read = True
         if call is not None and call.state != C_DONE:
             try:
-                call.body_end()
+                call_body_end(call)
             except Exception as error:
-                call.broken(error)
+                call_broken(call, error)
 
     def gone(self):
         cdef Call call = self.call
         if call is not None:
-            call.client_gone()
+            call_client_gone(call)
 
     def refuse(self, int code):
         cdef Call call = self.call
@@ -541,7 +541,7 @@ cdef class Bridge(ClientSide):
             if not call.bad_head:
                 call.bad_head = code     # said once it is known whose call it is
         elif call is not None and call.state != C_DONE:
-            call.refuse(code, None)
+            call_refuse(call, code, None)
 
     def pause_writing(self):
         self.write_paused = True

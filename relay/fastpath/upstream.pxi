@@ -209,21 +209,21 @@ cdef class UpstreamConnection:
     def data_received(self, bytes data):
         cdef Call call = self.call
         if call is not None:
-            call.upstream_data(data)
+            call_upstream_data(call, data)
         else:
             self.close()     # nobody asked: an answer to no request must never meet the next one
 
     def eof_received(self):
         cdef Call call = self.call
         if call is not None:
-            call.upstream_ended()
+            call_upstream_ended(call)
         return False
 
     def connection_lost(self, exc):
         cdef Call call = self.call
         self.closed = True
         if call is not None:
-            call.upstream_ended()
+            call_upstream_ended(call)
         self.transport = None
 
     def pause_writing(self):

@@ -1,0 +1,313 @@
+# Every way out of a call, and the one ending that all of them lead to: the hold is settled or released, the record written.
+
+
+cdef int call_upstream_ended(Call call) except -1:
+    """The upstream closed its side."""
+    try:
+        if call.state == C_HEAD:
+            call_attempt_failed(call, E_UPSTREAM_FAILED)
+        elif call.state == C_ERROR_BODY:
+            if call.head.framing == B_CLOSE:
+                call_judge_error(call)
+                if call.state == C_RELAY:
+                    call_closed_body(call)
+            else:
+                call_attempt_failed(call, E_UPSTREAM_FAILED)
+        elif call.state == C_COLLECT:
+            call.head.close = True
+            if call.head.framing == B_CLOSE:
+                call_annotate_collected(call)
+            else:
+                call_pass_collected(call)
+            if call.state == C_RELAY:
+                call_closed_body(call)
+        elif call.state == C_RELAY:
+            call_closed_body(call)
+    except Exception as error:
+        call_broken(call, error)
+    return 0
+
+
+cdef int call_closed_body(Call call) except -1:
+    """The connection ended in the middle of an answer, or as the end of one that has no other."""
+    if call.head.framing == B_CLOSE and not call_ended_early(call):
+        call_write_out(call, b"", 0, 0, None, call_cleared_buffer(call), True)
+        return call_finish(call)
+    return call_fail(call, E_UPSTREAM_TRUNCATED)
+
+
+cdef Buffer call_cleared_buffer(Call call):
+    call.engine.buffer.size = 0
+    return call.engine.buffer
+
+
+cdef int call_finish(Call call) except -1:
+    """The answer is complete and delivered."""
+    cdef UpstreamConnection connection = call.connection
+    cdef bint reusable = not (call.plain or (call.head.framing == B_CLOSE and not call.reframe))
+    call.connection = None
+    call_leave_channel(call)
+    if call.head.close or call.head.framing == B_CLOSE or (
+            call.large_request and connection.transport.get_write_buffer_size() > 0):
+        # the last: answered before the request had left, the rest of it would meet the next answer
+        connection.call = None
+        connection.close()
+    else:
+        connection.give_back(monotonic_ns())
+    call_end(call, E_CLIENT_GONE if call.left_ns else E_NONE if call.status < 400 else E_UPSTREAM_ERROR, call.status, True)
+    call.client.answered(reusable)
+    return 0
+
+
+cdef int call_fail(Call call, int code) except -1:
+    """The answer has begun and cannot be finished: the dialect's error event where one can stand, then the close."""
+    cdef bytes event = None
+    cdef object transport = call.client.transport
+    if code == E_UPSTREAM_TRUNCATED or code == E_UPSTREAM_GARBAGE or code == E_UPSTREAM_STALLED:
+        call_attempt_bad(call, code)
+    call_drop_connection(call)
+    if code != E_CLIENT_GONE and transport is not None and call.head_sent:
+        if call.held is not None and call.held.size:
+            out = call_cleared_buffer(call)
+            call_frame(call, out, <const uint8_t*>call.held.data, call.held.size)
+            call.held.size = 0
+            transport.write(out.take())
+        if call.stream and call.tap is not None and not call.head.compressed and call.tap.at_boundary:
+            event = call.engine.hooks.render_stream_error(
+                call.endpoint.format, 1 if call.head.event_stream else 2, code, call.tap.sequence_number)
+            if event:
+                call_inject(call, event)
+        if not event and not call.reframe and (call.plain or call.head.framing == B_CLOSE):
+            transport.abort()     # no framing could show the cut: a reset must
+    call_end(call, code, call.status, False)
+    call.client.answered(False)
+    return 0
+
+
+cdef int call_inject(Call call, bytes event) except -1:
+    """Writes bytes of our own into the body, wherever the framing that was passed on stands."""
+    cdef Buffer out = call_cleared_buffer(call)
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(event), room
+    cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(event)
+    cdef int64_t size
+    if call.reframe or call.plain or call.head.framing == B_CLOSE:
+        call_frame(call, out, p, n)
+    elif call.head.framing == B_LENGTH:
+        return 0       # it would have to stand in the place of the provider's own bytes
+    else:
+        if call.cut_bytes > 0:
+            # cut inside a chunk's data: its tail was not passed on
+            call.chunked.state = K_DATA
+        if call.chunked.state == K_DATA_CR:
+            out.add(b"\r\n", 2)
+        elif call.chunked.state == K_DATA_LF:
+            out.add(b"\n", 1)
+        if call.chunked.state in (K_DATA_CR, K_DATA_LF) or (call.chunked.state == K_SIZE and call.chunked.digits == 0) \
+                or call.chunked.state in (K_END, K_BAD):
+            out.add_hex(n)
+            out.add(b"\r\n", 2)
+            out.add(p, n)
+            out.add(b"\r\n", 2)
+        else:
+            # inside a chunk, or in the middle of a size that is already half sent
+            if call.chunked.state == K_SIZE:
+                out.add_text(b"0000\r\n")
+                size = call.chunked.remaining << 16
+            elif call.chunked.state == K_SIZE_LF:
+                out.add(b"\n", 1)
+                size = call.chunked.remaining
+            elif call.chunked.state == K_DATA:
+                size = call.chunked.remaining + call.cut_bytes
+            else:
+                return 0
+            if size <= 0:
+                return 0
+            room = n if n < size else <Py_ssize_t>size
+            out.add(p, room)
+            if room < n:
+                out.add(b"\r\n", 2)
+                out.add_hex(n - room)
+                out.add(b"\r\n", 2)
+                out.add(p + room, n - room)
+                out.add(b"\r\n", 2)
+    call.client.transport.write(out.take())
+    return 0
+
+
+cdef void call_client_gone(Call call):
+    """The client closed its connection."""
+    cdef int state = call.state
+    try:
+        if (state == C_RELAY or state == C_HEAD or state == C_COLLECT) and call.key.on_disconnect == ON_DISCONNECT_DRAIN and not call.engine.draining:
+            call_read_on(call)
+        elif state == C_RELAY:
+            call_fail(call, E_CLIENT_GONE)
+        elif state != C_DONE:
+            call_drop_connection(call)
+            call_end(call, E_CLIENT_GONE, 499, False)
+            call.client.answered(False)
+    except Exception as error:
+        call_broken(call, error)
+
+
+cdef void call_read_on(Call call):
+    """on_disconnect = "drain": nobody listens any more, but the upstream's own usage is worth waiting for, up to a bound."""
+    cdef ClientSide client = call.client
+    call.left_ns = monotonic_ns()
+    call.left_tokens = call.tap.counted_tokens() if call.tap is not None else 0
+    call.client = call.engine.nobody
+    client.call = None
+    if call.connection is not None:
+        call.connection.resume()
+    client.answered(False)
+
+
+cdef void call_stop(Call call, int code):
+    """Ends a call in flight from outside: key revoked, account frozen, drain deadline."""
+    try:
+        if call.state == C_RELAY:
+            call_fail(call, code)
+        elif call.state != C_DONE:
+            call_drop_connection(call)
+            call_refuse(call, code, None)
+    except Exception as error:
+        call_broken(call, error)
+
+
+cdef int call_refuse(Call call, int code, object param) except -1:
+    """Ends the call with an error of our own. Nothing of an upstream's answer has been seen by the client."""
+    cdef int64_t retry_after_ns = 0
+    cdef char[20] text
+    cdef bint reusable = call.client.request_read
+    if call.state == C_DONE:
+        return 0
+    if call.admission is not None:
+        retry_after_ns = call.wait_ns if call.wait_ns else call.admission.retry_after_ns
+        if param is None and call.admission.limited_scope is not None:
+            param = call.admission.limited_scope.kind
+    call.engine.id_text(call.id, text)
+    status, fields, body = call.engine.hooks.render_refusal(
+        call.endpoint.dialect, code, PyUnicode_DecodeASCII(text, 18, NULL), retry_after_ns,
+        param.decode() if isinstance(param, bytes) else param)
+    call.status = status
+    call_end(call, code, status, False)
+    b = call_cleared_buffer(call)
+    b.add_text(b"HTTP/1.1 ")
+    b.add_int(status)
+    b.add(b" ", 1)
+    b.add_bytes(<bytes>call.engine.reasons.get(status, b"Error"))
+    b.add(b"\r\n", 2)
+    for name, value in fields:
+        b.add_bytes(name)
+        b.add(b": ", 2)
+        b.add_bytes(value)
+        b.add(b"\r\n", 2)
+    call_add_own_fields(call, b)
+    b.add_text(b"Content-Length: ")
+    b.add_int(PyBytes_GET_SIZE(<bytes>body))
+    if not reusable:
+        b.add_text(b"\r\nConnection: close")
+    b.add_text(b"\r\n\r\n")
+    b.add_bytes(body)
+    if call.client.transport is not None:
+        call.client.transport.write(b.take())
+    call.client.answered(reusable)
+    return 0
+
+
+cdef void call_broken(Call call, object error):
+    """A fault of our own. The call still ends once: what was delivered is charged, the client sees the cut."""
+    call.engine.fault(error)
+    if call.state == C_DONE:
+        return
+    try:
+        call_drop_connection(call)
+        if call.head_sent:
+            call_end(call, E_INTERNAL, call.status, False)
+            call.client.answered(False)
+        else:
+            call_refuse(call, E_INTERNAL, None)
+    except Exception as again:
+        call.engine.fault(again)
+        if call.client is not None and call.client.transport is not None:
+            call.client.transport.abort()
+
+
+cdef int call_end(Call call, int code, int status, bint complete) except -1:
+    """The one ending: the hold is settled or released, the record written. Everything else only leads here."""
+    cdef Usage usage
+    cdef int64_t now
+    cdef str source = "none"
+    cdef UsageTap tap = call.tap
+    cdef Admission admission = call.admission
+    if call.state == C_DONE:
+        return 0
+    call.state = C_DONE
+    now = monotonic_ns()
+    memset(&usage, 0, sizeof(Usage))
+    call.engine.calls.discard(call)
+    if admission is not None and admission.state == A_OPEN:
+        if call.endpoint.free:
+            admission.release(now, call.attempts > 0)
+        elif tap is not None and call.body_sent and status < 400:
+            tap.finish()
+            usage = tap.usage
+            source = "upstream"
+            if by_the_piece(tap.tap.format):
+                charge_one_way(&tap.tap, &admission.rate.prices, &usage)
+            if call.endpoint.format == F_IMAGES and usage.images and admission.rate.prices.image:
+                pass        # the pictures themselves are the report
+            elif not tap.usage_seen or usage.input_tokens > ABSURD_TOKENS or usage.output_tokens > ABSURD_TOKENS:
+                memset(&usage, 0, sizeof(Usage))
+                usage.images = tap.usage.images
+                usage.web_searches = tap.usage.web_searches
+                usage.service = tap.usage.service
+                usage.input_tokens = call.prompt_tokens
+                usage.output_tokens = call_counted(call) if not call.output_estimate else call.output_estimate
+                usage.video_seconds = call.seconds_estimate
+                source = "estimated"
+            elif not tap.terminal_seen and (not complete or tap.error_seen):
+                if usage.output_tokens < call_counted(call):
+                    usage.output_tokens = call_counted(call)
+                    source = "estimated"
+            elif complete:
+                call.route.prompts.observe_tokens(call.prompt_counted, usage.input_tokens + usage.cache_read_tokens
+                                                  + usage.cache_write_tokens + usage.cache_write_1h_tokens)
+                call.route.outputs.observe_tokens(tap.counted_tokens(), usage.output_tokens)
+            call.cost_nano = admission.settle(&usage, now, now + call.engine.wall_offset_ns)
+            call.written_off_nano = admission.written_off_nano
+        else:
+            admission.release(now, call.attempts > 0)
+    if tap is not None and tap.tap.object_size and call.scanner.store != 0 and status < 300 and call.route is not None:
+        call.engine.new_objects.append((tap.tap.object_id[:tap.tap.object_size], call.key.account_id, call.key.key_id,
+                                        call.route.channel.name, call.wall_ns // 1_000_000))
+    if code == E_CLIENT_GONE and tap is not None and tap.terminal_seen and not call.left_ns:
+        code = E_NONE       # a client that closes behind the last event has finished
+    elif code == E_CLIENT_GONE:
+        status = 499
+    if E_RATE_LIMIT_REQUESTS <= code <= E_TOKENS_PER_CALL:
+        call.engine.note_refusal(call, code)
+    if call.claimed is not None:
+        call_release_claim(call)
+    if call.key is not None:
+        call.engine.record(call, code, status, &usage, source, now)
+    else:
+        call.engine.refused_unknown(code)
+    if call.slot != NULL:
+        call_close_slot(call, code, status, &usage, source, now)
+    call.engine.waiting_bytes -= call.body_bytes
+    call.body_bytes = 0
+    call.body = None
+    call.error_parts = None
+    return 0
+
+
+cdef int call_release_claim(Call call) except -1:
+    """A key is bound to a call of which something was delivered, and free again after any other."""
+    call.bound = call.admission is not None and call.admission.state == A_SETTLED
+    if 0 < call.status < 400 and (call.body_sent or call.admission is None):
+        call.bound = True       # answered, if not charged here: a job
+    if call.slot != NULL and not call.bound:
+        memset(call.slot.idempotency, 0, 32)
+    call.engine.hooks.unclaim(call.id, call.claimed, bool(call.bound))
+    return 0

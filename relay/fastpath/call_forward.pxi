@@ -1,0 +1,223 @@
+# From the choice of a channel to the request on its way, and what follows where an attempt fails.
+
+
+cdef int call_find_affinity(Call call) except -1:
+    """Calls of one key and model whose prompts begin alike belong together: their provider has that beginning cached.
+
+    In memory only, under a key of this process: the number is no trace of what was said. Providers cache nothing below
+    1,024 tokens.
+    """
+    cdef uint8_t[PREFIX_BYTES + 16] prefix
+    cdef int64_t at, part_size, skip, size = 0, model
+    cdef bytes part
+    cdef hash128 h
+    if not (call.endpoint.format == F_CHAT or call.endpoint.format == F_RESPONSES or call.endpoint.format == F_MESSAGES
+            or call.endpoint.format == F_GENERATE):
+        return 0
+    at = call.scanner.prefix_start(PREFIX_BYTES)
+    if at < 0:
+        return 0
+    memcpy(&prefix[PREFIX_BYTES], &call.key.key_id, 8)
+    model = <int64_t>hash(call.model.name)
+    memcpy(&prefix[PREFIX_BYTES + 8], &model, 8)
+    skip = at
+    for part in call.body:
+        part_size = PyBytes_GET_SIZE(part)
+        if skip >= part_size:
+            skip -= part_size
+            continue
+        part_size = min(part_size - skip, PREFIX_BYTES - size)
+        memcpy(&prefix[size], PyBytes_AS_STRING(part) + skip, part_size)
+        size += part_size
+        skip = 0
+        if size == PREFIX_BYTES:
+            break
+    h = siphash(call.engine.hash_key[0], call.engine.hash_key[1], prefix, PREFIX_BYTES + 16)
+    call.affinity = h.low | 1
+    return 0
+
+
+cdef int call_forward(Call call) except -1:
+    """Finds a channel and sends the request there."""
+    cdef int64_t now = monotonic_ns()
+    cdef Route route = call.engine.choose(call, now)
+    if route is None:
+        call_refuse(call, call.engine.no_way(call, now) if call.attempts == 0 else call_status_of_failure(call), None)
+        return 0
+    return call_forward_to(call, route, now)
+
+
+cdef int call_forward_to(Call call, Route route, int64_t now) except -1:
+    """Sends the request on, over a kept connection or a new one."""
+    cdef UpstreamConnection connection
+    call.route = route
+    if call.attempts == 0:
+        call.engine.retry_budget.calls_now += 1
+    call.attempts += 1
+    call_note_route(call)
+    route.channel.in_flight += 1
+    call.on_channel = True
+    connection = route.channel.take_idle(now)
+    call.phase_ns = now
+    if connection is None:
+        call.state = C_CONNECT
+        call.engine.hooks.connect(route.channel, call)
+    else:
+        call_send(call, connection)
+    return 0
+
+
+cdef int call_status_of_failure(Call call):
+    return call.last_failure or E_UPSTREAM_FAILED
+
+
+cdef int call_send(Call call, UpstreamConnection connection) except -1:
+    cdef Buffer b = call.engine.buffer
+    cdef Channel channel = call.route.channel
+    cdef list body = call_upstream_body(call)
+    cdef int64_t size = 0
+    cdef bytes part
+    for part in body:
+        size += PyBytes_GET_SIZE(part)
+    call.connection = connection
+    connection.call = call
+    b.size = 0
+    b.add(b"POST ", 5)
+    b.add_bytes(call.route.base_path)
+    if call.endpoint.model_in_path:
+        b.add_bytes(call.route.model_path)
+    b.add_bytes(call.endpoint.upstream_path)
+    if call.query is not None:
+        b.add_bytes(call.query)
+    if channel.query is not None:
+        b.add(b"?" if call.query is None else b"&", 1)
+        b.add_bytes(channel.query)
+    b.add_text(b" HTTP/1.1\r\n")
+    b.add_bytes(channel.host_line)
+    b.add_bytes(call.upstream_key.line)
+    b.add_bytes(call.passed_fields)
+    b.add_text(b"Accept-Encoding: identity\r\nContent-Length: ")
+    b.add_int(size)
+    b.add_text(b"\r\n\r\n")
+    call.state = C_HEAD
+    call.sent_ns = call.phase_ns = monotonic_ns()
+    if b.size + size <= ONE_WRITE_BYTES_MAX:
+        for part in body:
+            b.add_bytes(part)
+        connection.transport.write(b.take())
+    else:
+        call.large_request = True
+        connection.transport.writelines([b.take(), *body])
+    return 0
+
+
+cdef list call_upstream_body(Call call):
+    """The body as it goes on: byte for byte, but for a renamed model and a usage report asked for by us."""
+    cdef list edits = []
+    cdef RequestScanner scanner = call.scanner
+    if call.route.upstream_model_json is not None and not call.endpoint.model_in_path:
+        if call.form is not None:
+            if scanner.model_start >= 0:
+                edits.append((scanner.model_start, scanner.model_end, call.route.upstream_model.encode()))
+            else:
+                edits.append((0, 0, call.form.opening + call.route.upstream_model.encode() + b"\r\n"))
+        elif scanner.model_start >= 0:
+            edits.append((scanner.model_start, scanner.model_end, call.route.upstream_model_json))
+        else:
+            edits.append((scanner.object_start, scanner.object_start, b'"model":' + call.route.upstream_model_json
+                          + (b"" if scanner.object_empty else b",")))
+    call.strip = False
+    if call.route.channel.ask_usage and call.endpoint.format in (F_CHAT, F_COMPLETIONS) and call.stream \
+            and scanner.include_usage != 1:
+        call.strip = True
+        edits.append(call.engine.hooks.usage_request(
+            call.body, scanner.stream_options_start, scanner.stream_options_end, scanner.object_start, scanner.object_empty))
+    if not edits:
+        return call.body
+    return splice(call.body, edits)
+
+
+cdef int call_attempt_failed(Call call, int code, int blame=BLAME_CHANNEL) except -1:
+    """This attempt is over and the client has seen nothing: another key or the next channel, or the refusal."""
+    cdef Route route = call.route
+    cdef Channel channel = route.channel
+    cdef UpstreamKey key = None
+    cdef int64_t now = monotonic_ns()
+    if blame == BLAME_CHANNEL:
+        call_attempt_bad(call, code)
+    call_drop_connection(call)
+    channel.failures += 1
+    call.last_failure = code
+    call.head_bytes = None
+    call.error_parts = None
+    if blame == BLAME_KEY:
+        key = call_other_key(call, now)
+    if key is None:
+        if call.tried is None:
+            call.tried = []
+        call.tried.append(channel)
+    if not call_may_retry(call) or (key is None and not call.engine.another_way(call, now)):
+        call_refuse(call, code, None)
+    elif not call.engine.retry_budget.take():
+        call_refuse(call, code, None)
+    elif key is not None:
+        call.upstream_key = key      # nothing was processed: the key was refused, not the call
+        call_forward_to(call, route, now)
+    else:
+        call_forward(call)
+    return 0
+
+
+cdef UpstreamKey call_other_key(Call call, int64_t now):
+    """Another key of the channel, after the one of this attempt was refused. None: there is none, or none has to rest."""
+    cdef Route route = call.route
+    if route.channel.breaker.state != BREAKER_CLOSED or call.upstream_key.wakes_ns(route.upstream_model) <= now:
+        return None
+    return route.channel.awake_key(route.upstream_model, call.affinity, now)
+
+
+cdef bint call_may_retry(Call call) noexcept:
+    return call.endpoint.inference and call.attempts < call.engine.attempts_max
+
+
+cdef inline void call_attempt_good(Call call, int64_t now):
+    """The upstream answers calls: for its breaker."""
+    cdef Channel channel = call.route.channel
+    if channel.breaker.state == BREAKER_CLOSED:
+        channel.breaker.succeeded(now)
+    elif call.probe:
+        call.probe = False
+        if channel.breaker.end_probe(now, 1, 0):
+            call.engine.breaker_changed(channel)
+
+
+cdef void call_attempt_bad(Call call, int code):
+    """The upstream failed, and not because of its key or of this call."""
+    cdef Channel channel = call.route.channel
+    cdef bint changed
+    if call.probe:
+        call.probe = False
+        changed = channel.breaker.end_probe(monotonic_ns(), 0, code)
+    else:
+        changed = channel.breaker.failed(monotonic_ns(), code)
+    if changed:
+        call.engine.breaker_changed(channel)
+
+
+cdef void call_leave_channel(Call call):
+    if call.on_channel:
+        call.on_channel = False
+        call.route.channel.in_flight -= 1
+        if call.probe:
+            call.probe = False
+            call.route.channel.breaker.end_probe(0, -1, 0)
+
+
+cdef void call_drop_connection(Call call):
+    """The upstream is of no use any more: its connection is closed, whatever it was sending."""
+    cdef UpstreamConnection connection = call.connection
+    call_leave_channel(call)
+    if connection is not None:
+        call.connection = None
+        connection.call = None
+        connection.close()

@@ -1,0 +1,75 @@
+# What a call writes into its slot of the journal: all that a dead process's successor needs to charge it.
+
+
+cdef bint call_open_slot(Call call, Rate rate) except -1:
+    """Writes what a dead process's successor would need to charge this call. False: there are too many open calls."""
+    cdef Journal journal = call.engine.journal
+    cdef Slot* slot = journal.open()
+    if slot == NULL:
+        return False
+    slot.id = call.id
+    slot.account_id = call.key.account_id
+    slot.organisation_id = call.key.organisation_id
+    slot.key_id = call.key.key_id
+    slot.wall_ns = call.wall_ns
+    slot.stream = call.stream
+    slot.hold_nano = call.admission.hold_nano
+    slot.max_cost_nano = call.max_cost_nano
+    slot.prices = rate.prices
+    slot.prompt_tokens = call.prompt_tokens
+    if call.claimed is not None:
+        memcpy(slot.idempotency, PyBytes_AS_STRING(call.claimed), 32)
+        slot.idempotency_body = call.claimed_body
+    journal.put_text(slot, T_PATH, call.endpoint.name)
+    journal.put_text(slot, T_MODEL, call.model.name)
+    journal.put_text(slot, T_CARD, rate.card)
+    if call.engine.keep_source_ip:
+        journal.put_text(slot, T_ADDRESS, call.source_ip)
+    if call.engine.keep_user_agent:
+        journal.put_text(slot, T_AGENT, call.engine.agent_of(call))
+    call.route_texts = slot.text_used
+    call.slot = slot
+    journal.publish(slot)
+    return True
+
+
+cdef int call_note_route(Call call) except -1:
+    cdef Slot* slot = call.slot
+    if slot != NULL:
+        slot.attempts = call.attempts
+        slot.text_size[T_UPSTREAM_MODEL] = slot.text_size[T_CHANNEL] = 0xFFFF
+        slot.text_used = call.route_texts
+        call.engine.journal.put_text(slot, T_UPSTREAM_MODEL, call.route.upstream_model)
+        call.engine.journal.put_text(slot, T_CHANNEL, call.route.channel.name)
+    return 0
+
+
+cdef void call_note_delivery(Call call) noexcept:
+    """What is written to the client up to now, for the journal: a handful of stores."""
+    cdef Slot* slot = call.slot
+    cdef UsageTap tap = call.tap
+    if slot == NULL or not call.body_sent or tap is None:
+        return
+    slot.counted_tokens = call_counted(call)
+    if tap.usage_seen:
+        tap_normalise(&tap.tap, &slot.usage)
+        if by_the_piece(tap.tap.format):
+            charge_one_way(&tap.tap, &call.admission.rate.prices, &slot.usage)
+        slot.usage_seen = 2 if tap.terminal_seen else 1
+    if not call.admission.rate.plain:
+        slot_cost(slot, call.admission.rate, tap.tap.service)
+    slot.delivered = 1
+
+
+cdef int call_close_slot(Call call, int code, int status, Usage* usage, str source, int64_t now) except -1:
+    """The ending, in the journal as in the record: until the record is committed, this is where it stands."""
+    cdef Slot* slot = call.slot
+    slot.usage = usage[0]
+    slot.cost_nano = call.cost_nano
+    slot.written_off_nano = call.written_off_nano
+    slot.status = status
+    slot.error_code = code
+    slot.source = 1 if source == "upstream" else 2 if source == "estimated" else 0
+    slot.latency_us = (now - call.began_ns) // 1000
+    call.slot = NULL
+    return call.engine.journal.end(slot)
