@@ -187,7 +187,6 @@ def natural(c: Corpora) -> None:
     c.add("he-wiki", "natural", "test", "UD_Hebrew-IAHLTwiki", treebank, "*.conllu")
     c.add("hi-help", "natural", "train", f"gnome-user-docs/{help_text}/hi", markup, "*/*.page")
     c.add("hi-messages", "natural", "train", "/usr/share/locale", catalogue, "hi/LC_MESSAGES/*.mo")
-    c.add("hi-news", "natural", "test", "UD_Hindi-PUD", treebank, "*.conllu")
     for code in ("ta", "te", "gu"):
         c.split(f"{code}-help", "natural", f"gnome-user-docs/{help_text}/{code}", markup, "*/*.page")
     for code in ("bn", "kn", "pa", "ml", "mr", "si", "km", "my", "ne", "ka", "hy", "am", "ug", "dz"):

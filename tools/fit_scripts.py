@@ -1,4 +1,4 @@
-"""More text for tools/fit_corpora.py of scripts that are easily too narrow: Cyrillic, Greek, Thai, Japanese, Chinese.
+"""More text for tools/fit_corpora.py of scripts that are easily too narrow: Cyrillic, Greek, Hindi, Thai, Japanese, Chinese.
 
 Most sources here are on both sides, split by document (a file; in the PUD treebanks the news article or encyclopedia
 page that a sentence comes from), never by chunk.
@@ -58,7 +58,12 @@ def pages(path: Path) -> str:
 def add(c: "Corpora") -> None:
     from fit_corpora import no_space_treebank, plain, treebank
 
-    for code, name, space in (("ru", "Russian", " "), ("th", "Thai", " "), ("zh-tw", "Chinese", "")):
+    for code, name, space in (
+        ("ru", "Russian", " "),
+        ("hi", "Hindi", " "),
+        ("th", "Thai", " "),
+        ("zh-tw", "Chinese", ""),
+    ):
         for part in ("train", "test"):
             folder = c.sources / f"UD_{name}-PUD"
             c.add_text(f"{code}-news", "natural", part, articles(folder, part, space))
