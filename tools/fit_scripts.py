@@ -1,4 +1,4 @@
-"""More text for tools/fit_corpora.py of scripts that are easily too narrow: Cyrillic, Greek, Hindi, Thai, Japanese, Chinese.
+"""More text for tools/fit_corpora.py of scripts that are easily too narrow, from Cyrillic and Greek to Chinese.
 
 Most sources here are on both sides, split by document (a file; in the PUD treebanks the news article or encyclopedia
 page that a sentence comes from), never by chunk.
