@@ -2,7 +2,7 @@
 
     python -m benchmarks.writer --accounts 1000 --present 1000000 --keys 1000000
 
-Groups of 2,000 records of random accounts go through the same code as in a relay (fold, insertion, rollups, lots,
+Groups of 500 records of random accounts go through the same code as in a relay (fold, insertion, rollups, lots,
 commit, checkpoints), in one thread; the figure is CPU of the process, user and system, without making the records. Few
 accounts are the common case (a group's records fold into few sums); 1,000 equally busy ones are near the worst.
 """
@@ -23,7 +23,7 @@ from relay.storage.database import Connection, open_reader, open_writer, transac
 from relay.storage.directory import load_key
 from relay.storage.groupcommit import CHECKPOINT_ROWS
 
-GROUP_RECORDS = 2000
+GROUP_RECORDS = 500
 CALLS_PER_SECOND = 5000
 START_MS = 20_700 * MS_PER_DAY
 RUNS = 5

@@ -64,7 +64,7 @@ def fold_calls(list records, dict shapes, object shape_id, dict last_used):
         turn += 1
         if turn & 255 == 0:
             with nogil:
-                sched_yield()       # a group of thousands would keep the event loop waiting for a millisecond
+                sched_yield()       # a large group would keep the event loop waiting
         call_id = record[0]
         if len(record) != FOLD_FIELDS:
             if len(record) != FOLD_FIELDS + 1:

@@ -78,7 +78,7 @@ class Store:
         *,
         durability: Durability = "process",
         commit_interval_ms: int | None = None,
-        commit_records_max: int = 2000,
+        commit_records_max: int = 500,
         now_ms: Callable[[], int] | None = None,
     ) -> Store:
         """Lock the directory (made if absent), check the file, bring its schema up to date.
