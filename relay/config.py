@@ -67,7 +67,7 @@ class Server(_Table, frozen=True):
     trusted_proxies: tuple[Network, ...] = ()
     drain_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 600.0
     connections_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 20_000
-    calls_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 8192
+    calls_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 16_384
     body_bytes_max: Bytes = 33_554_432
     waiting_bytes_max: Bytes = 1_073_741_824
     upload_bytes_max: Bytes = 536_870_912

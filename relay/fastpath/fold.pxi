@@ -8,9 +8,6 @@
 
 cimport cython
 
-cdef extern from "sched.h" nogil:
-    int sched_yield()
-
 cdef int64_t FOLD_MEASURE_MAX = <int64_t>1 << 40
 cdef int64_t FOLD_COST_MAX = 10000000000000000
 cdef int64_t FOLD_IDS_PER_DAY = <int64_t>86400000 << 20
@@ -58,13 +55,8 @@ def fold_calls(list records, dict shapes, object shape_id, dict last_used):
     cdef int64_t number, day, cost, value, write_off, rest
     cdef int64_t measures[7]
     cdef int index
-    cdef Py_ssize_t turn = 0
 
     for record in records:
-        turn += 1
-        if turn & 255 == 0:
-            with nogil:
-                sched_yield()       # a large group would keep the event loop waiting
         call_id = record[0]
         if len(record) != FOLD_FIELDS:
             if len(record) != FOLD_FIELDS + 1:

@@ -6,7 +6,6 @@ every step, and each time a busy event loop can keep it for milliseconds.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from typing import Any, Final
 
@@ -31,5 +30,4 @@ class ManyRows:
             size = rows * self._columns
             while end - start >= size:
                 connection.execute(text, values[start : start + size])
-                os.sched_yield()  # to an event loop that waits for this very core: it halves what a group adds to p99
                 start += size
