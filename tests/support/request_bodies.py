@@ -90,7 +90,7 @@ REQUESTS: list[tuple[int, Any, dict[str, Any]]] = [
         {"model": "m", "input": "Hello", "background": True, "previous_response_id": "resp_1"},
         {"background": True, "stored_context": True},
     ),
-    (EMBEDDINGS, {"model": "m", "input": ["one", "two"]}, {"prompt_tokens": 2}),
+    (EMBEDDINGS, {"model": "m", "input": ["one", "two"]}, {"model": b"m"}),
     (EMBEDDINGS, {"model": "m", "input": [10, 20, 30]}, {"prompt_tokens": 3}),
     (
         MESSAGES,
