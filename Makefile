@@ -22,7 +22,7 @@ clients: $(CLIENTS_NODE)/node_modules/.package-lock.json
 
 $(CLIENTS_VENV)/.made: tests/clients/python/requirements.lock
 	$(PYTHON) -m venv $(CLIENTS_VENV)
-	$(CLIENTS_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	$(CLIENTS_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	touch $@
 
 $(CLIENTS_NODE)/node_modules/.package-lock.json: $(CLIENTS_NODE)/package-lock.json $(CLIENTS_VENV)/.made
@@ -49,7 +49,7 @@ bench: .make-build
 # The lock file pins every package by hash; the project itself is built in place, so that editing needs no reinstall.
 .make-venv: requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	touch $@
 
 .make-build: .make-venv $(SOURCES)
