@@ -10,7 +10,7 @@ writes. It is dropped whenever a transaction fails, and read again.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ from relay.records import (
 from relay.storage.database import transaction
 from relay.storage.ledger import lots_of
 from relay.storage.objects import mark_ended
-from relay.storage.statements import ManyRows
+from relay.storage.statements import ROWS_PER_STATEMENT, ManyRows
 
 # What is kept between groups, at most. 10,000 accounts with two lots each take about 6 MB.
 ACCOUNTS_KEPT_MAX: Final = 10_000
@@ -104,6 +104,7 @@ class BatchWriter:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self.pause: Callable[[], None] = lambda: None  # called within long groups, in the writer's thread
         self._shapes: dict[tuple[Any, ...], int] = {}
         # Per account, in spending order: [lot id, used, remaining]; only lots with something left.
         self._lots: dict[int, list[list[int]]] = {}
@@ -192,14 +193,16 @@ class BatchWriter:
         rows, common, full, accounts, spend, write_offs, used, more = fold_calls(
             list(calls), self._shapes, self._shape_id, self._last_used
         )
+        if len(calls) >= ROWS_PER_STATEMENT[0]:
+            self.pause()  # behind a quarter of a millisecond with the interpreter's lock held
         if rows:
-            INSERT_CALLS.run(connection, rows)
+            INSERT_CALLS.run(connection, rows, self.pause)
         if common:
-            ADD_COMMON_ROLLUPS.run(connection, common)
+            ADD_COMMON_ROLLUPS.run(connection, common, self.pause)
         if full:
-            ADD_ROLLUPS.run(connection, full)
+            ADD_ROLLUPS.run(connection, full, self.pause)
         if spend:
-            ADD_SPEND.run(connection, spend)
+            ADD_SPEND.run(connection, spend, self.pause)
         if accounts:
             self._draw(accounts, write_offs)
         if write_offs:
@@ -216,7 +219,7 @@ class BatchWriter:
             keys = [(field[5], field[6], call_id) for call_id, field in more if field[5] is not None]
             connection.executemany(INSERT_IDEMPOTENCY, keys)
         if events:
-            INSERT_EVENTS.run(connection, list(chain.from_iterable(events)))
+            INSERT_EVENTS.run(connection, list(chain.from_iterable(events)), self.pause)
         connection.execute("UPDATE store SET batch = batch + 1")
         return len(calls)
 
@@ -252,7 +255,7 @@ class BatchWriter:
                     closed.append((lot[0],))
                     del lots[0]
         if changed:
-            REPLACE_LOT_USE.run(self._connection, changed)
+            REPLACE_LOT_USE.run(self._connection, changed, self.pause)
         if closed:
             self._connection.executemany("UPDATE lots SET is_open = 0 WHERE id = ?", closed)
 

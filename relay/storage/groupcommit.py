@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -28,10 +29,16 @@ T = TypeVar("T")
 
 EVENTS_QUEUED_MAX: Final = 10_000
 RETRY_SECONDS: Final = 1.0
+# The writer may share a core with the event loop, and a thread that has waited gets its share in one piece: a group of
+# 500 in one go keeps every call waiting for a millisecond. Where it may take its time, it pauses behind each 64 rows, and
+# is still done long before the next group is whole. Not while this many groups wait: the backlog comes first.
+PAUSE_SECONDS: Final = 0.0005
+PAUSE_GROUPS_MAX: Final = 4
 LAG_STEP_SECONDS: Final = 0.05  # how exactly the age of what waits is known
-# A checkpoint copies what changed since the last one from the WAL into the database, each page once: rarer is cheaper.
-# At most this many changed rows (about 10 MB of WAL), or this long after a commit.
-CHECKPOINT_ROWS: Final = 40_000
+# A checkpoint copies what changed since the last one from the WAL into the database, each page once, in one piece: at
+# most this many changed rows (2.5 MB of WAL, about a millisecond), or this long after a commit. Rarer would not be
+# cheaper: 1.4 us per record with 10,000 and with 40,000 rows (benchmarks/writer.py).
+CHECKPOINT_ROWS: Final = 10_000
 CHECKPOINT_SECONDS: Final = 10.0
 
 
@@ -51,10 +58,12 @@ class GroupCommit:
         fatal: Callable[[BaseException], None],
     ) -> None:
         self.writable = True
+        self.unhurried = False  # whether a group may pause, so that the event loop has the core in between
         self.events_dropped = 0
         self.callbacks: list[Callable[[Sequence[CallRecord]], None]] = []
         self._worker = worker
         self._writer = writer
+        writer.pause = self._pause
         self._batch = batch  # number of the last committed group
         self._power = power
         self._interval_seconds = interval_seconds
@@ -207,6 +216,11 @@ class GroupCommit:
     ) -> Callable[[sqlite3.Connection], int]:
         writer, now_ms = self._writer, self._now_ms()
         return lambda _: writer.commit(calls, events, now_ms, new_only=new_only)
+
+    def _pause(self) -> None:
+        """In the writer's thread; what it reads changes under the interpreter's lock only."""
+        if self.unhurried and not self._flushing and len(self._calls) < PAUSE_GROUPS_MAX * self._records_max:
+            time.sleep(PAUSE_SECONDS)
 
     def _tell(self, calls: Sequence[CallRecord]) -> None:
         """Wake those whose records are committed, and tell who asked for all."""

@@ -199,6 +199,13 @@ class Store:
         """False while the disk is full or the file is locked by another program, until a later attempt succeeds."""
         return self._group.writable and not self._closed
 
+    def take_time(self, unhurried: bool) -> None:
+        """Whether the writer may pause within its groups: true while the event loop is not busy all the time.
+
+        A loop that is would starve a writer that pauses, and its calls wait for each other anyway.
+        """
+        self._group.unhurried = unhurried
+
     @property
     def pending(self) -> int:
         """Call records and events that are queued and not yet committed."""

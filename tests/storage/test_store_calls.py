@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from relay.records import MS_PER_DAY
-from relay.storage import Store, StoreFailed
+from relay.storage import Store, StoreFailed, groupcommit
 from tests.support.stored import CREDIT, DAY, NOON_MS, assert_books_agree, call_record, customer
 
 
@@ -290,3 +290,41 @@ async def test_the_writers_lag_is_the_age_of_the_oldest_record(tmp_path):
         assert store.lag_seconds < 0.2
     finally:
         await store.close()
+
+
+async def pauses_of_a_group(store, monkeypatch, records: int, first: int = 0) -> int:
+    slept: list[float] = []
+    monkeypatch.setattr(groupcommit.time, "sleep", slept.append)
+    store.append_calls([call_record(n) for n in range(first, first + records)])
+    committed = asyncio.Event()
+    store.on_committed(lambda _: None if store.pending else committed.set())
+    await committed.wait()  # not flush(): who waits is not kept waiting
+    monkeypatch.undo()
+    return len(slept)
+
+
+async def test_a_long_group_pauses_where_it_may_take_its_time(store, monkeypatch):
+    """Behind the fold, and behind each statement of 64 rows."""
+    await customer(store)
+    store.take_time(True)
+    assert await pauses_of_a_group(store, monkeypatch, 500) == 1 + 500 // 64
+    assert await pauses_of_a_group(store, monkeypatch, 63, first=500) == 0
+    store.take_time(False)
+    assert await pauses_of_a_group(store, monkeypatch, 500, first=1000) == 0
+    assert await store.verify() == []
+
+
+async def test_a_backlog_is_committed_without_pauses(store, monkeypatch):
+    await customer(store)
+    store.take_time(True)
+    waiting = groupcommit.PAUSE_GROUPS_MAX * 500
+    assert await pauses_of_a_group(store, monkeypatch, waiting) == (groupcommit.PAUSE_GROUPS_MAX - 1) * (1 + 500 // 64)
+
+
+async def test_nobody_who_waits_is_kept_waiting_by_pauses(store, monkeypatch):
+    await customer(store)
+    store.take_time(True)
+    monkeypatch.setattr(groupcommit.time, "sleep", lambda seconds: pytest.fail("paused"))
+    store.append_calls([call_record(n) for n in range(500)])
+    await store.flush()
+    assert len(await store.calls(limit=1000)) == 500
