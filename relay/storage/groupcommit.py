@@ -30,8 +30,8 @@ T = TypeVar("T")
 EVENTS_QUEUED_MAX: Final = 10_000
 RETRY_SECONDS: Final = 1.0
 # The writer may share a core with the event loop, and a thread that has waited gets its share in one piece: a group of
-# 500 in one go keeps every call waiting for a millisecond. Where it may take its time, it pauses behind each 64 rows, and
-# is still done long before the next group is whole. Not while this many groups wait: the backlog comes first.
+# 500 in one go keeps every call waiting for a millisecond. Where it may take its time, it pauses behind each 64 rows,
+# and is still done long before the next group is whole. Not while this many groups wait: the backlog comes first.
 PAUSE_SECONDS: Final = 0.0005
 PAUSE_GROUPS_MAX: Final = 4
 LAG_STEP_SECONDS: Final = 0.05  # how exactly the age of what waits is known
