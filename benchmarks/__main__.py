@@ -122,6 +122,7 @@ def _run(arguments: argparse.Namespace) -> int:
             _say(f"  FAILED: {error}")
             failed = True
             continue
+        result.earlier = {before.scenario: before for _, before in done}
         done.append((scenario, result))
         failed = failed or bool(result.all_wrong)
         # after each scenario, so that what comes later cannot lose it

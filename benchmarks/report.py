@@ -55,16 +55,19 @@ def judge(scenario: Scenario, result: ScenarioResult) -> list[Judged]:
     """Every bar of the scenario. Wrong results leave nothing to judge."""
     judged = []
     for bar in scenario.bars:
-        if bar.of not in result.samples or (bar.kind != "absolute" and bar.against not in result.samples):
+        other = result.earlier.get(bar.scenario) if bar.scenario else result
+        if bar.of not in result.samples or other is None:
+            continue
+        if bar.kind != "absolute" and bar.against not in other.samples:
             continue
         ours = values(result.samples[bar.of], bar.figure)
         if bar.kind == "absolute":
             compared = ours
         else:
-            compared = pairwise(ours, values(result.samples[bar.against], bar.figure), bar.kind)
+            compared = pairwise(ours, values(other.samples[bar.against], bar.figure), bar.kind)
         summary = summarize(compared)
         text = verdict(summary, bar.limit)
-        if result.all_wrong:
+        if result.all_wrong or other.all_wrong:
             text = "wrong result"
         elif not bar.figure.startswith(("cpu", "memory")) and _disturbed(result, bar):
             text = "inconclusive (other programs on the proxy's core)"
@@ -179,9 +182,10 @@ def read_json(path: Path) -> tuple[dict[str, Any], list[tuple[Scenario, Scenario
     content = json.loads(path.read_text())
     if content.get("format") != 1:
         raise ValueError(f"{path}: not a result file of this version")
-    done = []
+    done: list[tuple[Scenario, ScenarioResult]] = []
     for item in content["scenarios"]:
         result = ScenarioResult(item["name"], item["about"], item["load"], unavailable=item["unavailable"])
+        result.earlier = {before.scenario: before for _, before in done}
         for name, samples in item["contenders"].items():
             result.samples[name] = [Sample(**{**sample, "wrong": []}) for sample in samples]
         for text in item["wrong"]:  # those of single rounds are among them

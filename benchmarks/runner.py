@@ -61,6 +61,7 @@ class ScenarioResult:
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
     wrong: dict[str, list[str]] = field(default_factory=dict)  # found at the end, over all rounds
+    earlier: dict[str, ScenarioResult] = field(default_factory=dict)  # scenarios of the same run before this one
 
     @property
     def all_wrong(self) -> list[str]:

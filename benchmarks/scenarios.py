@@ -27,7 +27,8 @@ class Load:
 @dataclass(frozen=True)
 class Bar:
     """A figure of `of` held against that of `against` in the same round: their `ratio`, their `difference` in the
-    figure's own unit, or the figure of `of` alone (`absolute`)."""
+    figure's own unit, or the figure of `of` alone (`absolute`). With `scenario`, `against` is taken from that
+    one, which comes earlier in the run."""
 
     figure: str
     kind: str
@@ -35,6 +36,7 @@ class Bar:
     about: str
     of: str = "relay"
     against: str = "nginx"
+    scenario: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,16 @@ SCENARIOS: tuple[Scenario, ...] = (
         partial(stream_case, "burst", 248, gap_us=160_000, packet_events=8),
         Load(connections=256, warmup_seconds=2, duration_seconds=5, ramp_seconds=1),
         EVENT,
+        (
+            Bar(
+                "cpu_us_per_event",
+                "ratio",
+                1 / 3,
+                "CPU per event at most a third of that of paced",
+                against="relay",
+                scenario="paced",
+            ),
+        ),
     ),
     Scenario(
         "streams-5000",

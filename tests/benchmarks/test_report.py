@@ -72,6 +72,20 @@ def test_bars_are_judged_and_a_wrong_result_is_not() -> None:
     assert [j.verdict for j in report.judge(scenario, result(["bytes differ"]))] == ["wrong result"]
 
 
+def test_a_bar_against_another_scenario_of_the_run() -> None:
+    burst, paced, before, now = find("burst"), find("paced"), result(), result()
+    for samples, us in ((before.samples["relay"], 30.0), (now.samples["relay"], 9.0)):
+        for one in samples:
+            one.figures["cpu_us_per_event"] = us
+    assert paced.name not in now.earlier
+    assert report.judge(burst, now) == []  # nothing to hold it against
+    now.earlier[paced.name] = before
+    assert [(j.verdict, round(j.summary.median, 2)) for j in report.judge(burst, now) if j.summary] == [("met", 0.3)]
+    for one in now.samples["relay"]:
+        one.figures["cpu_us_per_event"] = 11.0
+    assert [j.verdict for j in report.judge(burst, now)] == ["missed"]
+
+
 def test_terminal_and_page(tmp_path: Path) -> None:
     scenario = find("json-small")
     text = report.terminal(scenario, result())
