@@ -57,10 +57,12 @@ from relay.wire.endpoints import D_GEMINI, D_OPENAI, DIALECT_NAMES, Endpoint
 log = logging.getLogger("relay")
 
 SWEEP_SECONDS = 1 / _fastpath.TICKS_PER_SECOND
-# How long records wait for the store, by durability. Handed over by the thousand, they would keep calls waiting, and
-# have left the caches. With "power", a settlement is on the disk within 50 ms: this, the store's own interval, and the
-# disk.
-FLUSH_SECONDS = {"process": 0.02, "power": 0.01}
+# How long records wait for the store, by durability. With "power", a settlement is on the disk within 50 ms: this, the
+# store's own interval, and the disk.
+FLUSH_SECONDS = {"process": 0.1, "power": 0.01}
+# While there are many: handed over by the thousand, they would keep calls waiting, and have left the caches.
+FLUSH_BUSY_SECONDS = 0.02
+FLUSH_BUSY_RECORDS = 64
 LOOP_SPARE_PERCENT = 75  # of a core: while the event loop uses less, the writer pauses within its groups
 IDLE_UPSTREAM_SECONDS = 50.0  # providers and their load balancers close idle connections after about a minute
 BACKLOG = 4096
@@ -316,11 +318,14 @@ class Relay:
 
     async def _flush(self) -> None:
         began, used = time.monotonic(), time.thread_time()
+        seconds = FLUSH_SECONDS[self._store.durability]
         while True:
-            await asyncio.sleep(FLUSH_SECONDS[self._store.durability])
+            await asyncio.sleep(seconds)
             now, used_now = time.monotonic(), time.thread_time()
             self._store.take_time((used_now - used) * 100 < (now - began) * LOOP_SPARE_PERCENT)
             began, used = now, used_now
+            busy = len(self.engine.records) >= FLUSH_BUSY_RECORDS
+            seconds = min(FLUSH_SECONDS[self._store.durability], FLUSH_BUSY_SECONDS if busy else 1.0)
             self._hand_over_records()
             await self.side.flush()
 
