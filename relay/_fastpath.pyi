@@ -628,6 +628,19 @@ class Call:
     def turn_down(self, code: int, param: str | None = None) -> None: ...
     def answer(self, status: int, code: int, fields: bytes, body: bytes) -> None:
         """Answers a call that was set aside; `fields` are whole lines, without Content-Length."""
+    def begin_pieces(self, status: int, fields: bytes, compressed: bool, wake: Callable[[], None]) -> bool:
+        """The head of an event stream of Responses that answers a call set aside; False where the client has gone.
+
+        `wake` is called when the client takes more, and when the call has ended: then look at `waiting` and `ended`.
+        """
+    def piece(self, data: bytes) -> bool:
+        """More of that stream. False once the call has ended."""
+    def end_pieces(self, code: int = 0) -> None:
+        """Its end. With an index into ERROR_CODES, or without a last event seen, the stream is cut visibly."""
+    @property
+    def waiting(self) -> bool: ...
+    @property
+    def ended(self) -> bool: ...
     def connected(self, connection: UpstreamConnection) -> None: ...
     def connect_failed(self, timed_out: bool) -> None: ...
     def claim_known(self, first_id: int, same: bool) -> None:

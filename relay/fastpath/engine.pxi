@@ -600,6 +600,12 @@ cdef class Engine:
                         transport.abort()
             elif (self.tick - call.active_tick) * (1_000_000_000 // 4) > channel.stream_idle_timeout_ns:
                 call_fail(call, E_UPSTREAM_STALLED)
+        elif call.state == C_PIECES and call.client.write_paused and (
+                self.tick - call.client.paused_tick > self.write_stall_ticks):
+            transport = call.client.transport
+            call_stop(call, E_CLIENT_STALLED)
+            if transport is not None:
+                transport.abort()
         if call.left_ns and (now - call.left_ns > self.read_on_ns_max or (
                 call.tap is not None and call.tap.counted_tokens() - call.left_tokens > self.read_on_tokens_max)):
             call_stop(call, E_CLIENT_GONE)

@@ -13,10 +13,11 @@ from aiohttp import web
 
 from relay import _fastpath, units
 from relay._fastpath import Admission, ApiKey, Call
+from relay.proxy import jobstream
 from relay.proxy.jobs import Job, Jobs
 from relay.proxy.objects import ObjectsApi, object_id_in, path_of
 from relay.proxy.sidecalls import RefusedError, SideCall
-from relay.proxy.upstreams import Answered, Fields, Upstream, UpstreamError
+from relay.proxy.upstreams import Answered, Fields, Upstream, UpstreamError, whole
 from relay.storage.rows import ObjectRow
 from relay.wire import jobs as wire_jobs
 from relay.wire import multipart, upstream_errors
@@ -49,13 +50,15 @@ class JobsApi:
         api = self._objects
         row = await api.objects.find(call.account_id, kind, object_id)
         job = self._jobs.find(kind, object_id)
-        if kind == "response" and (job is None or call.request.query.get("stream") == "true"):
+        if kind == "response" and job is None:
             return await api.one(call, kind, object_id)
         data = await call.body(api.config().server.body_bytes_max) if call.endpoint.method == "POST" else None
-        answered = await api.ask_whole(
+        answer = await api.ask(
             call, api.upstream_of(row), call.endpoint.method, path_of(call.endpoint, object_id), data=data
         )
-        return call.respond(await self.shown(call, row, answered))
+        if answer.content_type == jobstream.STREAM:  # a response's events, again or from one on
+            return await call.pass_on(answer, jobstream.watch(self._jobs, object_id, answer))
+        return call.respond(await self.shown(call, row, await whole(answer)))
 
     async def shown(self, call: SideCall, row: ObjectRow, answered: Answered) -> Answered:
         """A job's document on its way to its owner."""
@@ -293,8 +296,6 @@ class JobsApi:
         """Answers a call that asks for a response in the background. Raises RefusedError, StoreError."""
         if facts["endpoint"] != "/v1/responses":
             raise RefusedError("unsupported_feature")
-        if facts["stream"]:
-            raise RefusedError("unsupported_feature", "stream")
         api, key, engine = self._objects, facts["key"], self._objects.engine
         if facts["model"] is None:
             raise RefusedError("missing_model")
@@ -336,13 +337,23 @@ class JobsApi:
         lines = facts["fields"].decode("latin-1").split("\r\n")
         fields = [(name, value.strip()) for name, colon, value in (line.partition(":") for line in lines) if colon]
 
+        stream: jobstream.JobStream | None = None
+
         async def send() -> Answered:
-            return await api.upstreams.fetch(upstream, "POST", "/responses", fields=fields, data=data)
+            nonlocal stream
+            answer = await api.upstreams.send(upstream, "POST", "/responses", fields=fields, data=data)
+            if answer.status >= 300 or answer.content_type != jobstream.STREAM:
+                return await whole(answer)
+            stream = jobstream.JobStream(self._jobs, answer)
+            return await stream.begin()
 
         try:
             answered = await self._begun(job, "response", send)
         except UpstreamError as error:
             raise RefusedError(error.code) from None
+        if stream is not None:
+            await stream.pass_on(call, job)
+            return
         if answered.status >= 400 and (
             upstream_errors.judge(D_OPENAI, answered.status, answered.body) == upstream_errors.ACCOUNT
         ):

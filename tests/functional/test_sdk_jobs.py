@@ -197,13 +197,19 @@ async def test_background_response(customer: Customer, relay: RelayProcess, simu
         done = await client.responses.retrieve(made.id)
         assert (done.status, done.usage.output_tokens) == ("completed", 6)
         assert await held_nano(customer) == 0
-        with pytest.raises(openai.BadRequestError):
-            await client.responses.create(model="gpt-5", input="Hello", background=True, stream=True)
     async with async_openai(stranger) as client:
         with pytest.raises(openai.NotFoundError):
             await client.responses.retrieve(made.id)
     cost = cost_nano("gpt-5", done.usage.input_tokens, 6)
     assert await customer.settled_nano() == CREDITS - cost
+
+
+async def test_background_elsewhere(customer: Customer):
+    async with async_openai(customer) as client:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.responses.compact(model="gpt-5", input="Hello", extra_body={"background": True})
+        assert caught.value.code == "unsupported_feature"
+    assert (await customer.call())["error_code"] == "unsupported_feature"
 
 
 def message_requests(*prompts: str) -> list[Any]:
