@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import openai
@@ -15,7 +16,7 @@ import pytest_asyncio
 
 from relay.simulator import Running
 from tests.functional.clients import async_openai
-from tests.functional.raw_upstream import Close, Gate, RawUpstream
+from tests.functional.raw_upstream import Close, Gate, Gone, RawUpstream
 from tests.functional.relay_process import Customer, RelayProcess, eventually, nano
 from tests.functional.setting import SIM_KEY, channel, cost_nano, rates
 from tests.functional.streams import RESPONSES, head
@@ -355,6 +356,22 @@ async def test_an_upstream_that_knows_no_streams(customer: Customer, relay: Rela
     assert await customer.settled_nano() == CREDITS - cost
 
 
+async def test_a_provider_is_not_read_for_a_client_that_has_left(
+    customer: Customer, relay: RelayProcess, raw: RawUpstream
+):
+    """It stands still, so that only the leaving can be what closes its connection. The job is asked for by its name."""
+    text, exchange = raw.script(head(RESPONSES, "close", 0), created("resp_raw_3"), Gone())
+    async with await RawClient.connect("127.0.0.1", relay.port) as client:
+        body = {"model": "raw-chat", "input": text, "background": True, "stream": True}
+        fields = {"Authorization": f"Bearer {customer.secret}", "Content-Type": "application/json"}
+        await client.send(request_bytes("POST", "/v1/responses", fields, json.dumps(body).encode()))
+        await client.until(lambda: b"resp_raw_3" in client.received)
+    async with asyncio.timeout(10):
+        await exchange.gone.wait()
+    assert await held_nano(customer) > 0
+    assert (await customer.calls(1))[0]["error_code"] == "client_gone"
+
+
 @pytest.mark.parametrize("seen", [0, 1, 9])
 async def test_killed_in_the_middle(own: RelayProcess, simulator: Running, seen: int):
     """With nothing told: released. Else the hold is there again, and whoever comes back has the rest and one charge."""
@@ -395,3 +412,82 @@ async def test_killed_in_the_middle(own: RelayProcess, simulator: Running, seen:
         assert await customer.settled_nano() == 10**9 - cost
     rows = [row for row in await own.calls(key=customer.key) if row["cost"] != "0"]  # free ones may be lost with it
     assert [row["output_tokens"] for row in rows] == [20]
+
+
+async def test_killed_when_the_end_is_told(own: RelayProcess, simulator: Running):
+    """What its client has heard of is on the disk: charged, without anybody asking again."""
+    customer = await own.customer("1")
+    async with async_openai(customer) as client:
+        async for event in await client.responses.create(**asked("events=20")):
+            if event.type == "response.completed":
+                used = event.response.usage
+                await own.kill()
+                break
+    await own.start()
+    cost = cost_nano("gpt-5", used.input_tokens, 20)
+    money = await customer.money()
+    assert (nano(money["balance"]), nano(money["held"])) == (10**9 - cost, 0)
+
+
+async def test_a_restart_in_the_middle(own: RelayProcess, simulator: Running):
+    """A stream that does not end within the drain is cut with the relay's own event; the rest is there afterwards."""
+    customer = await own.customer("1")
+    async with async_openai(customer) as client:
+        stream = await client.responses.create(**asked("events=50 pace_ms=60000"))
+        events = [await anext(stream)]
+        held = await held_nano(customer)
+        stopping = asyncio.create_task(own.stop())
+        with pytest.raises(openai.APIError) as caught:
+            await anext(stream)
+        assert caught.value.code == "drain_deadline"
+        assert await stopping == 0
+    await own.start()
+    assert await held_nano(customer) == held
+    async with async_openai(customer) as client:
+        made, after = events[0].response.id, events[-1].sequence_number
+        rest = [event async for event in await client.responses.retrieve(made, stream=True, starting_after=after)]
+    assert [event.sequence_number for event in events + rest] == list(range(len(events + rest)))
+    assert await customer.settled_nano() == 10**9 - cost_nano("gpt-5", rest[-1].response.usage.input_tokens, 50)
+
+
+async def test_killed_at_random(own: RelayProcess, simulator: Running):
+    """Whatever was going on: each response that its client has heard of is charged once, and the books agree."""
+    random = Random(20)
+    customer = await own.customer()
+    heard: set[str] = set()
+
+    async def use(number: int) -> None:
+        with contextlib.suppress(openai.APIError):
+            async with async_openai(customer) as client:
+                asking = asked(f"events={3 + number} polls=0 pace_ms={random.randrange(8)}")
+                async for event in await client.responses.create(**asking):
+                    if event.type == "response.created":
+                        heard.add(event.response.id)
+
+    for _ in range(6):
+        users = [asyncio.create_task(use(number)) for number in range(8)]
+        await asyncio.sleep(random.uniform(0.0, 0.15))  # whenever: nothing depends on how far they are
+        await own.kill()
+        await asyncio.gather(*users)
+        await own.start()
+    async with async_openai(customer) as client:
+        for made in heard:
+            assert (await client.responses.retrieve(made)).status == "completed"
+    assert heard
+
+    async def free() -> bool:
+        return await held_nano(customer) == 0
+
+    # Named, but never heard of by its client: the provider has it, and it is charged when somebody looks.
+    for made, _, state in stored_jobs(own):
+        assert state == "ended" or made not in heard
+    own.config = polling_config(simulator, 0.1)
+    await own.kill()
+    await own.start()
+    await eventually(free)
+    ended = [row for row in await own.calls(key=customer.key) if row["cost"] != "0"]
+    lost = [row for row in await own.calls(key=customer.key) if row["error_code"] == "recovered"]
+    jobs = stored_jobs(own)
+    assert heard <= {made for made, _, _ in jobs}
+    assert (len(ended), len(lost)) == (len([job for job in jobs if job[0]]), len([job for job in jobs if not job[0]]))
+    assert await customer.settled_nano() == CREDITS - sum(nano(row["cost"]) for row in ended)
