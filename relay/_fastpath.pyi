@@ -135,6 +135,7 @@ class Rate:
     image_input: int
     discount_ppb: int
     output_tokens_max: int
+    prices_priority: bool
 
     def __init__(
         self,
@@ -622,7 +623,7 @@ class Call:
     id: int
     attempts: int
     def facts(self) -> dict[str, Any]:
-        """Of a call set aside: endpoint, key, body, fields, model, model_span, background, stream, output_limit, ..."""
+        """Of a call set aside: endpoint, key, body, fields, model, model_span, background, priority, stream, ..."""
     def proceed(self, channel: str | None = None) -> None:
         """Nothing stands in the way of a call that was set aside. `channel`: the one that it has to go to."""
     def turn_down(self, code: int, param: str | None = None) -> None: ...
@@ -733,6 +734,8 @@ class Engine:
         """Ids go on behind this one, whatever the clock says. Returns how many milliseconds the clock is behind it."""
 
     def put_credential(self, public_id: bytes, credential: Credential | None) -> None: ...
+    def hmac(self, text: bytes) -> bytes:
+        """HMAC-SHA256 under the pepper: for what has to be known again and must not be kept."""
     def load_failed(self, public_id: bytes) -> None: ...
     def forget_credential(self, public_id: bytes) -> None: ...
     def credential(self, public_id: bytes) -> Credential | None: ...

@@ -175,8 +175,8 @@ cdef class Call:
             "endpoint": self.endpoint.name, "scope_bit": self.endpoint.scope_bit, "key": self.key,
             "body": b"".join(self.body), "fields": self.passed_fields, "model": scanner.model,
             "model_span": (scanner.model_start, scanner.model_end), "background": bool(scanner.background),
-            "stream": scanner.stream == 1, "output_limit": scanner.output_limit, "prompt_tokens": scanner.prompt_tokens(),
-            "web_search": bool(scanner.web_search), "max_cost_nano": self.max_cost_nano, "wall_ns": self.wall_ns,
+            "priority": bool(scanner.priority), "stream": scanner.stream == 1, "output_limit": scanner.output_limit,
+            "prompt_tokens": scanner.prompt_tokens(), "web_search": bool(scanner.web_search), "max_cost_nano": self.max_cost_nano, "wall_ns": self.wall_ns,
             "address": self.source_packed,
         }
 

@@ -384,6 +384,10 @@ cdef class Engine:
         for call in self.waiting.pop(public_id, ()):
             call_key_arrived(call)
 
+    def hmac(self, bytes text not None):
+        """HMAC-SHA256 under the pepper: for what has to be known again and must not be kept."""
+        return <bytes>hmac_digest(self.pepper, text, "sha256")
+
     def load_failed(self, bytes public_id):
         """The store could not be read: waiting calls are refused, the next one asks again."""
         cdef Call call
