@@ -228,6 +228,19 @@ def stored_tags(relay: RelayProcess) -> int:
         return int(count)
 
 
+async def test_names_of_requests_are_not_written_down(own: RelayProcess, simulator: Running):
+    customer = await own.customer()
+    asked = requests(("small", "#sim polls=9#"), ("large", "b"), ("large", "c"))
+    for index, one in enumerate(asked):
+        one["custom_id"] = f"canary-{index}-in-the-coal-mine"
+    async with async_anthropic(customer) as client:
+        await client.messages.batches.create(requests=asked)
+        assert stored_tags(own) == 1
+        found = [path for path in own.folder.rglob("*") if path.is_file() and b"in-the-coal-mine" in path.read_bytes()]
+        assert found == []
+        assert not any("coal-mine" in line for line in own.log)
+
+
 async def test_a_balance_that_does_not_cover_all_of_it(own: RelayProcess, simulator: Running):
     """x-relay-max-cost is what is taken at most; the rest is written off, and the books agree."""
     customer = await own.customer()

@@ -16,12 +16,13 @@ import pytest_asyncio
 
 from relay.simulator import Running
 from tests.functional.clients import async_openai
-from tests.functional.raw_upstream import Close, Gate, Gone, RawUpstream
+from tests.functional.raw_upstream import Close, Exchange, Gate, Gone, RawUpstream
 from tests.functional.relay_process import Customer, RelayProcess, eventually, nano
 from tests.functional.setting import SIM_KEY, channel, cost_nano, rates
 from tests.functional.streams import RESPONSES, head
 from tests.support.http1 import request_bytes, response_bytes
 from tests.support.rawclient import RawClient
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 CREDITS = 100 * 10**9
@@ -115,6 +116,8 @@ async def test_bytes_are_the_provider_s(customer: Customer, relay: RelayProcess,
         async with await RawClient.connect("127.0.0.1", relay.port) as client:
             await client.send(request.replace(b"HTTP/1.1", b"HTTP/" + version, 1))
             answer = await client.response()
+            if version == b"1.1":  # the connection carries another call
+                assert (await client.request("GET", "/v1/models", fields)).status == 200
         assert (answer.status, answer.complete) == (200, True), answer
         assert answer.body == bytes(simulator.book.entries[-1].sent), directives
         assert await held_nano(customer) == 0, directives
@@ -272,11 +275,12 @@ def created(made: str, **more: Any) -> bytes:
     return b"event: response.created\ndata: " + json.dumps(event).encode() + b"\n\n"
 
 
-async def raw_call(customer: Customer, raw: RawUpstream, client: RawClient, *steps: Any) -> None:
-    text, _ = raw.script(*steps)
+async def raw_call(customer: Customer, raw: RawUpstream, client: RawClient, *steps: Any) -> Exchange:
+    text, exchange = raw.script(*steps)
     body = {"model": "raw-chat", "input": text, "background": True, "stream": True, "max_output_tokens": 50}
     fields = {"Authorization": f"Bearer {customer.secret}", "Content-Type": "application/json"}
     await client.send(request_bytes("POST", "/v1/responses", fields, json.dumps(body).encode()))
+    return exchange
 
 
 def stored_jobs(relay: RelayProcess) -> list[tuple[str | None, int, str]]:
@@ -293,13 +297,11 @@ async def test_nothing_reaches_the_client_before_the_job_has_its_name(
     event = created("resp_raw_1")
     async with await RawClient.connect("127.0.0.1", relay.port) as client:
         script = [head(RESPONSES, "close", 0), b": hello\n\n" + event[:-1], Gate(rest), event[-1:], Gate(end), Close()]
-        await raw_call(customer, raw, client, *script)
-
-        async def held() -> bool:
-            return await held_nano(customer) > 0
-
-        await eventually(held)
+        exchange = await raw_call(customer, raw, client, *script)
+        await until(lambda: exchange.requests)
         assert [job[0] for job in stored_jobs(relay)[before:]] == [None]  # before the provider was asked
+        assert await held_nano(customer) > 0
+        await until(lambda: exchange.position == 3)
         assert client.received == b""
         rest.set()
         await client.until(lambda: client.received.endswith(event[-9:] + b"\r\n"))
