@@ -135,6 +135,7 @@ class Rate:
     image_input: int
     discount_ppb: int
     output_tokens_max: int
+    prices_priority: bool
 
     def __init__(
         self,
@@ -622,12 +623,25 @@ class Call:
     id: int
     attempts: int
     def facts(self) -> dict[str, Any]:
-        """Of a call set aside: endpoint, key, body, fields, model, model_span, background, stream, output_limit, ..."""
+        """Of a call set aside: endpoint, key, body, fields, model, model_span, background, priority, stream, ..."""
     def proceed(self, channel: str | None = None) -> None:
         """Nothing stands in the way of a call that was set aside. `channel`: the one that it has to go to."""
     def turn_down(self, code: int, param: str | None = None) -> None: ...
     def answer(self, status: int, code: int, fields: bytes, body: bytes) -> None:
         """Answers a call that was set aside; `fields` are whole lines, without Content-Length."""
+    def begin_pieces(self, status: int, fields: bytes, compressed: bool, wake: Callable[[], None]) -> bool:
+        """The head of an event stream of Responses that answers a call set aside; False where the client has gone.
+
+        `wake` is called when the client takes more, and when the call has ended: then look at `waiting` and `ended`.
+        """
+    def piece(self, data: bytes) -> bool:
+        """More of that stream. False once the call has ended."""
+    def end_pieces(self, code: int = 0) -> None:
+        """Its end. With an index into ERROR_CODES, or without a last event seen, the stream is cut visibly."""
+    @property
+    def waiting(self) -> bool: ...
+    @property
+    def ended(self) -> bool: ...
     def connected(self, connection: UpstreamConnection) -> None: ...
     def connect_failed(self, timed_out: bool) -> None: ...
     def claim_known(self, first_id: int, same: bool) -> None:
@@ -720,6 +734,8 @@ class Engine:
         """Ids go on behind this one, whatever the clock says. Returns how many milliseconds the clock is behind it."""
 
     def put_credential(self, public_id: bytes, credential: Credential | None) -> None: ...
+    def hmac(self, text: bytes) -> bytes:
+        """HMAC-SHA256 under the pepper: for what has to be known again and must not be kept."""
     def load_failed(self, public_id: bytes) -> None: ...
     def forget_credential(self, public_id: bytes) -> None: ...
     def credential(self, public_id: bytes) -> Credential | None: ...

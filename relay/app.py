@@ -113,6 +113,7 @@ class Relay:
         self.hooks.claim, self.hooks.unclaim = idempotency.claim, idempotency.unclaim
         self.side = Side(store, self.engine, self.keyring, self.hooks, self.api, self._tls, lambda: self.config)
         self.metrics = Metrics(self.engine, self._figures, self.channel_states)
+        self.metrics.jobs = self.side.jobs
         self.outlets = Outlets()
         self.metrics.dropped = self.outlets.dropped
         self._metrics_listener: health.MetricsListener | None = None

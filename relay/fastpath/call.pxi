@@ -41,6 +41,7 @@ cdef enum:
     C_COLLECT         # an answer that is one JSON document waits to be complete, because something is written into it
     C_ERROR_BODY      # an upstream's error answer is held back until it is known what it is about
     C_RELAY           # the answer passes
+    C_PIECES          # an answer passes that Python hands over piece by piece
     C_DONE
 
 cdef enum:
@@ -118,6 +119,7 @@ cdef class Call:
     cdef bint metered                 # a stream with a rolling hold
     cdef bint prompt_known            # the hold is for the prompt that the upstream has counted, or it will not say in time
     cdef bint annotate                # the usage object of the answer is to tell the cost
+    cdef object wake                  # of an answer in pieces: called when the client takes more, and at the end
     # Idempotency-Key
     cdef bytes idempotency_key        # as the caller sent it; None: none
     cdef bytes claimed                # its digest, while this call has it
@@ -173,8 +175,8 @@ cdef class Call:
             "endpoint": self.endpoint.name, "scope_bit": self.endpoint.scope_bit, "key": self.key,
             "body": b"".join(self.body), "fields": self.passed_fields, "model": scanner.model,
             "model_span": (scanner.model_start, scanner.model_end), "background": bool(scanner.background),
-            "stream": scanner.stream == 1, "output_limit": scanner.output_limit, "prompt_tokens": scanner.prompt_tokens(),
-            "web_search": bool(scanner.web_search), "max_cost_nano": self.max_cost_nano, "wall_ns": self.wall_ns,
+            "priority": bool(scanner.priority), "stream": scanner.stream == 1, "output_limit": scanner.output_limit,
+            "prompt_tokens": scanner.prompt_tokens(), "web_search": bool(scanner.web_search), "max_cost_nano": self.max_cost_nano, "wall_ns": self.wall_ns,
             "address": self.source_packed,
         }
 
@@ -232,6 +234,26 @@ cdef class Call:
         if self.client.transport is not None:
             self.client.transport.write(b.take())
         self.client.answered(reusable)
+
+    def begin_pieces(self, int status, bytes fields, bint compressed, object wake):
+        """The head of an event stream that answers a call set aside. False where the client has gone."""
+        return call_begin_pieces(self, status, fields, compressed, wake)
+
+    def piece(self, bytes data):
+        """More of it. False once the call has ended."""
+        return call_add_piece(self, data)
+
+    def end_pieces(self, int code=0):
+        call_end_pieces(self, code)
+
+    @property
+    def waiting(self):
+        """Whether the next piece has to wait, because the client does not take it."""
+        return self.state == C_PIECES and self.client.write_paused
+
+    @property
+    def ended(self):
+        return self.state == C_DONE
 
     def connected(self, UpstreamConnection connection):
         """From the connect hook: a new connection is open."""

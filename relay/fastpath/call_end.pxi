@@ -63,7 +63,8 @@ cdef int call_fail(Call call, int code) except -1:
     """The answer has begun and cannot be finished: the dialect's error event where one can stand, then the close."""
     cdef bytes event = None
     cdef object transport = call.client.transport
-    if code == E_UPSTREAM_TRUNCATED or code == E_UPSTREAM_GARBAGE or code == E_UPSTREAM_STALLED:
+    if call.route is not None and (
+            code == E_UPSTREAM_TRUNCATED or code == E_UPSTREAM_GARBAGE or code == E_UPSTREAM_STALLED):
         call_attempt_bad(call, code)
     call_drop_connection(call)
     if code != E_CLIENT_GONE and transport is not None and call.head_sent:
@@ -140,7 +141,7 @@ cdef void call_client_gone(Call call):
     try:
         if (state == C_RELAY or state == C_HEAD or state == C_COLLECT) and call.key.on_disconnect == ON_DISCONNECT_DRAIN and not call.engine.draining:
             call_read_on(call)
-        elif state == C_RELAY:
+        elif state == C_RELAY or state == C_PIECES:
             call_fail(call, E_CLIENT_GONE)
         elif state != C_DONE:
             call_drop_connection(call)
@@ -165,7 +166,7 @@ cdef void call_read_on(Call call):
 cdef void call_stop(Call call, int code):
     """Ends a call in flight from outside: key revoked, account frozen, drain deadline."""
     try:
-        if call.state == C_RELAY:
+        if call.state == C_RELAY or call.state == C_PIECES:
             call_fail(call, code)
         elif call.state != C_DONE:
             call_drop_connection(call)
@@ -299,6 +300,9 @@ cdef int call_end(Call call, int code, int status, bint complete) except -1:
     call.body_bytes = 0
     call.body = None
     call.error_parts = None
+    if call.wake is not None:
+        wake, call.wake = call.wake, None
+        wake()
     return 0
 
 

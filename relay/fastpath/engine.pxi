@@ -384,6 +384,10 @@ cdef class Engine:
         for call in self.waiting.pop(public_id, ()):
             call_key_arrived(call)
 
+    def hmac(self, bytes text not None):
+        """HMAC-SHA256 under the pepper: for what has to be known again and must not be kept."""
+        return <bytes>hmac_digest(self.pepper, text, "sha256")
+
     def load_failed(self, bytes public_id):
         """The store could not be read: waiting calls are refused, the next one asks again."""
         cdef Call call
@@ -600,6 +604,12 @@ cdef class Engine:
                         transport.abort()
             elif (self.tick - call.active_tick) * (1_000_000_000 // 4) > channel.stream_idle_timeout_ns:
                 call_fail(call, E_UPSTREAM_STALLED)
+        elif call.state == C_PIECES and call.client.write_paused and (
+                self.tick - call.client.paused_tick > self.write_stall_ticks):
+            transport = call.client.transport
+            call_stop(call, E_CLIENT_STALLED)
+            if transport is not None:
+                transport.abort()
         if call.left_ns and (now - call.left_ns > self.read_on_ns_max or (
                 call.tap is not None and call.tap.counted_tokens() - call.left_tokens > self.read_on_tokens_max)):
             call_stop(call, E_CLIENT_GONE)

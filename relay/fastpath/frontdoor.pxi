@@ -237,6 +237,8 @@ cdef class FrontDoor(ClientSide):
         if self.call is not None and self.call.connection is not None:
             self.call.connection.resume()
             self.call.active_tick = self.engine.tick
+        elif self.call is not None and self.call.wake is not None:
+            self.call.wake()
         elif self.state == P_IDLE:
             self.next_message()
 
@@ -554,6 +556,8 @@ cdef class Bridge(ClientSide):
         if self.call is not None and self.call.connection is not None:
             self.call.connection.resume()
             self.call.active_tick = self.engine.tick
+        elif self.call is not None and self.call.wake is not None:
+            self.call.wake()
 
     cdef void answered(self, bint reusable):
         self.call = None

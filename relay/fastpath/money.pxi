@@ -148,7 +148,7 @@ cdef class Rate:
     cdef Prices* matrix                      # [level][service]; NULL: there are no tiers
     cdef int64_t above[TIER_LEVELS_MAX]      # where a level begins; above[0] is 0
     cdef int levels
-    cdef bint prices_priority                # the priority service has prices of its own
+    cdef readonly bint prices_priority       # the priority service has prices of its own
     cdef bint plain                          # neither tiers nor prices of audio and images
     cdef readonly bytes model
     cdef readonly str card

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from relay import __version__, units
 from relay._fastpath import ERROR_CODES, TALLY_BOUNDS_US, TALLY_SUMS, Engine, Tally
-from relay.observe import process
+from relay.observe import jobs, process
 from relay.observe.exposition import Page
 from relay.policy.routing import BREAKER_STATES, ChannelState
 from relay.records import USAGE_SOURCES, CallRecord
@@ -82,6 +82,7 @@ class Metrics:
         self._channels = channels
         self._tally = Tally()
         self._limits: dict[tuple[str, str], int] = {}  # (code, scope) -> refusals
+        self.jobs: jobs.JobsState | None = None
         # Whatever is sent beside the store (access log, spans): name -> records that were dropped.
         self.dropped: Callable[[], Mapping[str, int]] = dict
 
@@ -103,6 +104,8 @@ class Metrics:
         self._load(page, figures)
         self._store(page, figures)
         self._upstreams(page)
+        if self.jobs is not None:
+            jobs.add(page, self.jobs)
         process.add(page, figures.descriptors)
         return page.body()
 

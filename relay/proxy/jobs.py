@@ -4,26 +4,33 @@ A job is a row in the store before its provider is asked: hold, rate card, owner
 is seen, by its client's request or by the poller here, or when its time is up: then its hold is settled or released,
 and the call record of its ending is committed in the same transaction in which the row ends. Killed in between, the row
 is still open at the next start, and the ending is found again.
+
+A batch may be for several models. It is one job with one hold, and each model's requests are its part of the job: held
+for by its own prices, summed up over its own results, and charged in a record of its own, all in one transaction.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import aiohttp
+from msgspec.structs import replace
 
-from relay._fastpath import ApiKey, Engine, JobHold, Rate
+from relay._fastpath import ApiKey, Engine, JobHold
 from relay.config import Config
 from relay.policy import pricing
+from relay.proxy import jobparts
+from relay.proxy.jobparts import Asked, Part
 from relay.proxy.keyring import Keyring
 from relay.proxy.objects import OBJECT_PATHS
-from relay.proxy.sidecalls import RefusedError, record
+from relay.proxy.sidecalls import RefusedError
 from relay.proxy.upstreams import Answered, Upstream, UpstreamError, Upstreams
-from relay.records import CallRecord
+from relay.records import C_COST_NANO, C_ERROR_CODE, CallRecord
 from relay.storage import Store, StoreError
-from relay.storage.rows import JobRow, ObjectRow
+from relay.storage.rows import JobPart, JobRow, ObjectRow
 from relay.wire import jobs as wire_jobs
 from relay.wire.endpoints import D_ANTHROPIC
 
@@ -32,17 +39,17 @@ log = logging.getLogger("relay.jobs")
 POLL_SECONDS_MAX: Final = 300.0
 POLL_GROWTH: Final = 1.5
 LINE_BYTES_MAX: Final = 64 << 20
-BATCH_SERVICE: Final = pricing.SERVICES.index("batch")
+OUTCOMES: Final = {None: "charged", "upstream_error": "failed", "upstream_timeout": "expired", "recovered": "lost"}
 
 
 class Job:
     """A job that has not ended, in memory."""
 
-    def __init__(self, row: JobRow, rate: Rate, hold: JobHold) -> None:
+    def __init__(self, row: JobRow, parts: Sequence[Part], hold: JobHold) -> None:
         self.row = row
-        self.rate = rate
+        self.parts = parts
         self.hold = hold
-        self.ending: CallRecord | None = None  # decided, and not committed yet
+        self.ending: list[CallRecord] = []  # decided, and not committed yet
         self.lock = asyncio.Lock()
         self.poll_seconds = 0.0
         self.next_poll = 0.0
@@ -62,12 +69,21 @@ class Jobs:
         self._open: dict[int, Job] = {}
         self._by_object: dict[tuple[str, str], Job] = {}
         self._poller: asyncio.Task[None] | None = None
+        # For /metrics, since the process began.
+        self.ended_total: Counter[tuple[str, str]] = Counter()  # (kind, outcome)
+        self.cost_nano_total: Counter[str] = Counter()  # by kind
+        self.polls_total: Counter[tuple[str, bool]] = Counter()  # (kind, whether it failed)
 
     async def start(self) -> None:
         """Takes up what was open when the last process ended: its holds count before anything is admitted."""
         rows = await self._store.objects.open_jobs()
         if rows:
-            self._engine.continue_ids(max(row.id for row in rows))
+            more: dict[int, list[JobPart]] = {}
+            for part in await self._store.objects.open_parts():
+                more.setdefault(part.job_id, []).append(part)
+            self._engine.continue_ids(
+                max([row.id for row in rows] + [part.record_id for parts in more.values() for part in parts])
+            )
         for row in rows:
             card = await self._store.rate_card(row.rate_card)
             if card is None:  # cannot be: a card is stored before its first call
@@ -75,11 +91,11 @@ class Jobs:
                 continue
             balance = await self._keyring.load_balance(row.account_id)
             hold = JobHold(balance, (), row.hold_nano, partial=True)
-            job = Job(row, pricing.rate_on_card(card.body, row.rate_card, row.model, whole=_is_batch(row)), hold)
+            job = Job(row, jobparts.of_row(card.body, row, more.get(row.id, ())), hold)
             self._open[row.id] = job
             if row.object_id is None:
                 # Nobody knows under which name its provider has it, if it does.
-                await self._end(job, None, "recovered")
+                await self._end(job, [], "recovered")
             else:
                 self._by_object[row.kind, row.object_id] = job
         self._poller = asyncio.get_running_loop().create_task(self._poll())
@@ -92,6 +108,14 @@ class Jobs:
     @property
     def open(self) -> int:
         return len(self._open)
+
+    def open_by_kind(self) -> dict[str, tuple[int, int, int]]:
+        """How many are open, what they hold in nano-credits, and when the oldest began in Unix milliseconds."""
+        found: dict[str, tuple[int, int, int]] = {}
+        for job in self._open.values():
+            count, held, oldest = found.get(job.row.kind, (0, 0, job.row.created_ms))
+            found[job.row.kind] = (count + 1, held + job.hold.hold_nano, min(oldest, job.row.created_ms))
+        return found
 
     def find(self, kind: str, object_id: str) -> Job | None:
         return self._by_object.get((kind, object_id))
@@ -111,8 +135,12 @@ class Jobs:
         units: int = 0,
         max_cost_nano: int = -1,
         expire_hours: float | None = None,
+        more: Sequence[Asked] = (),
     ) -> Job:
-        """Holds what the job may cost and writes it down. `usage`: the bound. Raises RefusedError, StoreError."""
+        """Holds what the job may cost and writes it down. `usage`: the bound; `more`: what it asks of other models.
+
+        Raises RefusedError, StoreError.
+        """
         known = self._engine.models.get(model.encode())
         rate = known.rate if known is not None else None
         if rate is None:
@@ -120,9 +148,40 @@ class Jobs:
         card = await self._store.rate_card(rate.card)
         if card is None:
             raise RefusedError("store_unavailable")
-        rate = pricing.rate_on_card(card.body, rate.card, model, whole=kind in wire_jobs.BATCHES)
-        cost = rate.cost(**usage, service=BATCH_SERVICE if kind in wire_jobs.BATCHES else 0)
+        job_id = self._engine.next_id()
+        stored = [
+            JobPart(
+                job_id, self._engine.next_id(), one.model, one.upstream_model, await self._tags_of(job_id, one.names)
+            )
+            for one in more
+        ]
+        hours = self._config().jobs.expire_hours if expire_hours is None else expire_hours
         wall_ns = time.time_ns()
+        row = JobRow(
+            id=job_id,
+            kind=kind,
+            object_id=None,
+            account_id=key.account_id,
+            organisation_id=key.organisation_id,
+            key_id=key.key_id,
+            channel=upstream.name,
+            path=path,
+            model=model,
+            upstream_model=upstream_model,
+            rate_card=rate.card,
+            hold_nano=0,
+            max_cost_nano=max_cost_nano,
+            units=units,
+            created_ms=wall_ns // 1_000_000,
+            expires_ms=wall_ns // 1_000_000 + round(hours * 3_600_000),
+        )
+        try:
+            parts = jobparts.of_row(card.body, row, stored)
+        except KeyError:
+            raise RefusedError("model_unpriced") from None
+        bounds = [usage, *(one.usage for one in more)]
+        cost = sum(jobparts.bound(row, part, bound) for part, bound in zip(parts, bounds, strict=True))
+        row = replace(row, hold_nano=cost)
         if 0 <= max_cost_nano < cost:
             raise RefusedError("max_cost")
         for scope in key.scopes:
@@ -137,37 +196,26 @@ class Jobs:
             hold = JobHold(key.balance, key.scopes, cost)
         except ValueError:
             raise RefusedError("insufficient_balance") from None
-        hours = self._config().jobs.expire_hours if expire_hours is None else expire_hours
-        row = JobRow(
-            id=self._engine.next_id(),
-            kind=kind,
-            object_id=None,
-            account_id=key.account_id,
-            organisation_id=key.organisation_id,
-            key_id=key.key_id,
-            channel=upstream.name,
-            path=path,
-            model=model,
-            upstream_model=upstream_model,
-            rate_card=rate.card,
-            hold_nano=cost,
-            max_cost_nano=max_cost_nano,
-            units=units,
-            created_ms=wall_ns // 1_000_000,
-            expires_ms=wall_ns // 1_000_000 + round(hours * 3_600_000),
-        )
         try:
-            await self._store.objects.begin_job(row)
+            await self._store.objects.begin_job(row, stored)
         except BaseException:
             hold.release()
             raise
-        job = self._open[row.id] = Job(row, rate, hold)
+        job = self._open[row.id] = Job(row, parts, hold)
         return job
+
+    async def _tags_of(self, job_id: int, names: Sequence[str]) -> bytes:
+        def tags() -> bytes:
+            return b"".join(self._tag(job_id, name) for name in names)
+
+        return tags() if len(names) <= 1000 else await asyncio.to_thread(tags)
+
+    def _tag(self, job_id: int, name: str) -> bytes:
+        """By which a request of a batch is known again: its name is its maker's, and not kept."""
+        return self._engine.hmac(b"batch %d %b" % (job_id, name.encode("utf-8", "replace")))[: jobparts.TAG_BYTES]
 
     async def named(self, job: Job, object_id: str, answered: Answered) -> None:
         """The provider has taken the job. Its answer may say already that it has ended."""
-        from msgspec.structs import replace
-
         job.row = replace(job.row, object_id=object_id)
         row = job.row
         bound = ObjectRow(0, row.kind, object_id, row.account_id, row.key_id, row.channel, row.created_ms, row.model)
@@ -195,40 +243,43 @@ class Jobs:
         if ended is None:
             return
         async with job.lock:
-            if job.row.id not in self._open or job.ending is not None:
+            if job.row.id not in self._open or job.ending:
                 return
-            usage = ended.usage
-            if ended.files:
-                usage = await self._read_results(job.row, ended.files)
             if ended.failed:
-                await self._end(job, None, "upstream_error")
-            elif usage is None:
-                estimated = {"video_seconds": job.row.units} if kind == "video" else {"input_tokens": job.row.units}
-                await self._end(job, estimated, None, source="estimated")
+                await self._end(job, [], "upstream_error")
+            elif ended.files:
+                await self._end(job, await self._read_results(job, ended.files), None)
+            elif ended.usage is None:
+                units = {"video_seconds" if kind == "video" else "input_tokens": job.row.units}
+                await self._end(job, [units | ended.counted], None, source="estimated")
             else:
-                await self._end(job, usage, None)
+                await self._end(job, [ended.usage], None)
 
-    async def look(self, job: Job) -> None:
-        """Asks the provider for the job. Raises UpstreamError."""
+    async def look(self, job: Job) -> bool:
+        """Asks the provider for the job. False where it does not say how that stands. Raises UpstreamError."""
         row = job.row
-        if job.ending is not None:
+        if job.ending:
             await self._commit(job)
-            return
+            return True
         upstream = self._upstreams.by_name.get(row.channel)
         if upstream is None or row.object_id is None:
-            return
+            return False
         answered = await self._upstreams.fetch(
             upstream, "GET", OBJECT_PATHS[row.kind].replace("{id}", row.object_id), fields=own_fields(upstream)
         )
         if answered.status == 200:
             await self.seen(row.kind, row.object_id, answered.body)
+        return answered.status == 200
 
-    async def _read_results(self, row: JobRow, files: tuple[str, ...]) -> wire_jobs.Usage:
-        """The sum of what the lines of a batch's results report. Raises UpstreamError: then it is tried again."""
+    async def _read_results(self, job: Job, files: tuple[str, ...]) -> list[wire_jobs.Usage]:
+        """What the lines of a batch's results report, summed up for each part of the job. Raises UpstreamError: then it
+        is tried again."""
+        row = job.row
         upstream = self._upstreams.by_name.get(row.channel)
         if upstream is None:
             raise UpstreamError("upstream_unavailable")
-        total: wire_jobs.Usage = {}
+        totals: list[wire_jobs.Usage] = [{} for _ in job.parts]
+        places = jobparts.places(job.parts)
         for name in files:
             path = f"/v1/messages/batches/{row.object_id}/results" if name == "results" else f"/files/{name}/content"
             answer = await self._upstreams.send(upstream, "GET", path, fields=own_fields(upstream))
@@ -239,20 +290,22 @@ class Jobs:
                 async for data in answer.content.iter_any():
                     line += data
                     while (end := line.find(b"\n")) >= 0:
-                        self._add_line(row, total, bytes(line[:end]))
+                        self._add_line(row, totals, places, bytes(line[:end]))
                         del line[: end + 1]
                     if len(line) > LINE_BYTES_MAX:
                         raise UpstreamError("upstream_garbage")
-                self._add_line(row, total, bytes(line))
+                self._add_line(row, totals, places, bytes(line))
             except (TimeoutError, aiohttp.ClientError, OSError):
                 raise UpstreamError("upstream_failed") from None
             finally:
                 answer.close()
-        return total
+        return totals
 
-    def _add_line(self, row: JobRow, total: wire_jobs.Usage, line: bytes) -> None:
+    def _add_line(self, row: JobRow, totals: list[wire_jobs.Usage], places: dict[bytes, int], line: bytes) -> None:
         if line.strip():
-            wire_jobs.add(total, [wire_jobs.line_usage(row.kind, line, self._engine.default_tables[0])])
+            name, usage = wire_jobs.read_line(row.kind, line, self._engine.default_tables[0])
+            place = places.get(self._tag(row.id, name), 0) if places else 0
+            wire_jobs.add(totals[place], [usage])
 
     async def _bind_files(self, row: JobRow, body: bytes) -> None:
         """The files that a batch makes are its owner's, before the owner hears of them."""
@@ -264,52 +317,34 @@ class Jobs:
         if rows:
             await self._store.objects.add(rows)
 
-    async def _end(self, job: Job, usage: wire_jobs.Usage | None, code: str | None, source: str = "upstream") -> None:
-        """The one ending of a job: charged by its card, or released. Decided here, then committed until it is."""
+    async def _end(
+        self, job: Job, usages: Sequence[wire_jobs.Usage], code: str | None, source: str = "upstream"
+    ) -> None:
+        """The one ending of a job: each part charged by its rate, or, without any usage, released. Decided here, then
+        committed until it is."""
         row = job.row
-        service = BATCH_SERVICE if _is_batch(row) else 0
-        cost = written_off = 0
-        if usage is None:
-            job.hold.release()
+        if usages:
+            costs = [jobparts.cost(row, part, usage) for part, usage in zip(job.parts, usages, strict=True)]
+            total = min(sum(costs), pricing.COST_NANO_MAX)
+            written_off = sum(costs) - total + job.hold.settle(total, row.max_cost_nano, time.time_ns())
+            for part, usage, cost in zip(job.parts, usages, costs, strict=True):
+                job.ending.append(jobparts.ending(row, part, usage, cost, min(written_off, cost), code, source))
+                written_off -= min(written_off, cost)
         else:
-            cost = job.rate.cost(**usage, service=service)
-            written_off = job.hold.settle(cost, row.max_cost_nano, time.time_ns())
-        now_ms = time.time_ns() // 1_000_000
-        fields = record(
-            row.id,
-            row.account_id,
-            row.organisation_id,
-            row.key_id,
-            path=row.path,
-            model=row.model,
-            upstream_model=row.upstream_model,
-            channel=row.channel,
-            status=200,
-            error_code=code,
-            usage=usage,
-            source=source if usage is not None else "none",
-            cost_nano=cost,
-            rate_card=row.rate_card,
-            latency_us=max(now_ms - row.created_ms, 0) * 1000,
-            written_off_nano=written_off,
-        )
-        used = usage or {}
-        hour, audio_in, audio_out, image_in = (
-            used.get(name, 0)
-            for name in ("cache_write_1h_tokens", "audio_input_tokens", "audio_output_tokens", "image_input_tokens")
-        )
-        if usage is not None and (hour or audio_in or audio_out or image_in or service):
-            fields = (*fields, (hour, audio_in, audio_out, image_in, service, None, 0))
-        job.ending = fields
+            job.hold.release()
+            job.ending.append(jobparts.ending(row, job.parts[0], None, 0, 0, code, "none"))
         await self._commit(job)
 
     async def _commit(self, job: Job) -> None:
-        assert job.ending is not None
+        assert job.ending
         try:
-            await self._store.objects.end_job(job.ending)
+            new = await self._store.objects.end_job(job.ending)
         except StoreError as error:  # tried again by the poller; on the next start the row is open still
             log.warning("the ending of a job could not be recorded (%s)", type(error).__name__)
             return
+        if new:
+            self.ended_total[job.row.kind, OUTCOMES[job.ending[0][C_ERROR_CODE]]] += 1
+            self.cost_nano_total[job.row.kind] += sum(record[C_COST_NANO] for record in job.ending)
         self._open.pop(job.row.id, None)
         if job.row.object_id is not None:
             self._by_object.pop((job.row.kind, job.row.object_id), None)
@@ -324,7 +359,7 @@ class Jobs:
             for job in list(self._open.values()):
                 if job.row.object_id is None or job.next_poll > now:
                     continue
-                if job.next_poll == 0.0 and job.ending is None:  # it was begun just now
+                if job.next_poll == 0.0 and not job.ending:  # it was begun just now
                     job.next_poll = now + base
                     continue
                 job.poll_seconds = min(max(job.poll_seconds * POLL_GROWTH, base), max(base, POLL_SECONDS_MAX))
@@ -332,23 +367,21 @@ class Jobs:
                 await self._poll_one(job)
 
     async def _poll_one(self, job: Job) -> None:
+        failed = True
         try:
-            await self.look(job)
+            failed = not await self.look(job)
         except (UpstreamError, StoreError) as error:
             log.warning("job of channel %s could not be looked at (%s)", job.row.channel, type(error).__name__)
         except asyncio.CancelledError:
             raise
         except Exception as error:
             log.error("looking at a job failed (%s)", type(error).__name__)
-        if job.row.id in self._open and job.ending is None and time.time_ns() // 1_000_000 >= job.row.expires_ms:
+        self.polls_total[job.row.kind, failed] += 1
+        if job.row.id in self._open and not job.ending and time.time_ns() // 1_000_000 >= job.row.expires_ms:
             async with job.lock:
-                if job.row.id in self._open and job.ending is None:
+                if job.row.id in self._open and not job.ending:
                     log.warning("a job of channel %s has expired; its hold is released", job.row.channel)
-                    await self._end(job, None, "upstream_timeout")
-
-
-def _is_batch(row: JobRow) -> bool:
-    return row.kind in wire_jobs.BATCHES
+                    await self._end(job, [], "upstream_timeout")
 
 
 def own_fields(upstream: Upstream) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import orjson
@@ -13,10 +13,12 @@ from aiohttp import web
 
 from relay import _fastpath, units
 from relay._fastpath import Admission, ApiKey, Call
+from relay.proxy import batchbodies, jobstream
+from relay.proxy.jobparts import Asked
 from relay.proxy.jobs import Job, Jobs
 from relay.proxy.objects import ObjectsApi, object_id_in, path_of
 from relay.proxy.sidecalls import RefusedError, SideCall
-from relay.proxy.upstreams import Answered, Fields, Upstream, UpstreamError
+from relay.proxy.upstreams import Answered, Fields, Upstream, UpstreamError, whole
 from relay.storage.rows import ObjectRow
 from relay.wire import jobs as wire_jobs
 from relay.wire import multipart, upstream_errors
@@ -49,13 +51,15 @@ class JobsApi:
         api = self._objects
         row = await api.objects.find(call.account_id, kind, object_id)
         job = self._jobs.find(kind, object_id)
-        if kind == "response" and (job is None or call.request.query.get("stream") == "true"):
+        if kind == "response" and job is None:
             return await api.one(call, kind, object_id)
         data = await call.body(api.config().server.body_bytes_max) if call.endpoint.method == "POST" else None
-        answered = await api.ask_whole(
+        answer = await api.ask(
             call, api.upstream_of(row), call.endpoint.method, path_of(call.endpoint, object_id), data=data
         )
-        return call.respond(await self.shown(call, row, answered))
+        if answer.content_type == jobstream.STREAM:  # a response's events, again or from one on
+            return await call.pass_on(answer, jobstream.watch(self._jobs, object_id, answer))
+        return call.respond(await self.shown(call, row, await whole(answer)))
 
     async def shown(self, call: SideCall, row: ObjectRow, answered: Answered) -> Answered:
         """A job's document on its way to its owner."""
@@ -102,10 +106,12 @@ class JobsApi:
         path: str | None = None,
         count: int = 0,
         fields: Fields | None = None,
+        more: Sequence[Asked] = (),
     ) -> web.StreamResponse:
         key = call.key
         assert key is not None
-        call.model, call.upstream_model = model, upstream_model
+        if not more:
+            call.model, call.upstream_model = model, upstream_model
         job = await self._jobs.begin(
             key,
             kind,
@@ -116,6 +122,7 @@ class JobsApi:
             usage=usage,
             units=count,
             max_cost_nano=max_cost_nano(call),
+            more=more,
         )
 
         async def send() -> Answered:
@@ -160,7 +167,17 @@ class JobsApi:
             upstream = self._objects.upstreams.by_name.get(route.channel.name)
             if upstream is not None and (renamed or route.upstream_model == model):
                 return upstream, route.upstream_model
-        raise RefusedError("invalid_value", "model")  # in a batch names cannot be changed
+        raise RefusedError("invalid_value", "model")  # it is left out: there is no place where it could be changed
+
+    def _ways(self, key: ApiKey, models: list[str], dialect: int) -> tuple[Upstream, dict[str, str]]:
+        """The first channel that serves all of these models, and their names there. Raises RefusedError."""
+        found = [self._way(key, model, dialect) for model in models]
+        if len(models) == 1:
+            return found[0][0], {models[0]: found[0][1]}
+        for upstream in self._objects.upstreams.of_dialect(dialect):
+            if all(model in upstream.models for model in models):
+                return upstream, {model: upstream.models[model] for model in models}
+        raise RefusedError("invalid_value", "model")  # each is served, but not at one place
 
     def _margin(self, tokens: int) -> int:
         permille = self._objects.config().billing.prompt_margin_permille
@@ -192,7 +209,7 @@ class JobsApi:
         return await self._make(call, "batch", row.model, upstream, row.model, usage, data)
 
     async def message_batch(self, call: SideCall, _: str) -> web.StreamResponse:
-        """POST /v1/messages/batches: the requests stand in the body; all for one model, as it is called upstream."""
+        """POST /v1/messages/batches: the requests stand in the body, each for a model of its own."""
         data = await call.body(self._objects.config().server.body_bytes_max)
         document = await strict_object(data)
         requests = document.get("requests")
@@ -201,18 +218,15 @@ class JobsApi:
         params = [one.get("params") if isinstance(one, dict) else None for one in requests]
         if not all(isinstance(one, dict) and isinstance(one.get("model"), str) for one in params):
             raise RefusedError("invalid_value", "requests")
-        models = {one["model"] for one in params if one is not None}
-        if len(models) != 1:
-            raise RefusedError("invalid_value", "model")
-        model = models.pop()
         assert call.key is not None
-        upstream, name = self._way(call.key, model, D_ANTHROPIC, renamed=False)
+        models = list(dict.fromkeys(one["model"] for one in params if one is not None))
+        upstream, ways = self._ways(call.key, models, D_ANTHROPIC)
         otherwise = self._objects.config().billing.hold_output_tokens
-        usage = {
-            "input_tokens": self._margin(self._tokens(data)),
-            "output_tokens": sum(output_bound(one, otherwise) for one in params if one is not None),
-        }
-        return await self._make(call, "message_batch", model, upstream, name, usage, data)
+        first, *more = await batchbodies.asked(data, requests, ways, self._tokens, self._margin, otherwise)
+        data = await batchbodies.renamed(data, requests, ways)
+        return await self._make(
+            call, "message_batch", first.model, upstream, first.upstream_model, first.usage, data, more=more
+        )
 
     async def gemini_batch(self, call: SideCall, model: str) -> web.StreamResponse:
         """POST /v1beta/models/{model}:batchGenerateContent, with the requests in the body."""
@@ -232,6 +246,7 @@ class JobsApi:
             "output_tokens": sum(output_bound(one, otherwise) for one in bounds),
         }
         path = call.endpoint.upstream_path.replace("{model}", name)
+        data = await batchbodies.renamed_lines(data, document, model, name)
         return await self._make(call, "gemini_batch", model, upstream, name, usage, data, path=path)
 
     async def video(self, call: SideCall, _: str) -> web.StreamResponse:
@@ -293,8 +308,6 @@ class JobsApi:
         """Answers a call that asks for a response in the background. Raises RefusedError, StoreError."""
         if facts["endpoint"] != "/v1/responses":
             raise RefusedError("unsupported_feature")
-        if facts["stream"]:
-            raise RefusedError("unsupported_feature", "stream")
         api, key, engine = self._objects, facts["key"], self._objects.engine
         if facts["model"] is None:
             raise RefusedError("missing_model")
@@ -314,6 +327,9 @@ class JobsApi:
         if code:
             raise RefusedError(_CODES[code])
         upstream, name = self._way(key, model, D_OPENAI)
+        rate = engine.models[facts["model"]].rate
+        if facts["priority"] and (rate is None or not rate.prices_priority):
+            raise RefusedError("unsupported_feature")  # what it would cost the operator has no price here
         if channel is not None:
             bound = api.upstreams.by_name.get(channel)
             if bound is None or model not in bound.models:
@@ -336,13 +352,23 @@ class JobsApi:
         lines = facts["fields"].decode("latin-1").split("\r\n")
         fields = [(name, value.strip()) for name, colon, value in (line.partition(":") for line in lines) if colon]
 
+        stream: jobstream.JobStream | None = None
+
         async def send() -> Answered:
-            return await api.upstreams.fetch(upstream, "POST", "/responses", fields=fields, data=data)
+            nonlocal stream
+            answer = await api.upstreams.send(upstream, "POST", "/responses", fields=fields, data=data)
+            if answer.status >= 300 or answer.content_type != jobstream.STREAM:
+                return await whole(answer)
+            stream = jobstream.JobStream(self._jobs, answer)
+            return await stream.begin()
 
         try:
             answered = await self._begun(job, "response", send)
         except UpstreamError as error:
             raise RefusedError(error.code) from None
+        if stream is not None:
+            await stream.pass_on(call, job)
+            return
         if answered.status >= 400 and (
             upstream_errors.judge(D_OPENAI, answered.status, answered.body) == upstream_errors.ACCOUNT
         ):

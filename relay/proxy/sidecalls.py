@@ -232,8 +232,13 @@ class SideCall:
             self.desk.hooks.on_event("upstream_account", str(status), self.channel)
             raise RefusedError("upstream_account")
 
-    async def pass_on(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-        """An answer of any size, piece by piece, no faster than the client takes it. Ends the call."""
+    async def pass_on(
+        self, answer: aiohttp.ClientResponse, watch: Callable[[bytes], Awaitable[None]] | None = None
+    ) -> web.StreamResponse:
+        """An answer of any size, piece by piece, no faster than the client takes it. Ends the call.
+
+        watch: sees each piece before the client does.
+        """
         self.first_byte_ns = time.monotonic_ns()
         if answer.status >= 400:
             return self.respond(await whole(answer, ERROR_BYTES_MAX))
@@ -246,6 +251,8 @@ class SideCall:
         try:
             await response.prepare(self.request)
             async for data in answer.content.iter_any():
+                if watch is not None:
+                    await watch(data)
                 await response.write(data)
             await response.write_eof()
         except TimeoutError:

@@ -1,7 +1,7 @@
 """Jobs of all providers: batches, videos, responses in the background. They end when asked for often enough."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import orjson
@@ -13,6 +13,8 @@ from relay.simulator.files import Files, parts
 from relay.simulator.openai_chat import need
 from relay.simulator.plan import JSON, dumps
 
+_LAST_EVENTS = tuple(b"event: response.%b" % status for status in (b"completed", b"incomplete", b"failed"))
+
 
 @dataclass(slots=True)
 class SimulatedJob:
@@ -21,6 +23,7 @@ class SimulatedJob:
     finish: Callable[[JSON], None]  # puts its end into the document
     content: bytes = b""
     ended: bool = False
+    events: list[bytes] = field(default_factory=list)  # of a response that was asked for with its events
 
 
 @dataclass(slots=True)
@@ -147,22 +150,37 @@ class SimulatedJobs:
         return answer
 
     def background(self, request: JSON, d: Directives, number: int, store: dict[str, bytes]) -> Answer:
-        """A response in the background: shown as stored ones are, and in progress for a while."""
+        """A response in the background: shown as stored ones are, and in progress for a while.
+
+        With its events: it ends as well when somebody has had all of them.
+        """
         whole = openai_responses.responses({**request, "store": True}, d, number, store)
-        final = orjson.loads(whole.body)
-        del store[final["id"]]
-        document: JSON = {**final, "status": "queued", "output": [], "usage": None, "background": True}
-
-        def finish(document: JSON) -> None:
-            document |= {**final, "background": True}
-            if d.fail:
-                document |= {"status": "failed", "usage": None, "output": []}
-
-        self.kept[f"/v1/responses/{final['id']}"] = SimulatedJob(document, d.polls, finish)
+        final = orjson.loads(store.popitem()[1])
+        document: JSON = {**final, "status": "queued", "output": [], "usage": None, "completed_at": None}
+        job = SimulatedJob(document, d.polls, lambda document: document.update(final))
+        self.kept[f"/v1/responses/{final['id']}"] = job
+        if whole.events is not None:
+            job.events = list(whole.events)
+            whole.events, whole.plan = self._said(job, -1), None
+            return whole
         answer = _json(document)
         answer.model = whole.model
         answer.input_tokens, answer.output_tokens = whole.input_tokens, whole.output_tokens
         return answer
+
+    def resumed(self, path: str, after: str) -> Answer:
+        """GET with `stream=true`: the events behind number `after`."""
+        job = self.kept[path]
+        if not job.events:
+            raise Refused(400, "invalid", "This response was not created with stream=true.", "stream")
+        return Answer(200, "text/event-stream; charset=utf-8", events=self._said(job, int(after)))
+
+    def _said(self, job: SimulatedJob, after: int) -> Iterator[bytes]:
+        for number, event in enumerate(job.events):
+            if event.startswith(_LAST_EVENTS) and not job.ended:
+                self.end(job)
+            if number > after:
+                yield event
 
     # -- Anthropic and Gemini
 

@@ -31,26 +31,28 @@ def responses(request: JSON, d: Directives, number: int, store: dict[str, bytes]
         1 if choice == "required" or (isinstance(choice, dict) and choice.get("type") == "function") else 0
     )
     usage = _usage(plan)
+    how = "null" if _status(plan) == "failed" else d.usage
     answer = Answer(
         200,
         "application/json",
         model=model,
         plan=plan,
-        usage=damaged(usage, d.usage),
+        usage=damaged(usage, how),
         input_tokens=plan.input_tokens,
         cached_tokens=d.cached,
         output_tokens=plan.output_tokens,
         reasoning_tokens=plan.reasoning_tokens,
     )
-    final = {**_response(plan, _status(plan)), "output": _output(plan, tools)}
-    whole = with_usage(final, "usage", usage, d.usage, pretty=True)
+    output = [] if _status(plan) == "failed" else _output(plan, tools)
+    final = {**_response(plan, _status(plan)), "output": output}
+    whole = with_usage(final, "usage", usage, how, pretty=True)
     if request.get("store") is not False:
         store[final["id"]] = whole
         while len(store) > _STORED_MAX:
             del store[next(iter(store))]
     if request.get("stream"):
         answer.content_type = "text/event-stream; charset=utf-8"
-        answer.events = _events(plan, tools, final, usage)
+        answer.events = _events(plan, final, usage, how)
     else:
         answer.body = whole
     return answer
@@ -106,6 +108,8 @@ def _usage(plan: Plan) -> JSON:
 
 
 def _status(plan: Plan) -> str:
+    if plan.d.fail and plan.request.get("background"):
+        return "failed"
     return "incomplete" if plan.limited or plan.d.finish in ("incomplete", "length") else "completed"
 
 
@@ -117,7 +121,7 @@ def _response(plan: Plan, status: str) -> JSON:
         "object": "response",
         "created_at": plan.created,
         "status": status,
-        "background": False,
+        "background": plan.request.get("background") is True,
         "completed_at": plan.created + 1 if status == "completed" else None,
         "error": None,
         "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
@@ -195,7 +199,7 @@ def _output(plan: Plan, tools: int) -> list[JSON]:
     return items
 
 
-def _events(plan: Plan, tools: int, final: JSON, usage: JSON) -> Iterator[bytes]:
+def _events(plan: Plan, final: JSON, usage: JSON, how: str) -> Iterator[bytes]:
     d, eol = plan.d, EOL[plan.d.eol]
     number = -1
 
@@ -205,7 +209,12 @@ def _events(plan: Plan, tools: int, final: JSON, usage: JSON) -> Iterator[bytes]
         return sse(dumps({"type": kind, "sequence_number": number, **data}), kind, eol)
 
     begun = {**_response(plan, "in_progress"), "usage": None}
-    yield event("response.created", {"response": begun})
+    if final["background"]:
+        queued = {**begun, "status": "queued"}
+        yield event("response.created", {"response": queued})
+        yield event("response.queued", {"response": queued})
+    else:
+        yield event("response.created", {"response": begun})
     yield event("response.in_progress", {"response": begun})
     count = 0
     for index, item in enumerate(final["output"]):
@@ -224,7 +233,7 @@ def _events(plan: Plan, tools: int, final: JSON, usage: JSON) -> Iterator[bytes]
     if d.usage == "twice":
         yield event("response.in_progress", {"response": {**begun, "usage": halved(usage)}})
     number += 1
-    response = with_usage(final, "usage", usage, d.usage)
+    response = with_usage(final, "usage", usage, how)
     yield sse(b'{"type":"%b","sequence_number":%d,"response":%b}' % (kind.encode(), number, response), kind, eol)
 
 

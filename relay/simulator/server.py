@@ -281,6 +281,8 @@ def _make(
         case "jobs":
             return _job(request, settings, d, number, body)
         case "stored" if f"/v1/responses/{route.model.partition('/')[0]}" in settings.jobs.kept:
+            if request.method == "GET" and request.query.get("stream") == "true" and "/" not in route.model:
+                return settings.jobs.resumed(request.path, request.query.get("starting_after", "-1"))
             return settings.jobs.serve("/v1/responses", request.method, route.model)
         case "stored":
             return openai_responses.stored(settings.stored, request.method, route.model)

@@ -151,14 +151,14 @@ class BatchWriter:
             self.rows_changed = self._connection.total_changes
             self._bound()
 
-    def commit_ending(self, record: CallRecord, now_ms: int) -> bool:
-        """The record of a job's ending and the end itself; False where the job had ended, and nothing is changed."""
+    def commit_ending(self, records: Sequence[CallRecord], now_ms: int) -> bool:
+        """The records of a job's ending and the end itself; False where the job had ended, and nothing is changed."""
         shortfall_nano = self.shortfall_nano
 
         def write(connection: sqlite3.Connection) -> bool:
-            if not mark_ended(connection, record[C_ID]):
+            if not mark_ended(connection, records[0][C_ID]):
                 return False
-            self._write_new([record], [], now_ms)
+            self._write_new(records, [], now_ms)
             return True
 
         try:

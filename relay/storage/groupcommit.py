@@ -281,14 +281,14 @@ class GroupCommit:
             self._tell(group)
         return new
 
-    async def commit_ending(self, record: CallRecord) -> bool:
-        """Commit the record of a job's ending and its end, in one transaction. False: it had ended before."""
+    async def commit_ending(self, records: Sequence[CallRecord]) -> bool:
+        """Commit the records of a job's ending and its end, in one transaction. False: it had ended before."""
         writer, now_ms = self._writer, self._now_ms()
-        if not await self._run(lambda _: writer.commit_ending(record, now_ms)):
+        if not await self._run(lambda _: writer.commit_ending(records, now_ms)):
             return False
         self._batch += 1
         if self._snapshots:
-            self._recent.append((self._batch, [record]))
+            self._recent.append((self._batch, list(records)))
         return True
 
     async def change(self, job: Callable[[sqlite3.Connection], T]) -> T:

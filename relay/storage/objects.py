@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
-from relay.storage.rows import JobRow, ObjectRow
+from relay.storage.rows import JobPart, JobRow, ObjectRow
 
 INSERT_OBJECT: Final = """
     INSERT INTO objects (kind, object_id, account_id, key_id, channel, created_ms, model, requests, prompt_tokens,
@@ -39,6 +39,7 @@ SELECT_JOBS: Final = """
         hold_nano, max_cost_nano, units, created_ms, expires_ms
     FROM jobs WHERE state = 'open' ORDER BY id
 """
+SELECT_PARTS: Final = "SELECT job_id, record_id, model, upstream_model, requests FROM job_parts ORDER BY 1, 2"
 NUMBER_MAX: Final = 2**62
 
 
@@ -88,7 +89,7 @@ def delete_responses_before(connection: sqlite3.Connection, before_ms: int) -> N
     connection.execute("DELETE FROM objects WHERE kind = 'response' AND created_ms < ?", (before_ms,))
 
 
-def insert_job(connection: sqlite3.Connection, row: JobRow) -> None:
+def insert_job(connection: sqlite3.Connection, row: JobRow, parts: Sequence[JobPart] = ()) -> None:
     connection.execute(
         INSERT_JOB,
         (
@@ -110,6 +111,10 @@ def insert_job(connection: sqlite3.Connection, row: JobRow) -> None:
             row.expires_ms,
         ),
     )
+    connection.executemany(
+        "INSERT INTO job_parts VALUES (?, ?, ?, ?, ?)",
+        [(part.job_id, part.record_id, part.model, part.upstream_model, part.requests) for part in parts],
+    )
 
 
 def name_job(connection: sqlite3.Connection, job_id: int, object_id: str, expires_ms: int) -> None:
@@ -124,14 +129,20 @@ def open_jobs(connection: sqlite3.Connection) -> list[JobRow]:
     return [JobRow(*row) for row in connection.execute(SELECT_JOBS)]
 
 
+def open_parts(connection: sqlite3.Connection) -> list[JobPart]:
+    return [JobPart(*row) for row in connection.execute(SELECT_PARTS)]
+
+
 def mark_ended(connection: sqlite3.Connection, job_id: int) -> bool:
     """False where it has ended before: its ending counts once."""
+    connection.execute("DELETE FROM job_parts WHERE job_id = ?", (job_id,))
     cursor = connection.execute("UPDATE jobs SET state = 'ended' WHERE id = ? AND state = 'open'", (job_id,))
     return cursor.rowcount == 1
 
 
 def delete_job(connection: sqlite3.Connection, job_id: int) -> None:
     """A job that never began at its provider."""
+    connection.execute("DELETE FROM job_parts WHERE job_id = ?", (job_id,))
     connection.execute("DELETE FROM jobs WHERE id = ? AND state = 'open'", (job_id,))
 
 

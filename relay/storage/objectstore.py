@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from relay.records import CallRecord, first_call_id
 from relay.storage import objects
 from relay.storage.database import transaction
-from relay.storage.rows import JobRow, ObjectRow
+from relay.storage.rows import JobPart, JobRow, ObjectRow
 
 if TYPE_CHECKING:
     from relay.storage.groupcommit import GroupCommit
@@ -58,9 +58,9 @@ class ObjectStore:
 
     # -- jobs
 
-    async def begin_job(self, row: JobRow) -> None:
+    async def begin_job(self, row: JobRow, parts: Sequence[JobPart] = ()) -> None:
         """On the disk before the provider is asked: whatever happens then, the hold has a place and an end."""
-        await self._change(lambda db: objects.insert_job(db, row))
+        await self._change(lambda db: objects.insert_job(db, row, parts))
 
     async def name_job(self, job: JobRow, bound: ObjectRow) -> None:
         """The provider has answered: the job's id there, its expiry, and whose it is; one transaction, on the disk."""
@@ -81,6 +81,12 @@ class ObjectStore:
         found: list[JobRow] = await self._read(objects.open_jobs)
         return found
 
-    async def end_job(self, record: CallRecord) -> bool:
-        """Commits the record of a job's ending with its end, in one transaction. False: it has ended before."""
-        return await self._group.commit_ending(record)
+    async def open_parts(self) -> list[JobPart]:
+        """The models of open jobs beside their own."""
+        found: list[JobPart] = await self._read(objects.open_parts)
+        return found
+
+    async def end_job(self, records: Sequence[CallRecord]) -> bool:
+        """Commits the records of a job's ending with its end, in one transaction. The first has the job's id. False: it
+        has ended before."""
+        return await self._group.commit_ending(records)

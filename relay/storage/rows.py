@@ -238,6 +238,16 @@ class JobRow(Struct, frozen=True):
     expires_ms: int
 
 
+class JobPart(Struct, frozen=True):
+    """A model of a job beside its own; `record_id`: of the record that charges it. `requests`: eight bytes for each."""
+
+    job_id: int
+    record_id: int
+    model: str
+    upstream_model: str
+    requests: bytes
+
+
 class EventRow(Struct, frozen=True):
     """A limiter refusal, a security event or an operator's act; fields as `records.EVENT_COLUMNS` behind the id."""
 

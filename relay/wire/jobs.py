@@ -25,6 +25,7 @@ MEASURES: Final = (
     "audio_output_tokens",
     "image_input_tokens",
 )
+ABSURD_TOKENS: Final = 1_000_000_000  # no single answer has this many: such a report counts as missing
 BATCHES: Final = ("batch", "message_batch", "gemini_batch")  # priced in the provider's batch service
 _GEMINI_ENDS: Final = ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
 
@@ -33,11 +34,13 @@ class Ended(msgspec.Struct, frozen=True):
     """A job has reached a terminal status.
 
     usage   what it reports; None where that stands in `files`, or nowhere
+    counted what was counted where it reports nothing
     files   ids of files (OpenAI), or "results" (Anthropic), whose lines report
     failed  nothing was made: nothing is charged
     """
 
     usage: Usage | None = None
+    counted: Usage = {}
     files: tuple[str, ...] = ()
     failed: bool = False
 
@@ -67,10 +70,13 @@ def _response(document: dict[str, Any], body: bytes, table: TokenTable) -> Ended
     status = document.get("status")
     if status not in ("completed", "incomplete", "failed", "cancelled"):
         return None
-    found = usage_of(F_RESPONSES, body, table)
-    if found is None:
-        return Ended(failed=status in ("failed", "cancelled"))
-    return Ended(usage=found)
+    found = _fastpath.tap(F_RESPONSES, 0, [body], table)
+    service = found["service"]  # which the answer names, as everywhere: it may be another than was asked for
+    if _reported(found, ABSURD_TOKENS):
+        return Ended(usage={**{name: found[name] for name in MEASURES}, "service": service})
+    if status in ("failed", "cancelled"):
+        return Ended(failed=True)
+    return Ended(counted={"output_tokens": found["counted_tokens"], "service": service})
 
 
 def _video(document: dict[str, Any]) -> Ended | None:
@@ -94,7 +100,7 @@ def _batch(document: dict[str, Any], table: TokenTable) -> Ended | None:
         return None
     usage = document.get("usage")
     if isinstance(usage, dict):
-        found = usage_of(F_RESPONSES, orjson.dumps({"usage": usage}), table)
+        found = usage_of(F_RESPONSES, orjson.dumps({"usage": usage}), table, 1 << 40)
         if found is not None and any(found.values()):
             return Ended(usage=found)
     output = document.get("output_file_id")
@@ -129,21 +135,27 @@ def _gemini_batch(document: dict[str, Any], table: TokenTable) -> Ended | None:
     return Ended(usage=total) if any(total.values()) else Ended(failed=True)
 
 
-def line_usage(kind: str, line: bytes, table: TokenTable) -> Usage | None:
-    """What one line of a batch's results reports; None for one that failed, or cannot be read."""
+def read_line(kind: str, line: bytes, table: TokenTable) -> tuple[str, Usage | None]:
+    """One line of a batch's results: the name of its request, and the usage; None for one that failed or is none."""
+    name = ""
     try:
         document: Any = orjson.loads(line)
+        name = str(document["custom_id"])
         if kind == "batch":
-            return usage_of(F_RESPONSES, orjson.dumps(document["response"]["body"]), table)
-        return usage_of(F_MESSAGES, orjson.dumps(document["result"]["message"]), table)
+            return name, usage_of(F_RESPONSES, orjson.dumps(document["response"]["body"]), table)
+        return name, usage_of(F_MESSAGES, orjson.dumps(document["result"]["message"]), table)
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return None
+        return name, None
 
 
-def usage_of(format: int, body: bytes, table: TokenTable) -> Usage | None:
-    """The usage that one whole answer reports, in the priced dimensions."""
+def usage_of(format: int, body: bytes, table: TokenTable, most: int = ABSURD_TOKENS) -> Usage | None:
+    """The usage that one whole answer reports, in the priced dimensions; None where that is above `most` tokens."""
     found = _fastpath.tap(format, 0, [body], table)
-    return {name: found[name] for name in MEASURES} if found["usage_seen"] else None
+    return {name: found[name] for name in MEASURES} if _reported(found, most) else None
+
+
+def _reported(found: dict[str, Any], most: int) -> bool:
+    return bool(found["usage_seen"]) and max(found["input_tokens"], found["output_tokens"]) <= most
 
 
 def add(total: Usage, more: Iterable[Usage | None]) -> None:

@@ -130,7 +130,11 @@ class RelayProcess:
             env={**os.environ, **self.environment}, pass_fds=self.passed,
         )  # fmt: skip
         self._reader = asyncio.get_running_loop().create_task(self._read_log())
-        await until(lambda: self.port or self.exit_status is not None, START_SECONDS, "the relay listens")
+        try:
+            await until(lambda: self.port or self.exit_status is not None, START_SECONDS, "the relay listens")
+        except AssertionError:  # a process left behind would keep the whole session from ending
+            await self.kill()
+            raise
         assert self.port, self.log
         return self
 

@@ -1,11 +1,14 @@
 """Tiers, audio and cache writes of an hour through a whole relay: what is charged, and that the books can prove it."""
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import openai
 import pytest
 import pytest_asyncio
 
+from tests.functional.clients import async_openai
 from tests.functional.raw_upstream import RawUpstream
 from tests.functional.relay_process import RelayProcess, nano
 from tests.functional.setting import config_text
@@ -116,6 +119,27 @@ async def test_what_is_charged_and_that_it_can_be_proved(own: RelayProcess, raw:
         (0, "flex", "0.5"), (0, "priority", "10"),
         (1000, "flex", "2"), (1000, "priority", "10"), (1000, "standard", "2"),
     ]  # fmt: skip
+
+
+async def test_jobs_by_the_service_of_their_answer(own: RelayProcess, raw: RawUpstream):
+    """A response in the background is held for in the dearest service, and charged in the one that it names."""
+    customer = await own.customer()
+    head_of = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+    costs = {"priority": 30_000, "flex": 1_500, "default": 3_000}  # nano-credits for a thousand tokens
+    async with async_openai(customer) as client:
+        for service, per_thousand in costs.items():
+            document = json.dumps({"id": f"resp_{service}", "status": "completed", "service_tier": service,
+                                   "usage": {"input_tokens": 100, "output_tokens": 100}}).encode()  # fmt: skip
+            text, _ = raw.script(head_of + b"content-length: %d\r\n\r\n" % len(document) + document)
+            await client.responses.create(model="raw-chat", input=text, background=True, max_output_tokens=100)
+            paid = next(row for row in await own.calls(key=customer.key) if row["cost"] != "0")
+            assert nano(paid["cost"]) == 100 * per_thousand, service
+        text, exchange = raw.script(b"never")
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.responses.create(model="raw-uncounted", input=text, background=True, service_tier="priority")
+        assert caught.value.code == "unsupported_feature"
+        assert exchange.requests == []
+    assert (await own.command("ledger verify"))["differences"] == []
 
 
 async def test_a_service_without_a_price_is_refused(own: RelayProcess, raw: RawUpstream):
