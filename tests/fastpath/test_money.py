@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from relay._fastpath import ERROR_CODES, STATUSES, ApiKey, Balance, Policy, Rate, Scope
 from relay.policy.keys import pack_networks
-from tests.support.money_oracle import NANO_MAX, TOKEN_DIMENSIONS, UNIT_DIMENSIONS, USAGE_MAX, RateOracle, clamp
+from tests.support.money_oracle import (
+    APART,
+    NANO_MAX,
+    TOKEN_DIMENSIONS,
+    UNIT_DIMENSIONS,
+    USAGE_MAX,
+    RateOracle,
+    clamp,
+)
 
 prices = st.one_of(st.just(0), st.integers(0, 10**11), st.integers(0, 2**53), st.just(2**53))
 usages = st.one_of(st.integers(0, 3000), st.integers(0, 10**7), st.integers(-5, 2**70), st.just(USAGE_MAX))
@@ -70,7 +78,46 @@ def test_affordable_is_the_last_count_within_the_budget(
             assert rate.bound(prompt, count + 1, images) > budget
 
 
-def test_cost_of_a_published_bill() -> None:
+SETS = st.fixed_dictionaries(
+    dict.fromkeys(dimensions, prices), optional=dict.fromkeys(APART, st.one_of(st.just(-1), prices))
+)
+LIMITS = st.sampled_from([1000, 128_000, 200_000, 272_000])
+
+
+@given(
+    base=SETS,
+    tiers=st.dictionaries(st.tuples(st.one_of(st.just(0), LIMITS), st.integers(0, 3)), SETS, max_size=8),
+    usage=st.fixed_dictionaries(dict.fromkeys((*dimensions, *APART), st.one_of(usages, st.integers(0, 300_000)))),
+    service=st.integers(0, 4),
+    ppb=discounts,
+    budget=st.one_of(st.integers(0, 10**12), st.integers(0, NANO_MAX)),
+)
+def test_prices_that_depend_on_the_call_are_their_oracle(
+    base: dict[str, int],
+    tiers: dict[tuple[int, int], dict[str, int]],
+    usage: dict[str, int],
+    service: int,
+    ppb: int,
+    budget: int,
+) -> None:
+    tiers |= {(0, 0): base}
+    rate = Rate(model=b"m", card="c", discount_ppb=ppb, tiers=tiers, **base)
+    oracle = RateOracle(base, ppb, tiers=tiers)
+    names = {**ARGUMENTS, **{name: f"{name}_tokens" for name in APART}}
+    cost = rate.cost(service=service, **{names[name]: n for name, n in usage.items()})
+    assert cost == oracle.cost(usage, service if service < 4 else 0)
+    prompt = clamp(sum(clamp(usage[name]) for name in TOKEN_DIMENSIONS if name != "output"))
+    held = {name: clamp(usage[name]) for name in UNIT_DIMENSIONS}
+    units = (held["image"], held["video_second"], held["web_search"])
+    assert rate.bound(prompt, usage["output"], *units) == oracle.bound(prompt, clamp(usage["output"]), held)
+    if prompt < USAGE_MAX:
+        assert rate.bound(prompt, usage["output"], *units) >= cost
+    count = rate.affordable(prompt, budget, *units)
+    if ppb and oracle.dearest(("output", "audio_output"), prompt) and budget < NANO_MAX:
+        assert min(count, 2**50) == oracle.affordable(prompt, held, budget, 2**50)
+
+
+def test_cost_by_hand() -> None:
     """1,234 input and 567 output tokens at 2.50 and 10 per million: 0.008755."""
     rate = Rate(model=b"m", card="c", input=2_500_000_000, output=10_000_000_000)
     assert rate.cost(input_tokens=1234, output_tokens=567) == 8_755_000
