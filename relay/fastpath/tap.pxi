@@ -697,10 +697,11 @@ cdef class UsageTap:
         return <int64_t>((self.tap.json.counter.acc - self.tap.counted_at_report + (1 << TOKEN_BITS) - 1) >> TOKEN_BITS)
 
 
-def tap(int format, int kind, list chunks not None, TokenTable table not None, bint by_event=False):
+def tap(int format, int kind, list chunks not None, TokenTable table not None, bint by_event=False, Rate rate=None):
     """Tap one answer that comes in the given pieces; what was found, as a dict.
 
-    `by_event` takes it event by event; `pieces` then lists (bytes taken, event ended, usage only).
+    `by_event` takes it event by event; `pieces` then lists (bytes taken, event ended, usage only). With a rate, the usage
+    is what that rate charges.
     """
     cdef UsageTap it = UsageTap(format, kind, table)
     cdef bytes chunk
@@ -719,6 +720,8 @@ def tap(int format, int kind, list chunks not None, TokenTable table not None, b
             it.feed(<const uint8_t*>chunk, len(chunk))
         boundaries.append(bool(it.at_boundary))
     it.finish()
+    if rate is not None and by_the_piece(format):
+        charge_one_way(&it.tap, &rate.prices, &it.usage)
     return {
         "input_tokens": it.usage.input_tokens,
         "output_tokens": it.usage.output_tokens,
