@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 from relay._fastpath import ERROR_CODES, STATUSES, ApiKey, Balance, Policy, Rate, Scope
 from relay.policy.keys import pack_networks
+from tests.support import money_oracle
 from tests.support.money_oracle import (
     APART,
     NANO_MAX,
     TOKEN_DIMENSIONS,
     UNIT_DIMENSIONS,
     USAGE_MAX,
+    KeyOracle,
     RateOracle,
     clamp,
 )
@@ -276,6 +278,52 @@ def test_addresses_match_as_ipaddress_does(data: st.DataObject, near: bool) -> N
     assert (refusal(key, address=address.packed) == "") == allowed
 
 
+statuses = st.one_of(st.just("active"), st.sampled_from(STATUSES))
+some_models = st.sampled_from([b"a", b"b", b"c"])
+near_networks = st.sampled_from([*map(ip_network, ("10.0.0.0/8", "10.1.0.0/16", "192.0.2.7/32", "2001:db8::/33"))])
+near_addresses = st.sampled_from([*map(ip_address, ("10.1.2.3", "11.0.0.1", "192.0.2.7", "2001:db8::1", "::1"))])
+
+
+@given(
+    key_status=statuses.filter(lambda name: STATUSES.index(name) <= STATUSES.index("revoked")),
+    account_status=statuses,
+    expires_ns=st.integers(0, 3),
+    endpoint_scopes=st.sampled_from([0xFFFFFFFF, 0, 1, 2, 3]),
+    models=st.one_of(st.none(), st.frozensets(some_models)),
+    networks=st.one_of(st.none(), st.lists(near_networks, max_size=2)),
+    wall_ns=st.integers(0, 4),
+    address=st.one_of(st.none(), near_addresses),
+    endpoint_scope=st.sampled_from([1, 2]),
+    model=st.one_of(st.none(), some_models),
+)
+def test_what_a_key_may_do_is_its_oracle(
+    key_status: str,
+    account_status: str,
+    expires_ns: int,
+    endpoint_scopes: int,
+    models: frozenset[bytes] | None,
+    networks: list[object] | None,
+    wall_ns: int,
+    address: object,
+    endpoint_scope: int,
+    model: bytes | None,
+) -> None:
+    oracle = KeyOracle(key_status, account_status, expires_ns, endpoint_scopes, models, networks)
+    key = key_with(
+        key_status=STATUSES.index(key_status),
+        account_status=0 if STATUSES.index(account_status) in (1, 2) else STATUSES.index(account_status),
+        expires_ns=expires_ns,
+        endpoint_scopes=endpoint_scopes,
+        models=models,
+        networks=None if networks is None else pack_networks(map(str, networks)),
+    )
+    if STATUSES.index(account_status) in (1, 2):  # statuses of keys only
+        oracle.account_status = "active"
+    packed = None if address is None else address.packed  # type: ignore[attr-defined]
+    told = refusal(key, wall_ns=wall_ns, address=packed, endpoint_scope=endpoint_scope, model=model)
+    assert told == oracle.refusal(wall_ns, address, endpoint_scope, model)
+
+
 def test_addresses() -> None:
     key = key_with(networks=pack_networks(["192.0.2.7", "2001:db8::/33", "::ffff:198.51.100.0/120"]))
     for text, allowed in (
@@ -293,6 +341,19 @@ def test_addresses() -> None:
     for wrong in ("10.0.0.1/8", "x", ""):
         with pytest.raises(ValueError, match=r"host bits|does not appear"):
             pack_networks([wrong])
+
+
+@given(
+    st.fixed_dictionaries(
+        dict.fromkeys(
+            ("hold_output_tokens", "hold_slice_tokens", "hold_slice_tokens_min", "prompt_margin_permille"),
+            st.one_of(st.integers(0, 3), st.integers(0, 100_000)),
+        )
+    )
+)
+def test_a_policy_is_its_oracle(numbers: dict[str, int]) -> None:
+    made = Policy(**numbers)
+    assert {name: getattr(made, name) for name in numbers} == money_oracle.policy(numbers)
 
 
 def test_policy_keeps_sensible_numbers() -> None:

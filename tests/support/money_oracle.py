@@ -422,3 +422,84 @@ def scope_state(scope: ScopeOracle, now: int, wall: int) -> dict[str, Any]:
         "reserved_nano": scope.reserved,
         "tokens_per_call": scope.tokens_per_call,
     }
+
+
+def tightest(scopes: list[ScopeOracle], now: int) -> tuple[int, ...]:
+    """What rate-limit headers say: of requests and of tokens the limit with the least left, the lower of two equals."""
+    view: list[int] = []
+    for name in ("rpm", "tpm"):
+        buckets = [getattr(scope, name) for scope in scopes if getattr(scope, name).limit]
+        least = min(buckets, key=lambda bucket: (bucket.remaining(now), bucket.limit), default=None)
+        view += (least.limit, least.remaining(now), max(0, ceil(least.tat - now))) if least else (0, 0, 0)
+    return tuple(view)
+
+
+@dataclass
+class KeyOracle:
+    """What a key may do, as its owner would say it. Networks are of `ipaddress`; None is no restriction."""
+
+    key_status: str = "active"
+    account_status: str = "active"
+    expires_ns: int = 0
+    endpoint_scopes: int = 0xFFFFFFFF
+    models: frozenset[bytes] | None = None
+    networks: list[Any] | None = None
+
+    def refusal(self, wall_ns: int, address: Any, endpoint_scope: int, model: bytes | None) -> str:
+        """The code of the first check that fails, "" where none does."""
+        if self.key_status != "active":
+            return f"key_{self.key_status}"
+        if self.expires_ns and wall_ns >= self.expires_ns:
+            return "key_expired"
+        if self.account_status != "active":
+            return "account_inactive"
+        if self.networks is not None and not any(
+            address is not None and address.version == network.version and address in network
+            for network in self.networks
+        ):
+            return "address_not_allowed"
+        if not self.endpoint_scopes & endpoint_scope:
+            return "scope_not_allowed"
+        if self.models is not None and model is not None and model not in self.models:
+            return "model_not_allowed"
+        return ""
+
+
+@dataclass
+class JobOracle:
+    """The hold of one job against its balance and one scope."""
+
+    balance: BalanceOracle
+    scope: ScopeOracle
+    hold: int
+
+    def __post_init__(self) -> None:
+        self._change(self.hold)
+        self.balance.open_holds += 1
+
+    def _change(self, nano: int) -> None:
+        self.balance.available -= nano
+        self.balance.held += nano
+        self.scope.reserved += nano
+
+    def release(self) -> None:
+        self._change(-self.hold)
+        self.balance.open_holds -= 1
+
+    def settle(self, cost: int, max_cost: int | None, wall: int) -> int:
+        """What had to be written off."""
+        self.release()
+        taken = min(cost, self.balance.available, cost if max_cost is None else max_cost)
+        self.balance.available -= taken
+        if wall // DAY > self.scope.day:
+            self.scope.roll(wall)
+        self.scope.spent_day = min(self.scope.spent_day + cost, NANO_MAX)
+        self.scope.spent_month = min(self.scope.spent_month + cost, NANO_MAX)
+        return cost - taken
+
+
+def policy(numbers: dict[str, int]) -> dict[str, int]:
+    """How much an admission holds: a slice is at least a token, and what a stream begins with is at most a slice."""
+    slice_tokens = max(1, numbers["hold_slice_tokens"])
+    least = min(max(1, numbers["hold_slice_tokens_min"]), slice_tokens)
+    return numbers | {"hold_slice_tokens": slice_tokens, "hold_slice_tokens_min": least}
