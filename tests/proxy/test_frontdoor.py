@@ -188,6 +188,18 @@ SMUGGLED: dict[str, bytes] = {
     "line without colon": HEAD + b"Accept\r\nContent-Length: 65\r\n\r\n" + BODY,
     "leading blank": b" " + HEAD + b"Content-Length: 65\r\n\r\n" + BODY,
     "absolute form": HEAD.replace(b"POST /", b"POST http://other.example/") + b"Content-Length: 65\r\n\r\n" + BODY,
+    **{
+        f"{name} twice": HEAD + b"Content-Length: 65\r\n" + b"%s: a\r\n" % name.encode() * 2 + b"\r\n" + BODY
+        for name in (
+            "Content-Type",
+            "User-Agent",
+            "ETag",
+            "Server",
+            "Content-Range",
+            "Content-Location",
+            "Max-Forwards",
+        )
+    },
     "bad chunk size": HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
     "line feeds in chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\n{\n0\n\n",
 }
