@@ -201,7 +201,10 @@ cdef void tap_type(Tap* s) noexcept nogil:
 
 
 cdef void tap_service(Tap* s) noexcept nogil:
-    """The service tier that the provider names. What it does not name, or we do not know, is standard."""
+    """The service tier that the provider names. What it does not name, or we do not know, is standard.
+
+    Anthropic says it in two fields, service_tier and speed: what one calls standard takes nothing back of the other.
+    """
     cdef Json* j = &s.json
     if text_is(j, b"priority") or text_is(j, b"fast") or text_is(j, b"ON_DEMAND_PRIORITY") or text_is(j, b"PRIORITY"):
         s.service = SERVICE_PRIORITY
@@ -209,7 +212,7 @@ cdef void tap_service(Tap* s) noexcept nogil:
         s.service = SERVICE_FLEX
     elif text_is(j, b"batch"):
         s.service = SERVICE_BATCH
-    else:
+    elif s.format != F_MESSAGES:
         s.service = SERVICE_STANDARD
 
 

@@ -300,6 +300,7 @@ BODIES = st.fixed_dictionaries(
         "stream_options": st.one_of(JUNK, st.fixed_dictionaries({}, optional={"include_usage": JUNK})),
         "tools": st.lists(st.dictionaries(st.sampled_from(["type", "name", "a"]), TEXTS, max_size=3), max_size=2),
         "service_tier": st.sampled_from(["priority", "auto"]),
+        "speed": st.sampled_from(["fast", "standard"]),
         "other": JUNK,
     },
 )
@@ -500,4 +501,5 @@ def test_the_dearer_service_is_seen(tier: object, dearer: bool):
     for format in (CHAT, RESPONSES):
         assert scan(format, {"model": "x", "service_tier": tier})["priority"] is dearer
     assert scan(GENERATE, {"serviceTier": tier})["priority"] is dearer
+    assert scan(MESSAGES, {"model": "x", "speed": tier})["priority"] is dearer
     assert not scan(CHAT, {"model": "x", "messages": [{"role": "user", "service_tier": "priority"}]})["priority"]

@@ -297,6 +297,7 @@ ANTHROPIC_USAGE = st.fixed_dictionaries(
         "cache_creation": usage_of("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens"),
         "server_tool_use": usage_of("web_search_requests"),
         "service_tier": SERVICES,
+        "speed": st.sampled_from([None, "standard", "fast"]),
         "iterations": st.lists(
             st.fixed_dictionaries(
                 {"type": st.sampled_from(["compaction", "message"])},

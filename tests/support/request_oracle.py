@@ -123,8 +123,9 @@ class Request:
                 and (len(path) > 1 or not isinstance(at(doc, *path), list) or bool(at(doc, *path)))
                 for path in (("previous_response_id",), ("conversation",), ("prompt", "id"))
             )
-        tier = at(doc, "serviceTier" if self.format in (GENERATE, GEMINI_COUNT) else "service_tier")
-        if self.format in (CHAT, RESPONSES, GENERATE, GEMINI_COUNT) and not isinstance(tier, Number | list):
+        tiers = {GENERATE: "serviceTier", GEMINI_COUNT: "serviceTier", MESSAGES: "speed", COUNT_TOKENS: "speed"}
+        tier = at(doc, tiers.get(self.format, "service_tier"))
+        if self.format in (CHAT, RESPONSES, *tiers) and not isinstance(tier, Number | list):
             self.priority = tier in ("priority", "fast", "PRIORITY")
         if self.format in (CHAT, MESSAGES, COUNT_TOKENS):
             messages = at(doc, "messages")

@@ -74,7 +74,8 @@ class Oracle:
         """The service tier that the provider names."""
         if isinstance(value, str):
             names = {"priority": 3, "fast": 3, "PRIORITY": 3, "ON_DEMAND_PRIORITY": 3, "flex": 2, "FLEX": 2}
-            self.service = {**names, "ON_DEMAND_FLEX": 2, "batch": 1}.get(value, 0)
+            found = {**names, "ON_DEMAND_FLEX": 2, "batch": 1}.get(value, 0)
+            self.service = found or (self.service if self.format == MESSAGES else 0)
 
     # what each format reads of one event or document
 
@@ -224,7 +225,8 @@ class Oracle:
             },
             output=None if start else "completion",
         )
-        self.served(at(usage, "service_tier"))
+        for name, value in usage if isinstance(usage, Pairs) else ():
+            self.served(value if name in ("service_tier", "speed") else None)
         if at(usage, "iterations") is not None:
             self.added = {}
         for entry in objects(at(usage, "iterations")):
