@@ -105,7 +105,8 @@ class Sessions(RuleBasedStateMachine):
     @rule(data=st.data(), accepted=st.booleans())
     def goes_on(self, data: st.DataObject, accepted: bool) -> None:
         one = data.draw(st.sampled_from(self.open))
-        one["session"].forwarded(self.route)
+        if not one["forwarded"]:
+            one["session"].forwarded(self.route)
         if accepted:
             one["session"].accepted()
         one["forwarded"] = True
