@@ -61,8 +61,12 @@ def scan_request(format: int, body: bytes, table: TokenTable, cuts: tuple[int, .
     messages; -1: there are not so many), and text (the counted text alone, in 1/TOKEN_UNIT token).
     """
 
-def tap(format: int, kind: int, chunks: list[bytes], table: TokenTable, by_event: bool = False) -> dict[str, Any]:
+def tap(
+    format: int, kind: int, chunks: list[bytes], table: TokenTable, by_event: bool = False, rate: Rate | None = None
+) -> dict[str, Any]:
     """All that a UsageTap finds in an answer that comes in `chunks`. Kinds: 0 JSON, 1 SSE, 2 JSON array of answers.
+
+    With a rate, of the fields of Usage what that rate charges: pieces, or the tokens reported beside them.
 
     Keys: the fields of Usage, usage_seen, output_seen, terminal_seen, finish_seen, error_seen, events, sequence_number,
     text (own count, 1/TOKEN_UNIT token), counted_tokens, delivered_tokens (Gemini: its last cumulative report and our
@@ -777,8 +781,10 @@ class Session:
     ) -> int:
         """A response has ended with this usage, the provider's or our estimate. 0, or an index into ERROR_CODES: the
         session has to end."""
-    def counted(self, prompt_tokens: int, output_tokens: int) -> int:
-        """What the response that is not finished has used so far. As `reported`."""
+    def counted(
+        self, prompt_tokens: int, output_tokens: int, *, audio_input_tokens: int = 0, audio_output_tokens: int = 0
+    ) -> int:
+        """What the response that is not finished has used so far; sound is among it. As `reported`."""
     def end(self, code: int, status: int) -> None:
         """The one ending: charged for what was reported and counted, or released; the record is written."""
 

@@ -67,6 +67,9 @@ UNCOUNTED = ("ocr_cost_per_page", "input_cost_per_pixel",
 MODES = {None, "chat", "responses", "completion", "embedding", "image_generation", "image_edit", "video_generation",
          "audio_speech", "audio_transcription", "realtime", "rerank", "moderation"}  # fmt: skip
 
+# Google's image models make pictures of 1,024 pixels unless asked for others, of so many tokens (its page of prices).
+DEFAULT_PICTURE_TOKENS = 1120
+
 # (model pattern, field pattern) -> (which source, why). First match counts.
 DECIDED: tuple[tuple[str, str, str, str], ...] = (
     (
@@ -77,6 +80,12 @@ DECIDED: tuple[tuple[str, str, str, str], ...] = (
     ),
     ("gpt-4o(-mini)?-transcribe.*", "standard.audio_input", "genai-prices", "litellm repeats the price of text"),
     ("gpt-4o-mini-tts.*", "standard.output", "genai-prices", "what is spoken are audio tokens, litellm's is for text"),
+    (
+        "(gpt|chatgpt)-image-.*",
+        "(standard|batch).output",
+        "litellm",
+        "what is answered are pictures; genai-prices has the price of text",
+    ),
     ("gemini-2.0-flash-exp-image-generation", ".*", "genai-prices", "litellm's 0 stands for a free trial that is over"),
     ("deepseek-(v4-.*|flash)", ".*", "litellm", "two prices by time of day; a card has one: the dearer"),
     ("mistral-large-4.*", ".*", "genai-prices", "litellm does not have the cut of October 2026"),
@@ -119,10 +128,10 @@ def of_litellm(entry: dict[str, Any]) -> dict[Level, Prices]:
             if source in tier:
                 levels.setdefault(("standard", above), {})[ours] = per_million(tier[source])
     standard = levels.setdefault(("standard", 0), {})
-    if "output_cost_per_image_token" in entry and not standard.get("output"):
-        standard["output"] = per_million(entry["output_cost_per_image_token"])
     if "output_cost_per_image" in entry:
         standard["image"] = Decimal(entry["output_cost_per_image"])
+    if "output_cost_per_image_token" in entry:
+        of_pictures(levels, per_million(entry["output_cost_per_image_token"]))
     if entry.get("mode") == "video_generation":
         for name in ("output_cost_per_video_per_second", "output_cost_per_second"):
             if name in entry:
@@ -143,6 +152,23 @@ def of_litellm(entry: dict[str, Any]) -> dict[Level, Prices]:
             if prices.get(field) == 0:
                 del prices[field]
     return {level: prices for level, prices in levels.items() if prices}
+
+
+def of_pictures(levels: dict[Level, Prices], token: Decimal) -> None:
+    """Where tokens of pictures in an answer have a price of their own, which a card does not know apart.
+
+    What answers only in pictures is priced by it. What answers in text too has a price of each picture: that of the
+    size that is made unasked, where the list has that of the smallest.
+    """
+    standard = levels["standard", 0]
+    if "image" in standard:
+        standard["image"] = max(standard["image"], token * DEFAULT_PICTURE_TOKENS / 1_000_000)
+        return
+    dearer = token / standard["output"] if standard.get("output") else None
+    for prices in levels.values():
+        if dearer is not None and "output" in prices:
+            prices["output"] = (prices["output"] * dearer).normalize()
+    standard["output"] = token
 
 
 def of_genai(model: Any, when: datetime.datetime) -> dict[Level, Prices]:

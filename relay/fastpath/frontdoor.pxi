@@ -46,6 +46,7 @@ cdef class RequestHead:
         cdef int count = 0
         cdef int64_t amount
         cdef uint8_t bit = 1 << dialect
+        cdef bint typed = False
         self.passed.size = 0
         self.secrets = []
         self.agent = self.forwarded_for = self.channel = None
@@ -67,6 +68,8 @@ cdef class RequestHead:
                 return 0
             if f.allow & bit:
                 self.passed.add(p, size)
+            if f.allow & RARE:
+                self.odd = True
             if f.kind == H_OTHER:
                 pass
             elif f.kind == H_HOST:
@@ -101,6 +104,11 @@ cdef class RequestHead:
             elif f.kind == H_USER_AGENT:
                 if self.agent is None:
                     self.agent = PyBytes_FromStringAndSize(<const char*>f.value, f.value_size)
+                else:
+                    self.odd = True
+            elif f.kind == H_CONTENT_TYPE:
+                self.odd |= typed
+                typed = True
             elif f.kind == H_MAX_COST:
                 amount = parse_credits(f.value, f.value_size)
                 if amount < 0 or self.max_cost_nano >= 0:

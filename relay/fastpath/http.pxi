@@ -113,8 +113,11 @@ cdef enum:
 ctypedef struct FieldSlot:
     uint8_t size
     uint8_t kind
-    uint8_t allow          # bit per dialect: a request's field goes on to the upstream
+    uint8_t allow          # bit per dialect: a request's field goes on to the upstream; and RARE
     char[44] name
+
+cdef enum:
+    RARE = 0x80            # a request with it is left to aiohttp's parser, which refuses it twice in one head
 
 ctypedef struct FieldPrefix:
     uint8_t size
@@ -217,7 +220,7 @@ cdef bytes _folded(bytes name):
 
 
 def _standard_fields():
-    table = FieldTable()
+    cdef FieldTable table = FieldTable()
     for name, kind in (
         (b"host", H_HOST), (b"content-length", H_CONTENT_LENGTH), (b"transfer-encoding", H_TRANSFER_ENCODING),
         (b"connection", H_CONNECTION), (b"expect", H_EXPECT), (b"upgrade", H_UPGRADE),
@@ -227,6 +230,8 @@ def _standard_fields():
         (b"retry-after", H_RETRY_AFTER), (b"x-relay-channel", H_CHANNEL), (b"x-relay-usage", H_RELAY_USAGE), (b"idempotency-key", H_IDEMPOTENCY_KEY),
     ):
         table.set_kind(name, kind)
+    for name in (b"content-location", b"content-range", b"etag", b"max-forwards", b"server"):
+        table.put(name).allow |= RARE
     return table
 
 

@@ -22,6 +22,7 @@ cdef void charge_one_way(const Tap* s, const Prices* p, Usage* u) noexcept nogil
         if s.image_count and not p.image:
             # Gemini's image tokens were taken out of the output for the price of the image; there is none.
             u.output_tokens = clamp_usage(reported(s, V_COMPLETION) + reported(s, V_THOUGHTS))
+            u.audio_output_tokens = min(u.output_tokens, reported(s, V_AUDIO_OUT))
         return
     if s.format == F_IMAGES:
         piece = p.image > 0 and u.images > 0
@@ -31,3 +32,4 @@ cdef void charge_one_way(const Tap* s, const Prices* p, Usage* u) noexcept nogil
         piece = p.web_search > 0 and u.web_searches > 0
     if piece:
         u.input_tokens = u.output_tokens = u.cache_read_tokens = u.cache_write_tokens = u.cache_write_1h_tokens = 0
+        u.audio_input_tokens = u.audio_output_tokens = u.image_input_tokens = 0

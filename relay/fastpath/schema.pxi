@@ -319,6 +319,7 @@ def _describe_requests():
     _request_root(F_MESSAGES, True, {
         "messages": messages, "system": system, "stream": stream,
         "max_tokens": max_tokens, "tools": tools, "output_format": NODE_RAW, "output_config": NODE_RAW,
+        "speed": _node(R_SERVICE, flags=NF_SCALAR, mode=M_CAPTURE),
     })
     REQUEST_ROOTS[F_COUNT_TOKENS] = REQUEST_ROOTS[F_MESSAGES]
     MODEL_NEEDED[F_COUNT_TOKENS] = True
@@ -430,7 +431,7 @@ def _usage_anthropic(int output_action):
     _keys(usage, {
         "input_tokens": _value(V_PROMPT), "output_tokens": _value(V_COMPLETION, output_action),
         "cache_read_input_tokens": _value(V_READ), "cache_creation_input_tokens": _value(V_CREATED),
-        "cache_creation": creation, "server_tool_use": server, "service_tier": _tag(U_SERVICE),
+        "cache_creation": creation, "server_tool_use": server, "service_tier": _tag(U_SERVICE), "speed": _tag(U_SERVICE),
         "iterations": _node(U_ITERATIONS, flags=NF_OPEN, elem=entry),
     })
     return usage

@@ -15,7 +15,7 @@ cdef class Session:
     cdef Slot* slot
     cdef Usage usage                   # of finished responses
     cdef bint seen, estimated
-    cdef int64_t pending_prompt, pending_output     # of the response that is not finished
+    cdef Usage pending                 # of the response that is not finished, by our count
     cdef int64_t began_ns, wall_ns, first_byte_ns
     cdef str path, address, agent
     cdef readonly int64_t id, retry_after_ns
@@ -100,19 +100,29 @@ cdef class Session:
         u.image_input_tokens = min(u.input_tokens - u.audio_input_tokens,
                                    clamp_usage(u.image_input_tokens + clamp_usage(image_input_tokens)))
         self.seen = True
-        self.pending_prompt = self.pending_output = 0
+        memset(&self.pending, 0, sizeof(Usage))
         return self.covered()
 
-    def counted(self, int64_t prompt_tokens, int64_t output_tokens):
-        """What the response that is not finished has used so far, by our count. As `reported`."""
-        self.pending_prompt = clamp_usage(prompt_tokens)
-        self.pending_output = clamp_usage(output_tokens)
+    def counted(self, int64_t prompt_tokens, int64_t output_tokens, *, int64_t audio_input_tokens=0,
+                int64_t audio_output_tokens=0):
+        """What the response that is not finished has used so far, by our count; sound is among it. As `reported`."""
+        cdef Usage* u = &self.pending
+        u.input_tokens = clamp_usage(prompt_tokens)
+        u.output_tokens = clamp_usage(output_tokens)
+        u.audio_input_tokens = min(u.input_tokens, clamp_usage(audio_input_tokens))
+        u.audio_output_tokens = min(u.output_tokens, clamp_usage(audio_output_tokens))
         return self.covered()
+
+    cdef inline bint is_pending(self) noexcept:
+        return self.pending.input_tokens != 0 or self.pending.output_tokens != 0
 
     cdef Usage so_far(self) noexcept:
         cdef Usage usage = self.usage
-        usage.input_tokens = clamp_usage(usage.input_tokens + self.pending_prompt)
-        usage.output_tokens = clamp_usage(usage.output_tokens + self.pending_output)
+        cdef Usage* more = &self.pending
+        usage.input_tokens = clamp_usage(usage.input_tokens + more.input_tokens)
+        usage.output_tokens = clamp_usage(usage.output_tokens + more.output_tokens)
+        usage.audio_input_tokens = clamp_usage(usage.audio_input_tokens + more.audio_input_tokens)
+        usage.audio_output_tokens = clamp_usage(usage.audio_output_tokens + more.audio_output_tokens)
         return usage
 
     cdef int covered(self) except -1:
@@ -121,7 +131,7 @@ cdef class Session:
         cdef int code
         if self.slot != NULL:
             self.slot.usage = usage
-            self.slot.usage_seen = 0 if self.estimated or self.pending_prompt or self.pending_output else 2
+            self.slot.usage_seen = 0 if self.estimated or self.is_pending() else 2
             self.slot.prompt_tokens = usage.input_tokens
             self.slot.counted_tokens = usage.output_tokens
             self.slot.tiered_cost_nano = -1 if self.admission.rate.plain else self.admission.rate.cost_of(&usage)
@@ -143,9 +153,9 @@ cdef class Session:
         cdef tuple fields, more
         memset(&usage, 0, sizeof(Usage))
         if admission is not None and admission.state == A_OPEN:
-            if self.seen or self.pending_prompt or self.pending_output:
+            if self.seen or self.is_pending():
                 usage = self.so_far()
-                source = 2 if self.estimated or self.pending_prompt or self.pending_output else 1
+                source = 2 if self.estimated or self.is_pending() else 1
                 cost = admission.settle(&usage, now, now + self.engine.wall_offset_ns)
                 written_off = admission.written_off_nano
             else:

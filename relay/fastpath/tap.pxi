@@ -201,7 +201,10 @@ cdef void tap_type(Tap* s) noexcept nogil:
 
 
 cdef void tap_service(Tap* s) noexcept nogil:
-    """The service tier that the provider names. What it does not name, or we do not know, is standard."""
+    """The service tier that the provider names. What it does not name, or we do not know, is standard.
+
+    Anthropic says it in two fields, service_tier and speed: what one calls standard takes nothing back of the other.
+    """
     cdef Json* j = &s.json
     if text_is(j, b"priority") or text_is(j, b"fast") or text_is(j, b"ON_DEMAND_PRIORITY") or text_is(j, b"PRIORITY"):
         s.service = SERVICE_PRIORITY
@@ -209,7 +212,7 @@ cdef void tap_service(Tap* s) noexcept nogil:
         s.service = SERVICE_FLEX
     elif text_is(j, b"batch"):
         s.service = SERVICE_BATCH
-    else:
+    elif s.format != F_MESSAGES:
         s.service = SERVICE_STANDARD
 
 
@@ -697,10 +700,11 @@ cdef class UsageTap:
         return <int64_t>((self.tap.json.counter.acc - self.tap.counted_at_report + (1 << TOKEN_BITS) - 1) >> TOKEN_BITS)
 
 
-def tap(int format, int kind, list chunks not None, TokenTable table not None, bint by_event=False):
+def tap(int format, int kind, list chunks not None, TokenTable table not None, bint by_event=False, Rate rate=None):
     """Tap one answer that comes in the given pieces; what was found, as a dict.
 
-    `by_event` takes it event by event; `pieces` then lists (bytes taken, event ended, usage only).
+    `by_event` takes it event by event; `pieces` then lists (bytes taken, event ended, usage only). With a rate, the usage
+    is what that rate charges.
     """
     cdef UsageTap it = UsageTap(format, kind, table)
     cdef bytes chunk
@@ -719,6 +723,8 @@ def tap(int format, int kind, list chunks not None, TokenTable table not None, b
             it.feed(<const uint8_t*>chunk, len(chunk))
         boundaries.append(bool(it.at_boundary))
     it.finish()
+    if rate is not None and by_the_piece(format):
+        charge_one_way(&it.tap, &rate.prices, &it.usage)
     return {
         "input_tokens": it.usage.input_tokens,
         "output_tokens": it.usage.output_tokens,

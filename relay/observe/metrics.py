@@ -257,3 +257,7 @@ class Metrics:
                 for state in BREAKER_STATES
             ],
         )  # fmt: skip
+        page.family(
+            "relay_channel_breaker_reason", "gauge", "1 for the last failure that its breaker counted.",
+            [({**labels, "reason": channel.reason}, 1) for labels, channel in named if channel.reason is not None],
+        )  # fmt: skip

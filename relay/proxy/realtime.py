@@ -202,7 +202,7 @@ class _Relay:
                 if done is not None:
                     code = self.session.reported(**done)
                 elif self.meter.in_response:
-                    code = self.session.counted(self.meter.prompt_tokens, self.meter.output_tokens)
+                    code = self.session.counted(**self.meter.counted())
                 if code == 0 or done is not None:
                     await self.near.send_str(message.data)
             elif message.type is WSMsgType.BINARY:

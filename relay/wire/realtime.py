@@ -48,22 +48,32 @@ class Meter:
         self.in_response = False
         self.prompt_tokens = 0  # of the response that is not finished: what the one before had, and what came since
         self._last_prompt = 0
-        self._sent_tokens = 0.0
-        self._output_tokens = 0.0
+        self._prompt_audio = 0  # what of it the client has sent since as sound
+        self._sent_audio = self._sent_text = 0.0
+        self._output_audio = self._output_text = 0.0
         self._input_rate = self._output_rate = 48_000
 
     @property
     def output_tokens(self) -> int:
-        return int(self._output_tokens) + 1
+        return int(self._output_audio) + int(self._output_text) + 1
+
+    def counted(self) -> dict[str, int]:
+        """What the response that is not finished has used so far."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "output_tokens": self.output_tokens,
+            "audio_input_tokens": self._prompt_audio,
+            "audio_output_tokens": int(self._output_audio),
+        }
 
     def sent(self, message: str) -> None:
         """From the client."""
         event = _event(message)
         audio = event.get("audio") if event.get("type") == "input_audio_buffer.append" else None
         if isinstance(audio, str):
-            self._sent_tokens += len(audio) * 3 / 4 / self._input_rate / _USER_TOKEN_SECONDS
+            self._sent_audio += len(audio) * 3 / 4 / self._input_rate / _USER_TOKEN_SECONDS
         else:
-            self._sent_tokens += len(message) / _TEXT_TOKEN_BYTES
+            self._sent_text += len(message) / _TEXT_TOKEN_BYTES
 
     def received(self, message: str) -> dict[str, Any] | None:
         """From the upstream: what a response that ends with it has used."""
@@ -72,12 +82,13 @@ class Meter:
         delta = event.get("delta")
         if kind == "response.created":
             self.in_response = True
-            self.prompt_tokens = self._last_prompt + int(self._sent_tokens)
-            self._output_tokens = 0.0
+            self._prompt_audio = int(self._sent_audio)
+            self.prompt_tokens = self._last_prompt + self._prompt_audio + int(self._sent_text)
+            self._output_audio = self._output_text = 0.0
         elif kind in _AUDIO_DELTAS and isinstance(delta, str):
-            self._output_tokens += len(delta) * 3 / 4 / self._output_rate / _MODEL_TOKEN_SECONDS
+            self._output_audio += len(delta) * 3 / 4 / self._output_rate / _MODEL_TOKEN_SECONDS
         elif kind in _TEXT_DELTAS and isinstance(delta, str):
-            self._output_tokens += len(delta.encode()) / _TEXT_TOKEN_BYTES
+            self._output_text += len(delta.encode()) / _TEXT_TOKEN_BYTES
         elif kind in ("session.created", "session.updated"):
             self._formats(event.get("session"))
         elif kind == "response.done":
@@ -92,9 +103,10 @@ class Meter:
 
     def _done(self, response: Any) -> dict[str, Any]:
         usage = response.get("usage") if isinstance(response, dict) else None
-        counted = {"input_tokens": self.prompt_tokens, "output_tokens": self.output_tokens, "estimated": True}
+        counted: dict[str, Any] = self.counted() | {"estimated": True}
+        counted["input_tokens"] = counted.pop("prompt_tokens")
         began, self.in_response = self.in_response, False
-        self._sent_tokens = 0.0
+        self._sent_audio = self._sent_text = 0.0
         if not isinstance(usage, dict) or not isinstance(usage.get("input_tokens"), int):
             return counted if began else {"estimated": True}
         given = _tokens(usage, "input_tokens")

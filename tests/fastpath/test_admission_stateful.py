@@ -17,7 +17,16 @@ PRICES: list[dict[str, int]] = [
     {"input": 10**9, "output": 4 * 10**9, "cache_read": 10**8, "cache_write": 125 * 10**7, "cache_write_1h": 2 * 10**9},
     {"input": 333_333_333, "output": 7, "image": 40_000, "web_search": 10_000_000},
     {"input": 10**15, "output": 3 * 10**15},
+    {
+        "input": 4 * 10**9,
+        "output": 16 * 10**9,
+        "cache_read": 4 * 10**8,
+        "audio_input": 32 * 10**9,
+        "audio_output": 10**9,
+    },
 ]
+ALL = dict.fromkeys((*money_oracle.TOKEN_DIMENSIONS, *money_oracle.UNIT_DIMENSIONS), 10**8)
+TIERS = {(0, 0): ALL, (1000, 0): ALL | {"input": 2 * 10**9}, (3000, 0): ALL, (0, 3): ALL | {"output": 9 * 10**9}}
 DISCOUNTS = [10**9, 850_000_000, 123_456_789]
 POLICY = {"hold_output_tokens": 300, "hold_slice_tokens": 64, "hold_slice_tokens_min": 4, "prompt_margin_permille": 150}
 
@@ -36,10 +45,10 @@ class Money(RuleBasedStateMachine):
         self.policy = Policy(**POLICY)
         self.rates = [
             (
-                Rate(model=b"m", card="c", discount_ppb=ppb, output_tokens_max=most, **prices),
-                RateOracle(prices, ppb, most),
+                Rate(model=b"m", card="c", discount_ppb=ppb, output_tokens_max=most, tiers=tiers or None, **prices),
+                RateOracle(prices, ppb, most, tiers),
             )
-            for prices in PRICES
+            for prices, tiers in [*zip(PRICES, [{}] * len(PRICES), strict=True), (ALL, TIERS)]
             for ppb, most in zip(DISCOUNTS, (0, 100, 5000), strict=True)
         ]
         names = ["organisation 1", "account 1", "account 2", "key 1", "key 2", "key 3"]
@@ -107,7 +116,7 @@ class Money(RuleBasedStateMachine):
 
     @rule(
         key=st.integers(0, 2),
-        rate=st.integers(0, len(PRICES) * len(DISCOUNTS) - 1),
+        rate=st.integers(0, (len(PRICES) + 1) * len(DISCOUNTS) - 1),
         prompt=tokens,
         bound=st.one_of(st.none(), tokens),
         choices=st.integers(0, 3),

@@ -1,9 +1,13 @@
 """Heads, chunked framing and the keyed hash, against plain Python."""
 
+import asyncio
 import itertools
+from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_parser import HttpRequestParser
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relay._fastpath import decode_chunked, keyed_hash, parse_request_head, parse_response_head
@@ -12,6 +16,7 @@ from tests.support import http_oracle as oracle
 TABLE = oracle.field_table()
 
 NAMES = [
+    *(b"Server", b"ETag", b"Content-Range"),
     *(b"Host", b"Content-Length", b"Transfer-Encoding", b"Connection", b"Expect", b"Upgrade", b"Content-Encoding"),
     *(b"Content-Type", b"Authorization", b"X-Api-Key", b"x-goog-api-key", b"User-Agent", b"X-Relay-Max-Cost"),
     *(b"X-Forwarded-For", b"Retry-After", b"x-stainless-lang", b"anthropic-version", b"session_id", b"openai-beta"),
@@ -94,6 +99,55 @@ def test_every_known_field_is_read_as_the_oracle_does(name: bytes, value: bytes,
     block = b"Host: h\r\n" + name + b": " + value + b"\r\nContent-Length: 1\r\n\r\n"
     head = parse_request_head(block, dialect, TABLE)
     assert (None if head["odd"] else head) == oracle.request_head(block, dialect)
+
+
+# A head that may be served, and one byte of it changed, added or missing.
+served = st.builds(
+    lambda before, more: (
+        b"Host: h.example\r\n" + b"".join(before) + b"Content-Length: 4\r\n" + b"".join(more) + b"\r\n"
+    ),
+    st.lists(lines, max_size=2),
+    st.lists(lines, max_size=2),
+)
+near = st.builds(
+    lambda block, at, byte, drop: block[: at % len(block)] + byte + block[at % len(block) + drop :],
+    served,
+    st.integers(0, 200),
+    st.one_of(
+        st.binary(max_size=1), st.sampled_from([b"\0", b"\n", b"\r", b" ", b"\t", b":", b",", b"\x80", b"\xff", b";"])
+    ),
+    st.integers(0, 1),
+)
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    made = asyncio.new_event_loop()
+    yield made
+    made.close()
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(block=st.one_of(served, near, near, blocks))
+def test_nothing_is_served_that_aiohttps_parser_refuses(loop: asyncio.AbstractEventLoop, block: bytes) -> None:
+    """And what is served says the same to both: the fields, and where the body ends."""
+    head = parse_request_head(block, 0, TABLE)
+    if head["odd"] or head["hosts"] != 1 or head["length"] < 0:
+        return  # handed over
+    body = b"x" * head["length"] if head["length"] < 1000 else b""
+    found = oracle.REQUEST_FIELDS.match(block)
+    assert found is not None
+    protocol = BaseProtocol(loop)
+    protocol.connection_made(asyncio.Transport())
+    parser = HttpRequestParser(protocol, loop, 2**16, max_line_size=8190, max_field_size=8190, auto_decompress=False)
+    messages, upgraded, _ = parser.feed_data(b"POST /v1/x HTTP/1.1\r\n" + found[0] + body + b"GET")
+    assert not upgraded
+    message, payload = messages[0]
+    fields = [(name.lower(), value) for name, value, _ in oracle.lines_of(found[1])]
+    assert [(name.lower(), value.strip(b" \t")) for name, value in message.raw_headers] == fields
+    assert (message.chunked, message.upgrade, message.should_close) == (False, False, head["close"])
+    if body:
+        assert (payload.total_bytes, payload.is_eof(), len(messages)) == (head["length"], True, 1)
 
 
 @pytest.mark.parametrize("fields", [64, 65])

@@ -1,60 +1,61 @@
-"""The hold of a job against a plain model of it."""
+"""The hold of a job against its oracle."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relay._fastpath import Balance, JobHold, Scope
+from tests.support.money_oracle import DAY, BalanceOracle, JobOracle, ScopeOracle, month_index, scope_state
 
-DAY_NS = 86_400 * 10**9
 AMOUNTS = st.integers(0, 10**12)
-
-
-def scope() -> Scope:
-    made = Scope("account", 1)
-    made.load_spend(20_000, 0, 656, 0)
-    return made
+FIRST_DAY = 20_000
 
 
 @given(
-    AMOUNTS,
-    st.lists(
-        st.tuples(AMOUNTS, st.sampled_from(["settle", "release", "open"]), AMOUNTS, st.none() | AMOUNTS), max_size=8
+    start=AMOUNTS,
+    jobs=st.lists(
+        st.tuples(
+            AMOUNTS, st.sampled_from(["settle", "release", "open"]), AMOUNTS, st.none() | AMOUNTS, st.integers(-40, 40)
+        ),
+        max_size=8,
     ),
 )
-def test_against_a_model(start: int, jobs: list[tuple[int, str, int, int | None]]):
-    balance, limits = Balance(1, start), scope()
-    available, held, spent = start, 0, 0
-    holds: list[tuple[JobHold, int, str, int, int | None]] = []
-    for amount, end, cost, most in jobs:
-        if amount > available:
+def test_jobs_are_their_oracle(start: int, jobs: list[tuple[int, str, int, int | None, int]]):
+    balance, balance_oracle = Balance(1, start), BalanceOracle(start)
+    scope = Scope("account", 1)
+    scope.load_spend(FIRST_DAY, 0, month_index(FIRST_DAY), 0)
+    scope_oracle = ScopeOracle("account", day=FIRST_DAY, month=month_index(FIRST_DAY))
+    wall = FIRST_DAY * DAY
+
+    def agree() -> None:
+        assert (balance.available_nano, balance.held_nano) == (balance_oracle.available, balance_oracle.held)
+        assert balance.open_holds == balance_oracle.open_holds
+        assert balance.available_nano >= 0
+        assert scope.state(0, wall) == scope_state(scope_oracle, 0, wall)
+
+    begun = []
+    for amount, end, cost, most, days in jobs:
+        covered = amount <= balance_oracle.available
+        if not covered:
             with pytest.raises(ValueError, match="cover"):
-                JobHold(balance, (limits,), amount)
-            hold = JobHold(balance, (limits,), amount, partial=True)
-            amount = available
-        else:
-            hold = JobHold(balance, (limits,), amount)
-        available, held = available - amount, held + amount
-        assert (hold.hold_nano, hold.state) == (amount, 1)
-        holds.append((hold, amount, end, cost, most))
-        assert (balance.available_nano, balance.held_nano, limits.reserved_nano) == (available, held, held)
-        assert balance.open_holds == len(holds)
-    for hold, amount, end, cost, most in holds:
+                JobHold(balance, (scope,), amount)
+            agree()
+        hold = JobHold(balance, (scope,), amount, partial=not covered)
+        oracle = JobOracle(balance_oracle, scope_oracle, min(amount, balance_oracle.available))
+        assert (hold.hold_nano, hold.state) == (oracle.hold, 1)
+        agree()
+        begun.append((hold, oracle, end, cost, most, days))
+    for hold, oracle, end, cost, most, days in begun:
+        wall = (FIRST_DAY + days) * DAY
         if end == "open":
             continue
-        held -= amount
-        available += amount
         if end == "settle":
-            taken = min(cost, available, cost if most is None else most)
-            assert hold.settle(cost, -1 if most is None else most, 20_000 * DAY_NS) == cost - taken
-            available -= taken
-            spent += cost
+            assert hold.settle(cost, -1 if most is None else most, wall) == oracle.settle(cost, most, wall)
         else:
             hold.release()
-        assert (balance.available_nano, balance.held_nano, limits.reserved_nano) == (available, held, held)
-        assert limits.spent_day_nano == spent
+            oracle.release()
+        agree()
         for again in (hold.release, lambda hold=hold: hold.settle(1, -1, 0)):
             with pytest.raises(RuntimeError):
                 again()
-    assert balance.open_holds == sum(end == "open" for _, _, end, _, _ in holds)
-    assert balance.available_nano >= 0
+    agree()

@@ -3,10 +3,12 @@
 import ctypes
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relay._fastpath import ERROR_CODES, JOURNAL_SLOT_SIZE, Journal
 from tests.support.money_oracle import NANO_MAX
-from tests.support.slots import ENDED, FREE, PER_TOKEN, Slot, Usage, write_slot
+from tests.support.slots import ENDED, FREE, OPEN, PER_TOKEN, TEXTS, Prices, Slot, Usage, document, write_slot
 
 
 def memory(slots: int = 4) -> bytearray:
@@ -88,6 +90,45 @@ def test_an_ended_call_is_charged_as_it_was_decided():
     assert (document["cost_nano"], document["written_off_nano"]) == (1234, 34)
     assert (document["output_tokens"], document["cache_write_tokens"], document["latency_us"]) == (3, 3, 6)
     assert (document["status"], document["error_code"], document["usage_source"]) == (499, "client_gone", "upstream")
+
+
+amounts = st.one_of(st.integers(0, 20), st.integers(0, 2**40))
+prices = st.one_of(st.just(0), st.integers(0, 10**11))
+USAGES = st.fixed_dictionaries(
+    {name: st.integers(0, 3) if name == "service" else amounts for name, _ in Usage._fields_}
+)
+SLOTS = st.fixed_dictionaries(
+    {
+        "state": st.sampled_from([OPEN, OPEN, ENDED]),
+        "delivered": st.integers(0, 1),
+        "usage_seen": st.integers(0, 2),
+        "status": st.sampled_from([0, 101, 200, 499]),
+        "source": st.integers(0, 2),
+        "error_code": st.sampled_from([0, 3]),
+        "tiered_cost_nano": st.one_of(st.just(-1), amounts),
+        **dict.fromkeys(("prompt_tokens", "counted_tokens", "cost_nano", "written_off_nano", "hold_nano"), amounts),
+        **dict.fromkeys(("organisation_id", "first_byte_us", "latency_us"), st.integers(0, 3)),
+        "max_cost_nano": st.one_of(st.just(-1), amounts),
+        "idempotency_body": st.integers(0, 5),
+    }
+)
+
+
+@given(
+    fields=st.lists(st.tuples(SLOTS, USAGES, st.booleans()), min_size=1, max_size=4),
+    rates=st.fixed_dictionaries({name: prices for name, _ in Prices._fields_}),
+    texts=st.dictionaries(st.sampled_from(TEXTS), st.text(max_size=30), max_size=4),
+)
+def test_slots_are_their_oracle(fields, rates, texts):
+    data = memory()
+    texts = {name: text.encode("utf-8", "ignore").decode() for name, text in texts.items()}
+    expected = []
+    for number, (slot, usage, bound) in enumerate(fields):
+        key = (ctypes.c_uint8 * 32)(*range(32)) if bound else (ctypes.c_uint8 * 32)()
+        values = slot | {"usage": Usage(**usage), "prices": Prices(**rates), "idempotency": key, "id": 9 - number}
+        written = write_slot(data, number, texts=texts, **values)
+        expected.append(document(written, ERROR_CODES))
+    assert Journal(data).left_over() == expected[::-1]
 
 
 def test_texts_that_were_being_written_are_absent():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from relay import units
 from relay._fastpath import ApiKey, Balance, Scope, limits_of
-from tests.support.money_oracle import DAY, MINUTE, BucketOracle, ScopeOracle, month_index, scope_state
+from tests.support.money_oracle import DAY, MINUTE, BucketOracle, ScopeOracle, month_index, scope_state, tightest
 
 limits = st.one_of(st.integers(1, 50), st.integers(1, 10**7), st.integers(1, 2**53))
 demands = st.one_of(st.integers(0, 60), st.integers(0, 10**6), st.integers(0, 2**41))
@@ -175,6 +175,30 @@ def test_headers_show_the_tightest_scope() -> None:
     key.charge_permits(0, 99, 0)
     assert limits_of(api_key, 0) == (100, 1, MINUTE * 99 // 100, 5000, 5000, 0)
     assert limits_of(api_key, MINUTE) == (20, 20, 0, 5000, 5000, 0)
+
+
+some_limits = st.one_of(st.just(0), st.sampled_from([5, 10, 20]), limits)
+
+
+@given(
+    scopes=st.lists(st.tuples(some_limits, some_limits, st.integers(0, 30), st.integers(0, 30)), max_size=4),
+    now=pauses,
+)
+def test_headers_are_their_oracle(scopes: list[tuple[int, int, int, int]], now: int) -> None:
+    made, oracles = [], []
+    for rpm, tpm, requests, tokens in scopes:
+        scope, oracle = Scope("key", 1), ScopeOracle("key")
+        scope.configure(now_ns=0, rpm=rpm, tpm=tpm)
+        oracle.rpm.configure(rpm, 0)
+        oracle.tpm.configure(tpm, 0)
+        for which, bucket, used in ((0, oracle.rpm, requests), (1, oracle.tpm, tokens)):
+            scope.charge_permits(which, used, 0)
+            bucket.charge(used, 0)
+        made.append(scope)
+        oracles.append(oracle)
+    api_key = ApiKey(b"a" * 12, bytes(32), 1, 1)
+    api_key.update(scopes=tuple(made), balance=Balance(1))
+    assert limits_of(api_key, now) == tightest(oracles, now)
 
 
 def test_kinds_of_scopes() -> None:

@@ -6,9 +6,12 @@ import random
 import struct
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from relay._fastpath import count_text, scan_request
 from relay.policy.tokenizers import table_for
+from tests.support import media_oracle
 from tests.support.tap_oracle import CHAT, GENERATE, IMAGES, MESSAGES, RESPONSES
 
 TABLE = table_for("gpt-4o")
@@ -199,3 +202,51 @@ def test_odd_addresses():
         assert cost(CHAT, chat("gpt-4o", image(address))) == 85 + 170 * 8
     assert cost(CHAT, chat("gpt-4o", image("data:" + "x" * 200 + ";base64,AAAA"))) > 0
     assert cost(CHAT, chat("gpt-4o", image(url(png(512, 512)).replace("data:", "DATA:")))) == 85 + 170
+
+
+SIZES = st.one_of(
+    st.none(),
+    st.tuples(st.integers(1, 4000), st.integers(1, 4000)),
+    st.tuples(st.sampled_from([1, 32, 384, 385, 512, 768, 1568, 2048, 2576, 16383]), st.integers(1, 16383)),
+)
+MODELS = [
+    *media_oracle.TILES,
+    *media_oracle.PATCHES,
+    *("gpt-4o", "openai/gpt-5-mini-2025", "gpt-4.1", "o3-mini", "anthropic/claude-3-5-sonnet", "claude-opus-4-6"),
+    *("claude-opus-4-7", "claude-sonnet-4-20250514", "claude-next"),
+]
+
+
+@settings(deadline=None)
+@given(
+    format=st.sampled_from([CHAT, RESPONSES, MESSAGES, GENERATE]),
+    model=st.sampled_from([name for name in MODELS if name]),
+    pictures=st.lists(st.tuples(SIZES, st.booleans(), st.sampled_from([png, gif, jpeg])), max_size=4),
+    resolution=st.sampled_from([None, ("MEDIA_RESOLUTION_LOW", 280), ("MEDIA_RESOLUTION_MEDIUM", 560)]),
+    cuts=st.lists(st.integers(0, 3000), max_size=4),
+)
+def test_pictures_cost_what_the_oracle_says(format, model, pictures, resolution, cuts):
+    parts = []
+    for size, low, make in pictures:
+        data = make(*size)[:400] if size else b"?"
+        if format == MESSAGES:
+            parts.append(source(b64(data)))
+        elif format == GENERATE:
+            parts.append({"inlineData": {"mimeType": "image/png", "data": b64(data)}})
+        elif format == RESPONSES:
+            part = {"type": "input_image", "image_url": url(data)}
+            parts.append(part | {"detail": "low"} if low else part)
+        else:
+            parts.append(image(url(data), detail="low" if low else "auto"))
+    if format == GENERATE:
+        config = {"generationConfig": {"mediaResolution": resolution[0]}} if resolution else {}
+        body = gemini(*parts, **config)
+    elif format == RESPONSES:
+        body = {"model": model, "input": [{"role": "user", "content": parts}]}
+    else:
+        body = chat(model, *parts)
+    text = json.dumps(body).encode()
+    expected = [(size, low and format not in (MESSAGES, GENERATE)) for size, low, _ in pictures]
+    named = "" if format == GENERATE else model
+    wanted = media_oracle.tokens(format, named, expected, resolution[1] if resolution and format == GENERATE else 1120)
+    assert cost(format, text, tuple(sorted(min(cut, len(text)) for cut in cuts))) == wanted

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from relay._fastpath import ERROR_CODES, STATUSES, ApiKey, Balance, Policy, Rate, Scope
 from relay.policy.keys import pack_networks
-from tests.support.money_oracle import NANO_MAX, TOKEN_DIMENSIONS, UNIT_DIMENSIONS, USAGE_MAX, RateOracle, clamp
+from tests.support import money_oracle
+from tests.support.money_oracle import (
+    APART,
+    NANO_MAX,
+    TOKEN_DIMENSIONS,
+    UNIT_DIMENSIONS,
+    USAGE_MAX,
+    KeyOracle,
+    RateOracle,
+    clamp,
+)
 
 prices = st.one_of(st.just(0), st.integers(0, 10**11), st.integers(0, 2**53), st.just(2**53))
 usages = st.one_of(st.integers(0, 3000), st.integers(0, 10**7), st.integers(-5, 2**70), st.just(USAGE_MAX))
@@ -70,7 +80,46 @@ def test_affordable_is_the_last_count_within_the_budget(
             assert rate.bound(prompt, count + 1, images) > budget
 
 
-def test_cost_of_a_published_bill() -> None:
+SETS = st.fixed_dictionaries(
+    dict.fromkeys(dimensions, prices), optional=dict.fromkeys(APART, st.one_of(st.just(-1), prices))
+)
+LIMITS = st.sampled_from([1000, 128_000, 200_000, 272_000])
+
+
+@given(
+    base=SETS,
+    tiers=st.dictionaries(st.tuples(st.one_of(st.just(0), LIMITS), st.integers(0, 3)), SETS, max_size=8),
+    usage=st.fixed_dictionaries(dict.fromkeys((*dimensions, *APART), st.one_of(usages, st.integers(0, 300_000)))),
+    service=st.integers(0, 4),
+    ppb=discounts,
+    budget=st.one_of(st.integers(0, 10**12), st.integers(0, NANO_MAX)),
+)
+def test_prices_that_depend_on_the_call_are_their_oracle(
+    base: dict[str, int],
+    tiers: dict[tuple[int, int], dict[str, int]],
+    usage: dict[str, int],
+    service: int,
+    ppb: int,
+    budget: int,
+) -> None:
+    tiers |= {(0, 0): base}
+    rate = Rate(model=b"m", card="c", discount_ppb=ppb, tiers=tiers, **base)
+    oracle = RateOracle(base, ppb, tiers=tiers)
+    names = {**ARGUMENTS, **{name: f"{name}_tokens" for name in APART}}
+    cost = rate.cost(service=service, **{names[name]: n for name, n in usage.items()})
+    assert cost == oracle.cost(usage, service if service < 4 else 0)
+    prompt = clamp(sum(clamp(usage[name]) for name in TOKEN_DIMENSIONS if name != "output"))
+    held = {name: clamp(usage[name]) for name in UNIT_DIMENSIONS}
+    units = (held["image"], held["video_second"], held["web_search"])
+    assert rate.bound(prompt, usage["output"], *units) == oracle.bound(prompt, clamp(usage["output"]), held)
+    if prompt < USAGE_MAX:
+        assert rate.bound(prompt, usage["output"], *units) >= cost
+    count = rate.affordable(prompt, budget, *units)
+    if ppb and oracle.dearest(("output", "audio_output"), prompt) and budget < NANO_MAX:
+        assert min(count, 2**50) == oracle.affordable(prompt, held, budget, 2**50)
+
+
+def test_cost_by_hand() -> None:
     """1,234 input and 567 output tokens at 2.50 and 10 per million: 0.008755."""
     rate = Rate(model=b"m", card="c", input=2_500_000_000, output=10_000_000_000)
     assert rate.cost(input_tokens=1234, output_tokens=567) == 8_755_000
@@ -229,6 +278,52 @@ def test_addresses_match_as_ipaddress_does(data: st.DataObject, near: bool) -> N
     assert (refusal(key, address=address.packed) == "") == allowed
 
 
+statuses = st.one_of(st.just("active"), st.sampled_from(STATUSES))
+some_models = st.sampled_from([b"a", b"b", b"c"])
+near_networks = st.sampled_from([*map(ip_network, ("10.0.0.0/8", "10.1.0.0/16", "192.0.2.7/32", "2001:db8::/33"))])
+near_addresses = st.sampled_from([*map(ip_address, ("10.1.2.3", "11.0.0.1", "192.0.2.7", "2001:db8::1", "::1"))])
+
+
+@given(
+    key_status=statuses.filter(lambda name: STATUSES.index(name) <= STATUSES.index("revoked")),
+    account_status=statuses,
+    expires_ns=st.integers(0, 3),
+    endpoint_scopes=st.sampled_from([0xFFFFFFFF, 0, 1, 2, 3]),
+    models=st.one_of(st.none(), st.frozensets(some_models)),
+    networks=st.one_of(st.none(), st.lists(near_networks, max_size=2)),
+    wall_ns=st.integers(0, 4),
+    address=st.one_of(st.none(), near_addresses),
+    endpoint_scope=st.sampled_from([1, 2]),
+    model=st.one_of(st.none(), some_models),
+)
+def test_what_a_key_may_do_is_its_oracle(
+    key_status: str,
+    account_status: str,
+    expires_ns: int,
+    endpoint_scopes: int,
+    models: frozenset[bytes] | None,
+    networks: list[object] | None,
+    wall_ns: int,
+    address: object,
+    endpoint_scope: int,
+    model: bytes | None,
+) -> None:
+    oracle = KeyOracle(key_status, account_status, expires_ns, endpoint_scopes, models, networks)
+    key = key_with(
+        key_status=STATUSES.index(key_status),
+        account_status=0 if STATUSES.index(account_status) in (1, 2) else STATUSES.index(account_status),
+        expires_ns=expires_ns,
+        endpoint_scopes=endpoint_scopes,
+        models=models,
+        networks=None if networks is None else pack_networks(map(str, networks)),
+    )
+    if STATUSES.index(account_status) in (1, 2):  # statuses of keys only
+        oracle.account_status = "active"
+    packed = None if address is None else address.packed  # type: ignore[attr-defined]
+    told = refusal(key, wall_ns=wall_ns, address=packed, endpoint_scope=endpoint_scope, model=model)
+    assert told == oracle.refusal(wall_ns, address, endpoint_scope, model)
+
+
 def test_addresses() -> None:
     key = key_with(networks=pack_networks(["192.0.2.7", "2001:db8::/33", "::ffff:198.51.100.0/120"]))
     for text, allowed in (
@@ -246,6 +341,19 @@ def test_addresses() -> None:
     for wrong in ("10.0.0.1/8", "x", ""):
         with pytest.raises(ValueError, match=r"host bits|does not appear"):
             pack_networks([wrong])
+
+
+@given(
+    st.fixed_dictionaries(
+        dict.fromkeys(
+            ("hold_output_tokens", "hold_slice_tokens", "hold_slice_tokens_min", "prompt_margin_permille"),
+            st.one_of(st.integers(0, 3), st.integers(0, 100_000)),
+        )
+    )
+)
+def test_a_policy_is_its_oracle(numbers: dict[str, int]) -> None:
+    made = Policy(**numbers)
+    assert {name: getattr(made, name) for name in numbers} == money_oracle.policy(numbers)
 
 
 def test_policy_keeps_sensible_numbers() -> None:

@@ -13,7 +13,11 @@ from tests.support import request_oracle
 from tests.support.request_bodies import REQUESTS, TOOL
 from tests.support.tap_oracle import (
     CHAT,
+    COMPLETIONS,
     COUNT_TOKENS,
+    EMBEDDINGS,
+    GEMINI_COUNT,
+    GEMINI_EMBED,
     GENERATE,
     IMAGES,
     MESSAGES,
@@ -295,20 +299,133 @@ BODIES = st.fixed_dictionaries(
         "n": JUNK,
         "stream_options": st.one_of(JUNK, st.fixed_dictionaries({}, optional={"include_usage": JUNK})),
         "tools": st.lists(st.dictionaries(st.sampled_from(["type", "name", "a"]), TEXTS, max_size=3), max_size=2),
+        "service_tier": st.sampled_from(["priority", "auto"]),
+        "speed": st.sampled_from(["fast", "standard"]),
         "other": JUNK,
     },
 )
 
 
-@settings(max_examples=150, deadline=None)
-@given(
-    st.sampled_from([CHAT, MESSAGES, COUNT_TOKENS]),
-    BODIES,
-    st.booleans(),
-    st.lists(st.integers(0, 500), max_size=8),
+# Mostly right, so that most bodies are read to their end.
+LIMITS = st.one_of(*[st.integers(1, 100)] * 6, JUNK)
+FLAGS = st.one_of(*[st.booleans()] * 6, JUNK)
+TIERS = st.sampled_from([None, "priority", "fast", "flex", "auto", 3])
+TOOLS = st.lists(st.dictionaries(st.sampled_from(["type", "name", "a"]), TEXTS, max_size=3), max_size=2)
+STORED = st.one_of(st.none(), st.just("id"), st.just({"id": "x"}))
+ITEM = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(["message", "function_call", "function_call_output", "reasoning"]),
+        "content": st.one_of(TEXTS, st.lists(PARTS, max_size=2)),
+        "arguments": TEXTS,
+        "output": TEXTS,
+        "summary": st.lists(st.fixed_dictionaries({"text": TEXTS}), max_size=2),
+        "call_id": TEXTS,
+    },
 )
-def test_any_request(format, document, ascii, cuts):
-    body = json.dumps(document, ensure_ascii=ascii).encode("utf-8", "surrogatepass")
+RESPONSE = st.fixed_dictionaries(
+    {"model": st.just("m")},
+    optional={
+        "input": st.one_of(TEXTS, st.lists(ITEM, max_size=3)),
+        "instructions": TEXTS,
+        "stream": FLAGS,
+        "max_output_tokens": LIMITS,
+        "background": FLAGS,
+        "service_tier": TIERS,
+        "tools": TOOLS,
+        "previous_response_id": STORED,
+        "conversation": STORED,
+        "prompt": st.fixed_dictionaries({}, optional={"id": STORED}),
+        "metadata": st.just({"input": "not this"}),
+    },
+)
+IDS = st.lists(st.integers(0, 10**6), max_size=4)
+PROMPTS = st.one_of(TEXTS, st.lists(TEXTS, max_size=3), IDS, st.lists(IDS, max_size=2))
+COMPLETION = st.fixed_dictionaries(
+    {"model": st.just("m")},
+    optional={
+        "prompt": PROMPTS,
+        "suffix": TEXTS,
+        "max_tokens": LIMITS,
+        "n": LIMITS,
+        "best_of": LIMITS,
+        "stream": FLAGS,
+    },
+)
+EMBEDDING = st.fixed_dictionaries({"model": st.just("m")}, optional={"input": PROMPTS, "dimensions": JUNK})
+CALLED = st.fixed_dictionaries(
+    {"name": TEXTS}, optional={"args": st.dictionaries(TEXTS, st.one_of(TEXTS, JUNK), max_size=2)}
+)
+TURN = st.fixed_dictionaries(
+    {
+        "parts": st.lists(
+            st.one_of(st.fixed_dictionaries({"text": TEXTS}), st.builds(lambda c: {"functionCall": c}, CALLED)),
+            max_size=3,
+        )
+    },
+    optional={"role": TEXTS},
+)
+GENERATION = st.fixed_dictionaries(
+    {},
+    optional={
+        "contents": st.one_of(TURN, st.lists(TURN, max_size=3)),
+        "systemInstruction": TURN,
+        "tools": st.lists(st.sampled_from([{"googleSearch": {}}, {"codeExecution": {}}]), max_size=2),
+        "generationConfig": st.one_of(
+            st.none(),
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "maxOutputTokens": LIMITS,
+                    "candidateCount": LIMITS,
+                    "responseSchema": st.just({"type": "STRING"}),
+                },
+            ),
+        ),
+        "serviceTier": TIERS,
+    },
+)
+EMBED = st.fixed_dictionaries(
+    {}, optional={"content": TURN, "requests": st.lists(st.fixed_dictionaries({"content": TURN}), max_size=3)}
+)
+RANKING = st.fixed_dictionaries(
+    {"model": st.just("m")},
+    optional={
+        "query": TEXTS,
+        "documents": st.lists(st.one_of(TEXTS, st.fixed_dictionaries({"text": TEXTS})), max_size=3),
+    },
+)
+PICTURE = st.fixed_dictionaries(
+    {"model": st.just("m")}, optional={"prompt": TEXTS, "n": LIMITS, "stream": FLAGS, "size": TEXTS}
+)
+SPOKEN = st.fixed_dictionaries(
+    {"model": st.just("m")}, optional={"input": TEXTS, "instructions": TEXTS, "voice": TEXTS}
+)
+JUDGED = st.fixed_dictionaries(
+    {}, optional={"input": st.one_of(TEXTS, st.lists(TEXTS, max_size=3), st.lists(PARTS, max_size=2))}
+)
+DOCUMENTS = {
+    CHAT: BODIES,
+    MESSAGES: BODIES,
+    COUNT_TOKENS: BODIES,
+    RESPONSES: RESPONSE,
+    COMPLETIONS: COMPLETION,
+    EMBEDDINGS: EMBEDDING,
+    GENERATE: GENERATION,
+    GEMINI_COUNT: GENERATION,
+    GEMINI_EMBED: EMBED,
+    RERANK: RANKING,
+    IMAGES: PICTURE,
+    SPEECH: SPOKEN,
+    MODERATIONS: JUDGED,
+}
+
+
+@pytest.mark.parametrize("format", DOCUMENTS)
+@settings(deadline=None)
+@given(data=st.data(), ascii=st.booleans(), cuts=st.lists(st.integers(0, 500), max_size=8))
+def test_any_request(format, data, ascii, cuts):
+    body = json.dumps(data.draw(DOCUMENTS[format]), ensure_ascii=ascii).encode("utf-8", "surrogatepass")
     result = scan(format, body, tuple(sorted(min(cut, len(body)) for cut in cuts)))
     oracle = request_oracle.scan(format, body, TABLE)
     if oracle.faults:
@@ -317,8 +434,11 @@ def test_any_request(format, document, ascii, cuts):
     assert not result["error"]
     assert result["text"] == oracle.units
     assert result["prompt_tokens"] == oracle.prompt_tokens()
-    for name in ("model", "stream", "output_limit", "choices", "include_usage", "web_search"):
+    names = ("model", "stream", "output_limit", "choices", "include_usage", "web_search", "background", "priority")
+    for name in names:
         assert result[name] == getattr(oracle, name), name
+    if format == RESPONSES:
+        assert result["stored_context"] == oracle.stored_context
 
 
 def test_a_body_in_small_pieces_costs_no_more_than_linear():
@@ -381,4 +501,5 @@ def test_the_dearer_service_is_seen(tier: object, dearer: bool):
     for format in (CHAT, RESPONSES):
         assert scan(format, {"model": "x", "service_tier": tier})["priority"] is dearer
     assert scan(GENERATE, {"serviceTier": tier})["priority"] is dearer
+    assert scan(MESSAGES, {"model": "x", "speed": tier})["priority"] is dearer
     assert not scan(CHAT, {"model": "x", "messages": [{"role": "user", "service_tier": "priority"}]})["priority"]

@@ -8,13 +8,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay._fastpath import tap
+from relay._fastpath import Rate, tap
 from relay.policy.tokenizers import table_for
 from tests.support import tap_oracle
 from tests.support.answers import ANSWERS as COMMON
 from tests.support.answers import HELLO, Answer, chunk, finish, message_delta, sse
 from tests.support.provider_answers import ANSWERS as PROVIDERS
-from tests.support.tap_oracle import CHAT, GENERATE, JSON, JSON_ARRAY, MESSAGES, RESPONSES, SSE, USAGE_MAX
+from tests.support.tap_oracle import (
+    CHAT,
+    GENERATE,
+    IMAGES,
+    JSON,
+    JSON_ARRAY,
+    MESSAGES,
+    RERANK,
+    RESPONSES,
+    SSE,
+    TRANSCRIPTION,
+    USAGE_MAX,
+)
 
 TABLE = table_for("gpt-4o")
 DIMENSIONS = (
@@ -285,6 +297,7 @@ ANTHROPIC_USAGE = st.fixed_dictionaries(
         "cache_creation": usage_of("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens"),
         "server_tool_use": usage_of("web_search_requests"),
         "service_tier": SERVICES,
+        "speed": st.sampled_from([None, "standard", "fast"]),
         "iterations": st.lists(
             st.fixed_dictionaries(
                 {"type": st.sampled_from(["compaction", "message"])},
@@ -334,12 +347,83 @@ GEMINI = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100, deadline=None)
+ITEMS = st.lists(
+    st.one_of(
+        st.fixed_dictionaries(
+            {"type": st.just("web_search_call")},
+            optional={
+                "action": st.fixed_dictionaries({"type": st.sampled_from(["search", "open_page", "find_in_page"])})
+            },
+        ),
+        st.fixed_dictionaries({"type": st.just("image_generation_call"), "result": st.just("QUJD")}),
+        st.fixed_dictionaries(
+            {"type": st.just("message"), "content": st.lists(st.fixed_dictionaries({"text": TEXTS}), max_size=2)}
+        ),
+        st.fixed_dictionaries({"type": st.just("function_call"), "name": TEXTS, "arguments": TEXTS}),
+    ),
+    max_size=3,
+)
+RESPONSE = st.fixed_dictionaries(
+    {},
+    optional={"id": st.sampled_from(["resp_1", "resp_2"]), "usage": OPENAI, "service_tier": SERVICES, "output": ITEMS},
+)
+RESPONSE_EVENTS = st.one_of(
+    st.tuples(
+        st.sampled_from(["response.output_text.delta", "response.output_audio.delta"]), TEXTS, st.integers(0, 10**14)
+    ).map(
+        lambda event: dict(zip(("type", "delta", "sequence_number"), event, strict=True))  # in this order
+    ),
+    ITEMS.filter(bool).map(lambda items: {"type": "response.output_item.done", "item": items[0]}),
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["response.created", "response.completed", "response.failed"]), "response": RESPONSE}
+    ),
+)
+PICTURES = st.fixed_dictionaries(
+    {}, optional={"usage": OPENAI, "data": st.lists(st.just({"b64_json": "QUJD"}), max_size=3), "created": st.just(1)}
+)
+PICTURE_EVENTS = st.fixed_dictionaries(
+    {"type": st.sampled_from(["image_generation.partial_image", "image_generation.completed", "image_edit.completed"])},
+    optional={"usage": OPENAI},
+)
+SMALL = st.integers(0, 300)
+SECONDS = st.one_of(VALUES, st.sampled_from([1.5, 2.0, 0, 3600.001]))
+TRANSCRIPT = st.fixed_dictionaries(
+    {"text": TEXTS},
+    optional={
+        "duration": SECONDS,
+        "usage": st.one_of(OPENAI, st.fixed_dictionaries({"seconds": SECONDS}, optional={"input_tokens": SMALL})),
+    },
+)
+
+
+def ranking(tokens: object, searches: object) -> dict[str, object]:
+    return {"usage": {"prompt_tokens": tokens}, "meta": {"billed_units": {"search_units": searches}}}
+
+
+RANKING = st.one_of(st.builds(ranking, SMALL, SMALL), st.builds(ranking, VALUES, VALUES))
+PICTURE_PART = {"inlineData": {"mimeType": "image/png", "data": "QUJD"}}
+
+
+def picture(event: dict[str, object], output: int, of_pictures: int) -> dict[str, object]:
+    usage = {
+        "candidatesTokenCount": output,
+        "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": of_pictures}],
+    }
+    candidates = [{"content": {"parts": [PICTURE_PART]}}, *event.get("candidates", [])]
+    return event | {"usageMetadata": event.get("usageMetadata", {}) | usage, "candidates": candidates}
+
+
+GEMINI_PICTURES = st.builds(picture, GEMINI, SMALL, SMALL)
+
+
+@settings(max_examples=200, deadline=None)
 @given(
     stream=st.one_of(
         st.tuples(st.just(CHAT), st.lists(CHUNKS, max_size=5)),
+        st.tuples(st.just(RESPONSES), st.lists(RESPONSE_EVENTS, max_size=5)),
+        st.tuples(st.just(IMAGES), st.lists(PICTURE_EVENTS, max_size=3)),
         st.tuples(st.just(MESSAGES), st.lists(ANTHROPIC, max_size=6)),
-        st.tuples(st.just(GENERATE), st.lists(GEMINI, max_size=5)),
+        st.tuples(st.just(GENERATE), st.lists(st.one_of(GEMINI, GEMINI_PICTURES), max_size=5)),
     ),
     ascii=st.booleans(),
     end=st.sampled_from(["\n", "\r\n", "\r"]),
@@ -353,6 +437,35 @@ def test_any_stream(stream, ascii, end, cuts):
     result = found(format, SSE, chunks)
     assert result == tap_oracle.read(format, SSE, body, TABLE)
     assert all(0 <= result[name] <= USAGE_MAX for name in DIMENSIONS)
+
+
+PIECES = ("image", "video_second", "web_search")
+
+
+@pytest.mark.parametrize(
+    ("format", "documents"),
+    [
+        (IMAGES, PICTURES),
+        (TRANSCRIPTION, TRANSCRIPT),
+        (RERANK, RANKING),
+        (RESPONSES, RESPONSE),
+        (GENERATE, st.one_of(GEMINI, GEMINI_PICTURES)),
+    ],
+    ids=["images", "transcription", "rerank", "responses", "generate"],
+)
+@settings(deadline=None)
+@given(
+    data=st.data(),
+    prices=st.fixed_dictionaries(dict.fromkeys(PIECES, st.sampled_from([0, 5]))),
+    cuts=st.lists(st.integers(0, 1000), max_size=6),
+)
+def test_what_is_charged_by_the_piece_is_not_charged_by_tokens_too(format, documents, data, prices, cuts):
+    body = json.dumps(data.draw(documents)).encode()
+    edges = sorted({min(cut, len(body)) for cut in cuts} | {0, len(body)})
+    chunks = [body[a:b] for a, b in itertools.pairwise(edges)]
+    assert found(format, JSON, chunks) == tap_oracle.read(format, JSON, body, TABLE)
+    rate = Rate(model=b"m", card="c", input=1, output=1, **prices)
+    assert found(format, JSON, chunks, rate=rate) == tap_oracle.read(format, JSON, body, TABLE, prices)
 
 
 def test_usage_of_a_chunk_is_kept_when_the_next_one_is_broken():

@@ -162,6 +162,8 @@ async def test_figures_are_those_of_the_call_records(own: RelayProcess):
     states = {state: one(samples, "relay_channel_breaker_state", channel="sim-openai", state=state)
               for state in ("closed", "open", "half_open")}  # fmt: skip
     assert states == {"closed": 1, "open": 0, "half_open": 0}
+    assert one(samples, "relay_channel_breaker_reason", channel="down", reason="upstream_unavailable") == 1
+    assert len(samples["relay_channel_breaker_reason"]) == 1
     assert one(samples, "relay_store_writable") == 1
     assert one(samples, "relay_faults_total") == 0
     assert one(samples, "process_resident_memory_bytes") > 10_000_000

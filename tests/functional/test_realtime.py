@@ -1,6 +1,7 @@
 """Realtime sessions with the official SDK: messages as they came, usage added up, every ending charged."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -159,6 +160,20 @@ async def test_a_client_that_leaves_in_a_response(customer: Customer, upstream: 
     assert (record["status"], record["error_code"], record["usage_source"]) == (499, "client_gone", "estimated")
     assert nano(record["cost"]) > 0
     assert await customer.settled_nano() == 10**9 - nano(record["cost"])
+    await asyncio.wait_for(upstream.closed.wait(), 5)
+
+
+async def test_sound_of_a_response_that_is_left_costs_as_sound(customer: Customer, upstream: RealtimeUpstream):
+    second = base64.b64encode(bytes(48_000)).decode()
+    async with async_openai(customer) as client, client.realtime.connect(model="gpt-realtime") as connection:
+        await connection.send({"type": "input_audio_buffer.append", "audio": second})
+        await connection.send(create(deltas="0", audio="1", hang="1"))
+        await until_type(connection, "response.output_audio.delta")
+    record = await customer.call()
+    assert (record["error_code"], record["usage_source"], record["output_tokens"]) == ("client_gone", "estimated", 21)
+    # Of the prompt ten tokens are sound, and twenty of the output; the rest is the text of the events.
+    text = record["input_tokens"] - 10
+    assert nano(record["cost"]) == 10 * 32_000 + text * 4_000 + 20 * 64_000 + 16_000
     await asyncio.wait_for(upstream.closed.wait(), 5)
 
 

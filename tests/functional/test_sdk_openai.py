@@ -149,6 +149,13 @@ async def test_completions(customer: Customer, simulator: Running):
     assert (await check_record(customer, simulator.book.last, stream=True))["path"] == "/v1/completions"
 
 
+async def test_completions_document(customer: Customer, simulator: Running):
+    async with async_openai(customer) as client:
+        answer = await client.completions.create(model="gpt-4o", prompt="Once #sim events=3#")
+    assert answer.usage.completion_tokens == 3
+    assert (await check_record(customer, simulator.book.last, stream=False))["path"] == "/v1/completions"
+
+
 async def test_responses(customer: Customer, simulator: Running):
     async with async_openai(customer) as client:
         answer = await client.responses.create(

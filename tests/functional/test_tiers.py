@@ -68,6 +68,7 @@ STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 HOUR = (
     b'"input_tokens":5,"output_tokens":1,"cache_creation":{"ephemeral_5m_input_tokens":3,"ephemeral_1h_input_tokens":4}'
 )
+FAST = b'"input_tokens":5,"output_tokens":1,"speed":"%b","service_tier":"%b"'
 DONE = (
     b'event: response.completed\ndata: {"type":"response.completed","response":{"service_tier":"flex",'
     b'"usage":{%b}}}\n\n'
@@ -90,6 +91,9 @@ CASES: list[tuple[Sample, bytes, int]] = [
     (DOCUMENTS[0], document(AUDIO), 60 * 1000 + 40 * 7000 + 7 * 2000 + 3 * 9000),
     (RESPONSES, DONE % b'"input_tokens":100,"output_tokens":10', 100 * 500 + 10 * 1000),
     (MESSAGES, DELTA % (HOUR + b',"cache_creation_input_tokens":7') + STOP, 5 * 1000 + 2000 + 3 * 1500 + 4 * 2000),
+    # Fast mode is what has the price of priority; the other field beside it says standard.
+    (MESSAGES, DELTA % (FAST % (b"fast", b"standard")) + STOP, 5 * 10_000 + 20_000),
+    (MESSAGES, DELTA % (FAST % (b"standard", b"standard")) + STOP, 5 * 1000 + 2000),
     (GEMINI, GOOGLE % b"ON_DEMAND", 60 * 1000 + 40 * 7000 + 10 * 2000),
     (GEMINI, GOOGLE % b"ON_DEMAND_PRIORITY", 60 * 10_000 + 40 * 7000 + 10 * 20_000),
 ]
@@ -110,7 +114,7 @@ async def test_what_is_charged_and_that_it_can_be_proved(own: RelayProcess, raw:
         assert nano(record["cost"]) == cost, body
         assert "cache_write_1h_tokens" not in record
         total += cost
-    assert (await customer.calls(len(CASES)))[2]["cache_write_tokens"] == 7
+    assert sum(call["cache_write_tokens"] for call in await customer.calls(len(CASES))) == 7
     assert await customer.settled_nano() == 100 * 10**9 - total
     assert (await own.command("ledger verify"))["differences"] == []
     listed = (await own.command("rates show"))["rates"]

@@ -188,6 +188,18 @@ SMUGGLED: dict[str, bytes] = {
     "line without colon": HEAD + b"Accept\r\nContent-Length: 65\r\n\r\n" + BODY,
     "leading blank": b" " + HEAD + b"Content-Length: 65\r\n\r\n" + BODY,
     "absolute form": HEAD.replace(b"POST /", b"POST http://other.example/") + b"Content-Length: 65\r\n\r\n" + BODY,
+    **{
+        f"{name} twice": HEAD + b"Content-Length: 65\r\n" + b"%s: a\r\n" % name.encode() * 2 + b"\r\n" + BODY
+        for name in (
+            "Content-Type",
+            "User-Agent",
+            "ETag",
+            "Server",
+            "Content-Range",
+            "Content-Location",
+            "Max-Forwards",
+        )
+    },
     "bad chunk size": HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
     "line feeds in chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\n{\n0\n\n",
 }
@@ -255,6 +267,91 @@ async def test_both_ways_answer_alike(setting: Setting, name: str) -> None:
         assert front == straight
         assert front_seen == sent_on(setting.seen)
         assert front[0].startswith(b"HTTP/1.")
+
+
+LINES = [
+    *(b"POST /v1/chat/completions HTTP/1.1",) * 6,
+    *(
+        b"POST /v1/chat/completions?x=1&key=KEY HTTP/1.1",
+        b"POST /chat/completions HTTP/1.1",
+        b"GET /v1/models HTTP/1.1",
+    ),
+    *(b"POST /v1/chat/completions HTTP/1.0", b"POST /v1/completions HTTP/1.1", b"DELETE /v1/chat/completions HTTP/1.1"),
+    *(
+        b"POST /v1/chat/completions# HTTP/1.1",
+        b"POST /v1/chat/complet%69ons HTTP/1.1",
+        b"POST /v1/chat/completions/ HTTP/1.1",
+    ),
+]
+FIELDS = [
+    *(
+        b"Accept: */*",
+        b"User-Agent: a/1",
+        b"user-agent: b/2",
+        b"Content-Type: application/json",
+        b"content-type: text/plain",
+    ),
+    *(
+        b"OpenAI-Beta: x",
+        b"X-Stainless-Lang: python",
+        b"x-api-key: KEY",
+        b"Authorization: Bearer KEY",
+        b"x-goog-api-key: no",
+    ),
+    *(
+        b"x-relay-max-cost: 1",
+        b"x-relay-max-cost: -1",
+        b"x-relay-channel: echo",
+        b"x-relay-usage: no",
+        b"Cookie: a=b",
+    ),
+    *(
+        b"Idempotency-Key:",
+        b"Content-Encoding: identity",
+        b"Content-Encoding: br",
+        b"X-Forwarded-For: 1.2.3.4",
+        b"TE: trailers",
+    ),
+    *(
+        b"ETag: a",
+        b"Server: b",
+        b"Range: bytes=0-1",
+        b"X:\t\tblanks \t",
+        b"X-Empty:",
+        b"Keep-Alive: timeout=5",
+        b"x~y: z",
+    ),
+]
+BODIES = [
+    *(BODY,) * 4,
+    *(b"", b"{}", b"[]", b"null", BODY[:-1], BODY + b" ", b"\xef\xbb\xbf" + BODY, b'{"model":"gpt-4o","stream":7}'),
+    *(
+        BODY.replace(b"Hello", b"\xff"),
+        BODY.replace(b'"model"', b'"model":"x","model"'),
+        BODY.replace(b"gpt-4o", b"nope"),
+    ),
+]
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_requests_by_chance_are_answered_alike(setting: Setting, seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(12):
+        fields = [*rng.sample(FIELDS, rng.randrange(6)), b"Connection: close"]
+        rng.shuffle(fields)
+        raw = request(
+            setting.secret,
+            line=rng.choice(LINES),
+            fields=b"".join(field + b"\r\n" for field in fields),
+            body=rng.choice(BODIES),
+        ).replace(b"KEY", setting.secret.encode())
+        cuts = sorted(rng.sample(range(1, len(raw)), rng.randrange(5)))
+        setting.seen.clear()
+        front = comparable(await exchange(setting.front_port, raw, cuts))
+        front_seen = sent_on(setting.seen)
+        setting.seen.clear()
+        assert front == comparable(await exchange(setting.aiohttp_port, raw, cuts)), raw
+        assert front_seen == sent_on(setting.seen), raw
 
 
 @pytest.mark.parametrize("name", SMUGGLED)

@@ -80,6 +80,8 @@ def request_head(block: bytes, dialect: int) -> dict[str, Any] | None:
         or len(lengths) > 1
         or not all(LENGTH.fullmatch(value) for value in lengths)
         or values.keys() & {b"transfer-encoding", b"expect", b"upgrade"}
+        or values.keys() & {b"content-location", b"content-range", b"etag", b"max-forwards", b"server"}
+        or max(len(values.get(name, [])) for name in (b"content-type", b"user-agent")) > 1
         or set(connections) - {b"close", b"keep-alive"}
         or {value.lower() for value in values.get(b"content-encoding", [])} - {b"identity"}
     ):

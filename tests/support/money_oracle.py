@@ -20,6 +20,8 @@ SECOND = 10**9
 
 TOKEN_DIMENSIONS = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
 UNIT_DIMENSIONS = ("image", "video_second", "web_search")
+APART = {"audio_input": "input", "image_input": "input", "audio_output": "output"}  # among which tokens they are
+SERVICES = range(4)
 
 
 def clamp(n: int) -> int:
@@ -29,26 +31,59 @@ def clamp(n: int) -> int:
 
 @dataclass
 class RateOracle:
-    """Prices by dimension; `cost` takes usage by dimension."""
+    """Prices by dimension; `cost` takes usage by dimension. Audio and images without a price are text.
+
+    `tiers`: further sets of prices by (prompt tokens above which they hold, service).
+    """
 
     prices: dict[str, int]
     discount_ppb: int = 10**9
     output_tokens_max: int = 0
+    tiers: dict[tuple[int, int], dict[str, int]] = field(default_factory=dict)
 
-    def cost(self, usage: dict[str, int]) -> int:
+    def level(self, prompt: int) -> int:
+        return max(above for above, _ in [(0, 0), *self.tiers] if above == 0 or prompt > above)
+
+    def price(self, name: str, level: int = 0, service: int = 0) -> int:
+        """Of one dimension. What a tier does not know costs as its standard service, else as one level lower."""
+        if (level, service) == (0, 0):
+            table = self.prices
+        elif (level, service) in self.tiers:
+            table = self.tiers[level, service]
+        elif level and (level, 0) not in self.tiers:
+            return self.price(name, max(above for above, _ in [(0, 0), *self.tiers] if above < level), service)
+        else:
+            return self.price(name, level) if service else self.price(name)
+        price = table.get(name, -1)
+        return table.get(APART[name], 0) if name in APART and price == -1 else max(price, 0)
+
+    @property
+    def plain(self) -> bool:
+        return not self.tiers and all(self.price(name) == self.price(of) for name, of in APART.items())
+
+    def cost(self, usage: dict[str, int], service: int = 0) -> int:
         """The exact fraction, rounded up once."""
+        count = {name: clamp(usage.get(name, 0)) for name in (*TOKEN_DIMENSIONS, *UNIT_DIMENSIONS, *APART)}
+        level = self.level(sum(count[name] for name in TOKEN_DIMENSIONS if name != "output"))
+        for name, of in APART.items():
+            count[name] = min(count[name], count[of])
+            count[of] -= count[name]
         exact = Fraction(0)
-        for name in TOKEN_DIMENSIONS:
-            exact += Fraction(clamp(usage.get(name, 0)) * self.prices.get(name, 0), 10**6)
-        for name in UNIT_DIMENSIONS:
-            exact += clamp(usage.get(name, 0)) * self.prices.get(name, 0)
+        for name, n in count.items():
+            exact += Fraction(n * self.price(name, level, service), 1 if name in UNIT_DIMENSIONS else 10**6)
         return min(ceil(exact * Fraction(self.discount_ppb, 10**9)), NANO_MAX)
 
+    def dearest(self, names: tuple[str, ...], prompt: int) -> int:
+        """The most that one of these can cost in a call with at most that prompt, however it is served."""
+        levels = {above for above, _ in [(0, 0), *self.tiers] if above <= self.level(prompt)}
+        return max(self.price(name, level, service) for name in names for level in levels for service in SERVICES)
+
     def bound(self, prompt: int, output: int, units: dict[str, int]) -> int:
-        """The dearest outcome: every prompt token charged in the dearest way."""
-        dearest = max(self.prices.get(name, 0) for name in TOKEN_DIMENSIONS if name != "output")
-        exact = Fraction(prompt * dearest + output * self.prices.get("output", 0), 10**6)
-        exact += sum(units.get(name, 0) * self.prices.get(name, 0) for name in UNIT_DIMENSIONS)
+        """The dearest outcome: every token charged in the dearest way, in the dearest service."""
+        prompts = tuple(name for name in (*TOKEN_DIMENSIONS, *APART) if APART.get(name, name) != "output")
+        exact = Fraction(prompt * self.dearest(prompts, prompt), 10**6)
+        exact += Fraction(output * self.dearest(("output", "audio_output"), prompt), 10**6)
+        exact += sum(units.get(name, 0) * self.dearest((name,), prompt) for name in UNIT_DIMENSIONS)
         return min(ceil(exact * Fraction(self.discount_ppb, 10**9)), NANO_MAX)
 
     def affordable(self, prompt: int, units: dict[str, int], budget: int, most: int) -> int:
@@ -211,10 +246,12 @@ class CallOracle:
 
     def correct_prompt(self, usage: dict[str, int]) -> None:
         """The prompt is known: hold for it instead of for the estimate."""
-        prices = {name: self.rate.prices.get(name, 0) for name in TOKEN_DIMENSIONS if name != "output"}
-        parts = sum(clamp(usage.get(name, 0)) * price for name, price in prices.items())
-        dearest = max(prices.values())
-        self.prompt_hold = ceil(Fraction(parts, dearest)) if dearest else 0
+        prompt = {name: clamp(usage.get(name, 0)) for name in TOKEN_DIMENSIONS if name != "output"}
+        self.prompt_hold = sum(prompt.values())
+        if self.rate.plain:  # else which price each token has is not known before the end
+            parts = sum(n * self.rate.price(name) for name, n in prompt.items())
+            dearest = self.rate.dearest(tuple(prompt), 0)
+            self.prompt_hold = ceil(Fraction(parts, dearest)) if dearest else 0
         hold = self.rate.bound(self.prompt_hold, self.allowance, self.units)
         missing = hold - self.hold
         if missing > 0:
@@ -227,7 +264,7 @@ class CallOracle:
                         there.append(cap - spent - scope.reserved)
             if min(there) < missing:
                 hold = self.hold + max(min(there), 0)
-                if self.rate.discount_ppb and self.rate.prices.get("output", 0):  # else output costs nothing
+                if self.rate.discount_ppb and self.rate.dearest(("output", "audio_output"), self.prompt_hold):
                     self.allowance = self.rate.affordable(self.prompt_hold, self.units, hold, self.allowance)
         self._set_hold(hold)
 
@@ -385,3 +422,84 @@ def scope_state(scope: ScopeOracle, now: int, wall: int) -> dict[str, Any]:
         "reserved_nano": scope.reserved,
         "tokens_per_call": scope.tokens_per_call,
     }
+
+
+def tightest(scopes: list[ScopeOracle], now: int) -> tuple[int, ...]:
+    """What rate-limit headers say: of requests and of tokens the limit with the least left, the lower of two equals."""
+    view: list[int] = []
+    for name in ("rpm", "tpm"):
+        buckets = [getattr(scope, name) for scope in scopes if getattr(scope, name).limit]
+        least = min(buckets, key=lambda bucket: (bucket.remaining(now), bucket.limit), default=None)
+        view += (least.limit, least.remaining(now), max(0, ceil(least.tat - now))) if least else (0, 0, 0)
+    return tuple(view)
+
+
+@dataclass
+class KeyOracle:
+    """What a key may do, as its owner would say it. Networks are of `ipaddress`; None is no restriction."""
+
+    key_status: str = "active"
+    account_status: str = "active"
+    expires_ns: int = 0
+    endpoint_scopes: int = 0xFFFFFFFF
+    models: frozenset[bytes] | None = None
+    networks: list[Any] | None = None
+
+    def refusal(self, wall_ns: int, address: Any, endpoint_scope: int, model: bytes | None) -> str:
+        """The code of the first check that fails, "" where none does."""
+        if self.key_status != "active":
+            return f"key_{self.key_status}"
+        if self.expires_ns and wall_ns >= self.expires_ns:
+            return "key_expired"
+        if self.account_status != "active":
+            return "account_inactive"
+        if self.networks is not None and not any(
+            address is not None and address.version == network.version and address in network
+            for network in self.networks
+        ):
+            return "address_not_allowed"
+        if not self.endpoint_scopes & endpoint_scope:
+            return "scope_not_allowed"
+        if self.models is not None and model is not None and model not in self.models:
+            return "model_not_allowed"
+        return ""
+
+
+@dataclass
+class JobOracle:
+    """The hold of one job against its balance and one scope."""
+
+    balance: BalanceOracle
+    scope: ScopeOracle
+    hold: int
+
+    def __post_init__(self) -> None:
+        self._change(self.hold)
+        self.balance.open_holds += 1
+
+    def _change(self, nano: int) -> None:
+        self.balance.available -= nano
+        self.balance.held += nano
+        self.scope.reserved += nano
+
+    def release(self) -> None:
+        self._change(-self.hold)
+        self.balance.open_holds -= 1
+
+    def settle(self, cost: int, max_cost: int | None, wall: int) -> int:
+        """What had to be written off."""
+        self.release()
+        taken = min(cost, self.balance.available, cost if max_cost is None else max_cost)
+        self.balance.available -= taken
+        if wall // DAY > self.scope.day:
+            self.scope.roll(wall)
+        self.scope.spent_day = min(self.scope.spent_day + cost, NANO_MAX)
+        self.scope.spent_month = min(self.scope.spent_month + cost, NANO_MAX)
+        return cost - taken
+
+
+def policy(numbers: dict[str, int]) -> dict[str, int]:
+    """How much an admission holds: a slice is at least a token, and what a stream begins with is at most a slice."""
+    slice_tokens = max(1, numbers["hold_slice_tokens"])
+    least = min(max(1, numbers["hold_slice_tokens_min"]), slice_tokens)
+    return numbers | {"hold_slice_tokens": slice_tokens, "hold_slice_tokens_min": least}

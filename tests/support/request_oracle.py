@@ -19,6 +19,7 @@ from tests.support.tap_oracle import (
     GENERATE,
     IMAGES,
     MESSAGES,
+    MODERATIONS,
     OTHER,
     RERANK,
     RESPONSES,
@@ -57,6 +58,7 @@ class Request:
         self.output_limit = -1
         self.choices = 1
         self.include_usage = -1
+        self.background = self.priority = self.stored_context = False
         if not isinstance(doc, Pairs):
             self.faults.add(("invalid_type", None))
             return
@@ -112,10 +114,34 @@ class Request:
                 self.fault("invalid_type", "stream_options")
             else:
                 self.include_usage = self.boolean(options, "include_usage")
+        if self.format in (GENERATE, GEMINI_COUNT):
+            self.generation_config(doc)
+        if self.format == RESPONSES:
+            self.background = self.boolean(doc, "background") == 1
+            self.stored_context = any(
+                at(doc, *path) is not None
+                and (len(path) > 1 or not isinstance(at(doc, *path), list) or bool(at(doc, *path)))
+                for path in (("previous_response_id",), ("conversation",), ("prompt", "id"))
+            )
+        tiers = {GENERATE: "serviceTier", GEMINI_COUNT: "serviceTier", MESSAGES: "speed", COUNT_TOKENS: "speed"}
+        tier = at(doc, tiers.get(self.format, "service_tier"))
+        if self.format in (CHAT, RESPONSES, *tiers) and not isinstance(tier, Number | list):
+            self.priority = tier in ("priority", "fast", "PRIORITY")
         if self.format in (CHAT, MESSAGES, COUNT_TOKENS):
             messages = at(doc, "messages")
             if messages is not None and (not isinstance(messages, list) or isinstance(messages, Pairs)):
                 self.fault("invalid_type", "messages")
+
+    def generation_config(self, doc: Pairs) -> None:
+        config = at(doc, "generationConfig")
+        if config is not None and not isinstance(config, Pairs):
+            self.fault("invalid_type", "generationConfig")
+            return
+        limit = self.integer(config, "maxOutputTokens", 0, OUTPUT_LIMIT_MAX)
+        self.output_limit = -1 if limit is None else limit
+        self.choices = self.integer(config, "candidateCount", 1, CHOICES_MAX) or 1
+        for name in ("responseSchema", "responseJsonSchema"):
+            self.raw(at(config, name))
 
     def text(self, value: Any) -> None:
         for item in strings(value):
@@ -196,11 +222,23 @@ class Request:
                     self.overhead += 2
                     self.parts(at(turn, "parts"))
         elif self.format == GEMINI_EMBED:
-            for turn in objects(at(doc, "content")):
-                self.overhead += 2
-                self.parts(at(turn, "parts"))
+            for owner in (doc, *objects(at(doc, "requests"))):
+                for turn in objects(at(owner, "content")):
+                    self.overhead += 2
+                    self.parts(at(turn, "parts"))
         elif self.format in (COMPLETIONS, EMBEDDINGS):
             self.ids(at(doc, "prompt" if self.format == COMPLETIONS else "input"))
+            self.text(at(doc, "suffix") if self.format == COMPLETIONS else None)
+        elif self.format == RERANK:
+            self.content(at(doc, "query"))
+            self.content(at(doc, "documents"))
+        elif self.format == MODERATIONS:
+            self.content(at(doc, "input"))
+        elif self.format == IMAGES:
+            self.text(at(doc, "prompt"))
+        elif self.format == SPEECH:
+            self.text(at(doc, "input"))
+            self.text(at(doc, "instructions"))
         if self.format in (CHAT, RESPONSES, MESSAGES, COUNT_TOKENS, GENERATE, GEMINI_COUNT):
             self.tools(tools)
 

@@ -4,8 +4,10 @@ import ctypes
 from typing import Any
 
 from relay import _fastpath
+from tests.support.money_oracle import RateOracle
 
 FREE, OPEN, ENDED = 0, 1, 2
+SOURCES = ("none", "upstream", "estimated")
 TEXTS = ("path", "model", "rate_card", "source_ip", "user_agent", "upstream_model", "channel")
 ABSENT = 0xFFFF
 PER_TOKEN = 10**6  # a price of one nano-credit per token
@@ -79,3 +81,62 @@ def write_slot(memory: Any, number: int, *, texts: dict[str, str] | None = None,
     for name, value in values.items():
         setattr(slot, name, value)
     return slot
+
+
+def document(slot: Slot, error_codes: tuple[str, ...]) -> dict[str, Any]:
+    """What `Journal.left_over` must say of a slot: the oracle of relay/fastpath/journal.pxi.
+
+    An ended call is charged as it was decided. An open one for what was delivered, if anything was: a final report as
+    it is; an earlier one, or none, not below what was counted.
+    """
+    names = [name for name, _ in Usage._fields_]
+    usage = {name: getattr(slot.usage, name) for name in names}
+    ended, delivered = slot.state == ENDED, bool(slot.delivered)
+    cost, source = slot.cost_nano, SOURCES[slot.source]
+    if not ended and not delivered:
+        usage, cost, source = dict.fromkeys(names, 0), 0, "none"
+    elif not ended:
+        source = "upstream" if slot.usage_seen else "estimated"
+        if not slot.usage_seen:
+            usage["input_tokens"] = slot.prompt_tokens
+        if slot.usage_seen < 2 and usage["output_tokens"] < slot.counted_tokens:
+            usage["output_tokens"], source = slot.counted_tokens, "estimated"
+        cost = slot.tiered_cost_nano
+        if cost < 0:
+            prices = {name: getattr(slot.prices, name) for name, _ in Prices._fields_}
+            count = {name.removesuffix("_tokens"): usage[name] for name in _PLAIN}
+            count |= {"image": usage["images"], "video_second": usage["video_seconds"]}
+            cost = RateOracle(prices, slot.prices.ppb).cost(count | {"web_search": usage["web_searches"]})
+    raw = ctypes.string_at(ctypes.addressof(slot) + Slot.text.offset, slot.text_used)
+    texts: dict[str, Any] = dict.fromkeys(TEXTS)
+    for index, name in enumerate(TEXTS):
+        if slot.text_size[index] != ABSENT:
+            texts[name] = raw[slot.text_start[index] :][: slot.text_size[index]].decode()
+    more = tuple(usage[name] for name in _MORE)
+    key = bytes(slot.idempotency) if any(slot.idempotency) and (ended or delivered) else None
+    return texts | {
+        "ended": ended,
+        "id": slot.id,
+        "account_id": slot.account_id,
+        "organisation_id": slot.organisation_id or None,
+        "key_id": slot.key_id,
+        "attempts": slot.attempts,
+        "stream": slot.stream,
+        "status": slot.status if ended or slot.status else 499,
+        "error_code": (error_codes[slot.error_code] or None) if ended else "recovered",
+        **{name: usage[name] for name in ("input_tokens", "output_tokens", "cache_read_tokens")},
+        "cache_write_tokens": usage["cache_write_tokens"] + usage["cache_write_1h_tokens"],
+        **{name: usage[name] for name in ("images", "video_seconds", "web_searches")},
+        "usage_source": source,
+        "cost_nano": cost,
+        "latency_us": slot.latency_us,
+        "first_byte_us": slot.first_byte_us or None,
+        "written_off_nano": slot.written_off_nano if ended else -1,
+        "hold_nano": slot.hold_nano,
+        "max_cost_nano": slot.max_cost_nano,
+        "more": None if key is None and not any(more) else (*more, key, slot.idempotency_body),
+    }
+
+
+_PLAIN = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens")
+_MORE = ("cache_write_1h_tokens", "audio_input_tokens", "audio_output_tokens", "image_input_tokens", "service")

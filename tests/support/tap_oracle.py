@@ -34,12 +34,12 @@ def sse_events(body: bytes) -> Iterator[tuple[bytes, bool]]:
         yield b"\n".join(data), False
 
 
-def number(value: Any) -> int | None:
+def number(value: Any, most: int = USAGE_MAX) -> int | None:
     """A token count, or None where it is none."""
     if not isinstance(value, Number) or not re.fullmatch(r"-?[0-9]+(\.0+)?", value):
         return None
     whole = int(value.partition(".")[0])
-    return min(whole, USAGE_MAX) if whole >= 0 else None
+    return min(whole, most) if whole >= 0 else None
 
 
 def at(value: Any, *path: str) -> Any:
@@ -74,7 +74,8 @@ class Oracle:
         """The service tier that the provider names."""
         if isinstance(value, str):
             names = {"priority": 3, "fast": 3, "PRIORITY": 3, "ON_DEMAND_PRIORITY": 3, "flex": 2, "FLEX": 2}
-            self.service = {**names, "ON_DEMAND_FLEX": 2, "batch": 1}.get(value, 0)
+            found = {**names, "ON_DEMAND_FLEX": 2, "batch": 1}.get(value, 0)
+            self.service = found or (self.service if self.format == MESSAGES else 0)
 
     # what each format reads of one event or document
 
@@ -185,17 +186,20 @@ class Oracle:
         if kind not in ("response.audio.delta", "response.output_audio.delta"):
             self.text(at(doc, "delta"))
         for item in objects(at(doc, "output")):
-            for content in (*objects(at(item, "content")), *objects(at(item, "summary"))):
-                self.text(at(content, "text"))
-            self.text(at(item, "name"))
-            self.text(at(item, "arguments"))
+            for name, value in item:
+                if name in ("content", "summary"):
+                    for content in objects(value):
+                        for key, text in content:
+                            self.text(text if key in ("text", "refusal") else None)
+                elif name in ("name", "arguments", "input", "code"):
+                    self.text(value)
         if kind == "response.output_item.done":
             done = self.items(at(doc, "item"))
             self.items_done = [a + b for a, b in zip(self.items_done, done, strict=True)]
         listed = at(doc, "output") if at(doc, "output") is not None else at(doc, "response", "output")
         if isinstance(listed, list) and kind != "response.output_item.done":
             self.items_listed = self.items(listed)
-        sequence = number(at(doc, "sequence_number"))
+        sequence = number(at(doc, "sequence_number"), 2**62)
         self.sequence = self.sequence if sequence is None else sequence
         self.terminal |= kind in ("response.completed", "response.incomplete", "response.failed")
         self.error |= kind in ("response.failed", "error") or bool(at(doc, "error") or at(doc, "response", "error"))
@@ -221,7 +225,8 @@ class Oracle:
             },
             output=None if start else "completion",
         )
-        self.served(at(usage, "service_tier"))
+        for name, value in usage if isinstance(usage, Pairs) else ():
+            self.served(value if name in ("service_tier", "speed") else None)
         if at(usage, "iterations") is not None:
             self.added = {}
         for entry in objects(at(usage, "iterations")):
@@ -390,9 +395,29 @@ class Oracle:
         out["service"] = self.service
         return out
 
+    def charged(self, prices: dict[str, int]) -> dict[str, int]:
+        """What a rate charges of the report: pieces that have a price, and then no tokens that were reported beside."""
+        out = self.normalised()
+        if self.format == GENERATE and self.images and not prices.get("image"):
+            output = self.reported.get("completion", 0) + self.reported.get("thoughts", 0)
+            out["output_tokens"] = min(output, USAGE_MAX)
+            out["audio_output_tokens"] = min(out["output_tokens"], self.reported.get("audio_out", 0))
+        pieces = {
+            IMAGES: ("images", "image"),
+            TRANSCRIPTION: ("video_seconds", "video_second"),
+            RERANK: ("web_searches", "web_search"),
+        }
+        if self.format in pieces:
+            count, price = pieces[self.format]
+            if out[count] and prices.get(price):
+                out |= {name: 0 for name in out if name.endswith("_tokens")}
+        return out
 
-def read(format: int, kind: int, body: bytes, table: TokenTable) -> dict[str, Any]:
-    """What `tap` must find in an answer, but for `boundaries` and `pieces`."""
+
+def read(
+    format: int, kind: int, body: bytes, table: TokenTable, prices: dict[str, int] | None = None
+) -> dict[str, Any]:
+    """What `tap` must find in an answer, but for `boundaries` and `pieces`. With prices: what they charge of it."""
     oracle = Oracle(format, table)
     if kind == SSE:
         for data, ended in sse_events(body):
@@ -417,7 +442,7 @@ def read(format: int, kind: int, body: bytes, table: TokenTable) -> dict[str, An
     text = oracle.counted()
     reported, counted = oracle.at_report
     return {
-        **oracle.normalised(),
+        **(oracle.normalised() if prices is None else oracle.charged(prices)),
         "usage_seen": oracle.seen,
         "output_seen": oracle.output,
         "terminal_seen": oracle.terminal,

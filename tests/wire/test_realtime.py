@@ -75,7 +75,9 @@ def test_what_is_counted_within_a_response() -> None:
     meter.received(message("response.output_text.delta", delta="x" * 400))
     assert meter.output_tokens == 121
     done = meter.received(message("response.done", response={"usage": None}))
-    assert done == {"input_tokens": 10, "output_tokens": 121, "estimated": True}
+    sound = {"audio_input_tokens": 10, "audio_output_tokens": 20}
+    assert meter.counted() == {"prompt_tokens": 10, "output_tokens": 121, **sound}
+    assert done == {"input_tokens": 10, "output_tokens": 121, "estimated": True, **sound}
 
 
 def test_the_prompt_of_the_next_response_has_what_came_before() -> None:
