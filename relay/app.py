@@ -438,7 +438,7 @@ class Relay:
         self.api.body_idle_seconds = timeouts.body_idle_seconds
         self.hooks.no_balance_status_openai = billing.no_balance_status_openai
         self.hooks.use_addresses(Addresses(server.trusted_proxies))
-        self.side.configure(config)
+        self.side.configure(config, channels)
         self.config = config
         self.operations.config = stated
         self.keyring.reconfigure()

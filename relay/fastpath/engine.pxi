@@ -246,14 +246,27 @@ cdef class Engine:
         return self.choose_among(call, now)
 
     cdef Route choose_among(self, Call call, int64_t now):
+        cdef Route route
+        cdef Channel channel
+        if self.affinity and call.attempts == 0 and call.prompt_counted >= AFFINITY_TOKENS_MIN:
+            call_find_affinity(call)
+        route = self.best_of(call.routes, call.tried, call.affinity, now)
+        if route is None:
+            return None
+        channel = route.channel
+        if channel.breaker.state != BREAKER_CLOSED:
+            channel.breaker.begin_probe(now)
+            call.probe = True
+        call.upstream_key = channel.awake_key(route.upstream_model, call.affinity, now)
+        return route
+
+    cdef Route best_of(self, list routes, list tried, uint64_t affinity, int64_t now):
+        """The choice itself: one of these ways, besides the channels that were tried. None: there is none now."""
         cdef Candidate[CANDIDATES_MAX] candidates
         cdef Candidate* c
-        cdef list routes = call.routes
         cdef Route route
         cdef Channel channel
         cdef int n = 0, chosen
-        if self.affinity and call.attempts == 0 and call.prompt_counted >= AFFINITY_TOKENS_MIN:
-            call_find_affinity(call)
         for route in routes[:CANDIDATES_MAX]:
             channel = route.channel
             c = &candidates[n]
@@ -262,7 +275,7 @@ cdef class Engine:
             c.weight = channel.weight
             c.salt = channel.salt
             c.load = channel.in_flight
-            if call.tried is not None and channel in call.tried:
+            if tried is not None and channel in tried:
                 c.way = WAY_SHUT
             elif channel.calm(now):
                 c.way = WAY_OPEN
@@ -272,37 +285,29 @@ cdef class Engine:
                 c.way = channel.breaker.way(now)
             if c.way == WAY_OPEN:
                 c.load += FAILURE_LOAD * channel.breaker.recent_failures(now)
-        chosen = pick(candidates, n, call.affinity, self.random(), self.random())
-        if chosen < 0:
-            return None
-        route = <Route>routes[chosen]
-        channel = route.channel
-        if channel.breaker.state != BREAKER_CLOSED:
-            channel.breaker.begin_probe(now)
-            call.probe = True
-        call.upstream_key = channel.awake_key(route.upstream_model, call.affinity, now)
-        return route
+        chosen = pick(candidates, n, affinity, self.random(), self.random())
+        return <Route>routes[chosen] if chosen >= 0 else None
 
-    cdef bint another_way(self, Call call, int64_t now) except -1:
+    cdef bint another_way(self, list routes, list tried, Channel at, int64_t now) except -1:
         """Whether a call would find a channel besides those it has tried and the one it is at."""
         cdef Route route
         cdef Channel channel
-        for route in call.routes:
+        for route in routes:
             channel = route.channel
-            if channel is call.route.channel or (call.tried is not None and channel in call.tried):
+            if channel is at or (tried is not None and channel in tried):
                 continue
             if channel.breaker.way(now) != WAY_SHUT and channel.wakes_ns(route.upstream_model) <= now:
                 return True
         return False
 
-    cdef int no_way(self, Call call, int64_t now) except -1:
-        """There is no channel for a call that has tried none: which error that is, and (`call.wait_ns`) for how long."""
+    cdef int no_way(self, list routes, int64_t now, int64_t* wait_ns) except -1:
+        """There is no channel for a call that has tried none: which error that is, and (`wait_ns`) for how long."""
         cdef Route route
         cdef Channel channel
         cdef UpstreamKey key
         cdef int64_t until, wakes, first = -1
         cdef bint account = True
-        for route in call.routes:
+        for route in routes:
             channel = route.channel
             until = channel.breaker.probe_ns if channel.breaker.state != BREAKER_CLOSED else 0
             wakes = channel.wakes_ns(route.upstream_model)
@@ -313,7 +318,7 @@ cdef class Engine:
                     account = False
             if first < 0 or until < first:
                 first = until
-        call.wait_ns = max(first - now, 1_000_000_000)      # with a probe on its way: a second
+        wait_ns[0] = max(first - now, 1_000_000_000)      # with a probe on its way: a second
         return E_UPSTREAM_ACCOUNT if account else E_UPSTREAM_UNAVAILABLE
 
     cdef void breaker_changed(self, Channel channel):

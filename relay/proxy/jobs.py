@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import aiohttp
-
 from relay._fastpath import ApiKey, Engine, JobHold, Rate
 from relay.config import Config
 from relay.policy import pricing
@@ -231,12 +229,12 @@ class Jobs:
         total: wire_jobs.Usage = {}
         for name in files:
             path = f"/v1/messages/batches/{row.object_id}/results" if name == "results" else f"/files/{name}/content"
-            answer = await self._upstreams.send(upstream, "GET", path, fields=own_fields(upstream))
+            reply = await self._upstreams.send(upstream, "GET", path, fields=own_fields(upstream))
             try:
-                if answer.status != 200:
+                if reply.status != 200:
                     raise UpstreamError("upstream_error")
                 line = bytearray()
-                async for data in answer.content.iter_any():
+                async for data in reply.pieces():
                     line += data
                     while (end := line.find(b"\n")) >= 0:
                         self._add_line(row, total, bytes(line[:end]))
@@ -244,10 +242,8 @@ class Jobs:
                     if len(line) > LINE_BYTES_MAX:
                         raise UpstreamError("upstream_garbage")
                 self._add_line(row, total, bytes(line))
-            except (TimeoutError, aiohttp.ClientError, OSError):
-                raise UpstreamError("upstream_failed") from None
             finally:
-                answer.close()
+                reply.close()
         return total
 
     def _add_line(self, row: JobRow, total: wire_jobs.Usage, line: bytes) -> None:
