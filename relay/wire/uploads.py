@@ -165,7 +165,7 @@ class UploadReader:
     @property
     def model(self) -> str | None:
         """Which model a file for batches is for, as far as it was read."""
-        return self._facts.model
+        return self._facts.model if self.purpose in ("", "batch") else None
 
     @property
     def undecided(self) -> bool:
