@@ -207,8 +207,11 @@ async def _answer(request: web.Request, settings: Settings, entry: Entry, body: 
             if not model:
                 raise Refused(400, "invalid", "You must provide a model parameter.", "model", "missing_model")
             catalogue.check_model(dialect, model, settings.models)
-            return await realtime.serve(request, entry, settings.book, model, d, settings.defaults)
-        answer = _make(request, settings, entry, route, d, body)
+            if not d.garbage and d.cut_head < 0:
+                return await realtime.serve(request, entry, settings.book, model, d, settings.defaults)
+            answer = Answer(426, "text/plain")  # none of it will be seen
+        else:
+            answer = _make(request, settings, entry, route, d, body)
     except Refused as refused:
         answer = error_answer(dialect, refused, request_id, d.retry_after, array)
     entry.model = answer.model
