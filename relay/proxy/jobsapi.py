@@ -236,13 +236,13 @@ class JobsApi:
         if len(models) != 1:
             raise RefusedError("invalid_value", "model")
         model = models.pop()
-        attempts, _ = self._begin(self._ways(call, model, D_ANTHROPIC, renamed=False))
+        routes = self._ways(call, model, D_ANTHROPIC, renamed=False)
         otherwise = self._objects.config().billing.hold_output_tokens
         usage = {
             "input_tokens": self._margin(self._tokens(data)),
             "output_tokens": sum(output_bound(one, otherwise) for one in params if one is not None),
         }
-        return await self._make(call, "message_batch", model, attempts, usage, data)
+        return await self._make(call, "message_batch", model, self._begin(routes)[0], usage, data)
 
     async def gemini_batch(self, call: SideCall, model: str) -> web.StreamResponse:
         """POST /v1beta/models/{model}:batchGenerateContent, with the requests in the body."""

@@ -223,7 +223,7 @@ class Upstreams:
             while True:
                 try:
                     answer = await self._request(upstream, attempts, method, path, query, fields, data)
-                    error = await _error_body(answer) if answer.status >= 400 else None
+                    error = await _error_body(answer, upstream.first_byte_seconds) if answer.status >= 400 else None
                 except UpstreamError as failure:
                     if not trouble:
                         attempts.bad(_CODES.index(failure.code))
@@ -360,15 +360,16 @@ async def whole(reply: Reply, bytes_max: int = ANSWER_BYTES_MAX) -> Answered:
     return Answered(reply.status, reply.fields, b"".join(parts))
 
 
-async def _error_body(answer: aiohttp.ClientResponse) -> bytes:
+async def _error_body(answer: aiohttp.ClientResponse, seconds: float | None = None) -> bytes:
     """Raises UpstreamError."""
     parts, size = [], 0
     try:
-        async for part in answer.content.iter_any():
-            parts.append(part)
-            size += len(part)
-            if size > ERROR_BYTES_MAX:
-                raise UpstreamError("upstream_garbage")
+        async with asyncio.timeout(seconds):
+            async for part in answer.content.iter_any():
+                parts.append(part)
+                size += len(part)
+                if size > ERROR_BYTES_MAX:
+                    raise UpstreamError("upstream_garbage")
     except TimeoutError:
         raise UpstreamError("upstream_timeout") from None
     except (aiohttp.ClientError, OSError):
