@@ -393,8 +393,12 @@ class Journal:
 TICKS_PER_SECOND: int
 
 class FieldTable:
-    """What is done with a header field, by name: lower-case bytes, at most 44; ValueError otherwise."""
+    """What is done with a header field, by name: lower-case bytes, at most 44; ValueError otherwise.
 
+    `traced`: requests' `traceparent` is kept, for Engine.traceparents.
+    """
+
+    traced: bool
     def allow(self, name: bytes, dialect: int) -> None:
         """A request's field of this name goes on to upstreams of this dialect."""
     def drop(self, name: bytes) -> None:
@@ -682,6 +686,7 @@ class Engine:
     default_tables: list[TokenTable]
     policy: Policy
     records: list[tuple[Any, ...]]
+    traceparents: dict[int, bytes]  # of the records that wait, by id, as callers sent them
     new_objects: list[tuple[bytes, int, int, str, int]]  # stored responses: id, account, key, channel, unix ms
     draining: bool
     store_writable: bool

@@ -133,6 +133,7 @@ class Relay:
         self.engine.journal = self._store.open_journal(self.config.server.calls_max)
         await self._continue_ids()
         self.outlets.use(self.config.observe, self.config.file)
+        self.engine.field_table.traced = bool(self.config.observe.spans)
         await self._apply(self.config)
         await self.side.start()
         self._store.on_fatal(self._store_failed)
@@ -345,7 +346,8 @@ class Relay:
             self.metrics.count(records, refusals)
         if records:
             self.engine.records = []
-            self.outlets.put(records)
+            traceparents, self.engine.traceparents = self.engine.traceparents, {}
+            self.outlets.put(records, traceparents)
             room = max(0, RECORDS_WAITING_MAX - self._store.pending)
             if len(records) > room and self.engine.journal is not None:
                 # The store cannot write. What was admitted waits in the journal too, and is bounded by it. Refusals go.
@@ -569,6 +571,7 @@ class Relay:
         """Applies the file anew. Raises ConfigError; the old one then stays in force."""
         fresh = configuration.load(self.config.file or None)
         self.outlets.use(fresh.observe, fresh.file)
+        self.engine.field_table.traced = bool(fresh.observe.spans)
         await self._apply(fresh)
         return {"reloaded": True, "warnings": list(fresh.warnings)}
 

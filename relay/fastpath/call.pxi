@@ -73,6 +73,7 @@ cdef class Call:
     cdef bytes passed_fields          # request fields that go on, ready to send
     cdef bytes agent
     cdef bytes forwarded_for
+    cdef bytes traceparent            # as the caller sent it, for its span; None where nobody makes spans
     cdef str source_ip
     cdef bytes source_packed
     cdef bytes query                  # of the upstream path, from the allowlist, with its "?"

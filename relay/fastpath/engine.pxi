@@ -25,6 +25,7 @@ cdef class Engine:
     cdef dict waiting                 # public id -> calls that wait for it to be loaded
     cdef readonly set calls, clients, closing, turned_away
     cdef public list records
+    cdef public dict traceparents     # of the records that wait, by id: as callers sent them; nothing where spans are off
     cdef public list new_objects      # (id, account, key, channel, ms) of stored responses, since the last reader took them
     cdef Buffer buffer
     cdef RequestHead request_head
@@ -73,6 +74,7 @@ cdef class Engine:
         self.closing = set()
         self.turned_away = set()
         self.records = []
+        self.traceparents = {}
         self.new_objects = []
         self.unknown_refusals = {}
         self.limit_refusals = {}
@@ -187,6 +189,7 @@ cdef class Engine:
         call.passed_fields = head.passed.take()
         call.agent = head.agent
         call.forwarded_for = head.forwarded_for
+        call.traceparent = head.traceparent
         call.max_cost_nano = head.max_cost_nano
         call.annotate = head.usage or self.usage_in_answers
         call.idempotency_key = head.idempotency_key
@@ -455,6 +458,8 @@ cdef class Engine:
         )
         more = more_of(u, call.claimed if call.bound else None, call.claimed_body)
         self.records.append(fields if more is None else fields + (more,))
+        if call.traceparent is not None:
+            self.traceparents[call.id] = call.traceparent
         return 0
 
     cdef str agent_of(self, Call call):

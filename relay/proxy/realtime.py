@@ -80,6 +80,7 @@ class RealtimeCall(SideCall):
         elif not self.ended:
             self.ended = True
             self.desk.open.pop(self, None)
+            self.note_trace()
             session.end(_CODES.index(code) if code else 0, status)
 
 

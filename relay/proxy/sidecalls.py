@@ -273,6 +273,7 @@ class SideCall:
         if code in ("rate_limit_requests", "rate_limit_tokens", "concurrency_limit"):
             at = (self.key.account_id, self.key.key_id, code, None)
             engine.limit_refusals[at] = engine.limit_refusals.get(at, 0) + 1
+        self.note_trace()
         engine.records.append(
             record(
                 self.id,
@@ -293,6 +294,12 @@ class SideCall:
                 user_agent=self.agent(),
             )
         )
+
+    def note_trace(self) -> None:
+        """The caller's traceparent, for the call's span."""
+        engine = self.desk.engine
+        if engine.field_table.traced and (values := self.request.headers.getall("traceparent", [])):
+            engine.traceparents[self.id] = values[0].encode("utf-8", "replace") if len(values) == 1 else b""
 
     def address(self) -> str | None:
         """For the record."""
