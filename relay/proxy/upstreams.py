@@ -75,7 +75,7 @@ class HandshakeError(Exception):
 
 
 class Reply:
-    """An answer whose head is there; it occupies its channel. Whoever has it reads it to its end or closes it."""
+    """An answer whose head is there. It occupies its channel until it is closed, whatever happens."""
 
     def __init__(self, answer: aiohttp.ClientResponse, attempts: Attempts, error: bytes | None = None) -> None:
         self._answer = answer
@@ -90,24 +90,20 @@ class Reply:
         return passed(self._answer)
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body. Raises UpstreamError where it breaks off, and closes it."""
-        code = None
+        """The body. Raises UpstreamError where it breaks off."""
+        if self._error is not None:
+            yield self._error
+            return
         try:
-            if self._error is not None:
-                yield self._error
-            else:
-                async for data in self._answer.content.iter_any():
-                    yield data
+            async for data in self._answer.content.iter_any():
+                yield data
+            return
         except TimeoutError:
             code = "upstream_stalled"
         except (aiohttp.ClientError, OSError):
             code = "upstream_truncated"
-        finally:
-            if code is not None:
-                self._attempts.bad(_CODES.index(code))
-            self.close()
-        if code is not None:
-            raise UpstreamError(code)
+        self._attempts.bad(_CODES.index(code))
+        raise UpstreamError(code)
 
     def close(self) -> None:
         self._attempts.leave()

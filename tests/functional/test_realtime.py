@@ -269,8 +269,9 @@ async def test_refusals_are_http(customer: Customer, relay: RelayProcess):
 
 
 async def test_killed_in_a_session(simulator: Running, tmp_path: Path):
-    """What was delivered is charged at the next start, from the journal."""
-    config = CONFIG + channel("voice", "openai", f"{simulator.base_url}/v1", '["gpt-realtime"]', KEY) + RATE
+    """What was delivered is charged at the next start, from the journal, with the channel that served it."""
+    voice = channel("voice", "openai", f"{simulator.base_url}/v1", '["gpt-realtime"]', KEY, "priority = 1")
+    config = CONFIG + channel("down", "openai", "http://127.0.0.1:9/v1", '["gpt-realtime"]', KEY) + voice + RATE
     relay = await RelayProcess(tmp_path, config).start()
     try:
         customer = await relay.customer("1")
@@ -285,6 +286,7 @@ async def test_killed_in_a_session(simulator: Running, tmp_path: Path):
         await relay.start()
         record = await customer.call()
         assert (record["error_code"], record["output_tokens"]) == ("recovered", 100)
+        assert (record["channel"], record["upstream_model"], record["attempts"]) == ("voice", "gpt-realtime", 2)
         assert nano(record["cost"]) == ONE_RESPONSE
         assert await customer.settled_nano() == 10**9 - ONE_RESPONSE
         assert (await relay.command("ledger verify"))["ok"]
