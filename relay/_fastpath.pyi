@@ -398,8 +398,12 @@ class Journal:
 TICKS_PER_SECOND: int
 
 class FieldTable:
-    """What is done with a header field, by name: lower-case bytes, at most 44; ValueError otherwise."""
+    """What is done with a header field, by name: lower-case bytes, at most 44; ValueError otherwise.
 
+    `traced`: requests' `traceparent` is kept, for Engine.traceparents.
+    """
+
+    traced: bool
     def allow(self, name: bytes, dialect: int) -> None:
         """A request's field of this name goes on to upstreams of this dialect."""
     def drop(self, name: bytes) -> None:
@@ -630,7 +634,8 @@ class Call:
         """Of a call set aside: endpoint, key, body, fields, model, model_span, background, priority, stream, ..."""
     def proceed(self, channel: str | None = None) -> None:
         """Nothing stands in the way of a call that was set aside. `channel`: the one that it has to go to."""
-    def turn_down(self, code: int, param: str | None = None) -> None: ...
+    def turn_down(self, code: int, param: str | None = None, wait_ns: int = 0) -> None:
+        """Refuses a call that was set aside. `wait_ns`: after which time it is worth another try."""
     def answer(self, status: int, code: int, fields: bytes, body: bytes) -> None:
         """Answers a call that was set aside; `fields` are whole lines, without Content-Length."""
     def begin_pieces(self, status: int, fields: bytes, compressed: bool, wake: Callable[[], None]) -> bool:
@@ -699,6 +704,7 @@ class Engine:
     default_tables: list[TokenTable]
     policy: Policy
     records: list[tuple[Any, ...]]
+    traceparents: dict[int, bytes]  # of the records that wait, by id, as callers sent them
     new_objects: list[tuple[bytes, int, int, str, int]]  # stored responses: id, account, key, channel, unix ms
     draining: bool
     store_writable: bool
@@ -754,6 +760,33 @@ class Engine:
         """The id of a call that another part of the relay serves."""
     def sweep(self) -> None: ...
     def close_clients(self, idle_only: bool) -> None: ...
+
+class Attempts:
+    """The attempts of one call that Python sends: routed, counted and judged like those of the hot path.
+
+    `begin` says 0, then `good` or `bad` once the upstream has shown what it is, `another` instead where it failed, and
+    `leave` at the end, whatever happened.
+    """
+
+    route: Route | None  # of the attempt under way or the last one
+    count: int
+    wait_ns: int  # where `begin` said no: until a channel may be there again
+    def __init__(self, engine: Engine, routes: list[Route]) -> None: ...
+    def begin(self) -> int:
+        """Chooses channel and key. 0, or an index into ERROR_CODES: there is no way now."""
+    def key_line(self) -> bytes:
+        """The header line with the upstream key of the attempt under way; empty where the channel has none."""
+    def good(self) -> None:
+        """The upstream answers calls: for its breaker."""
+    def bad(self, code: int) -> None:
+        """The upstream failed, and not because of its key or of this call: for its breaker."""
+    def rest_key(self, rest_ns: int, all_models: bool, account: bool) -> None:
+        """The key of this attempt was refused (`account`), or is above its limits."""
+    def another(self, *, key_refused: bool, channels: bool) -> bool:
+        """This attempt failed: begins the next one, with another key of the same channel where only this one's was
+        refused, else, with `channels`, on another channel. False: there is none, or not in the budget."""
+    def leave(self) -> None:
+        """The call does not occupy its channel any more."""
 
 class Session:
     """The money of one realtime session: hold, journal slot, record. `open` says 0 before anything else is called."""

@@ -138,6 +138,7 @@ class Relay:
         self.engine.journal = self._store.open_journal(self.config.server.calls_max)
         await self._continue_ids()
         self.outlets.use(self.config.observe, self.config.file)
+        self.engine.field_table.traced = bool(self.config.observe.spans)
         await self._apply(self.config)
         await self.side.start()
         self._store.on_fatal(self._store_failed)
@@ -357,7 +358,8 @@ class Relay:
             self.metrics.count(records, refusals)
         if records:
             self.engine.records = []
-            self.outlets.put(records)
+            traceparents, self.engine.traceparents = self.engine.traceparents, {}
+            self.outlets.put(records, traceparents)
             room = max(0, RECORDS_WAITING_MAX - self._store.pending)
             if len(records) > room and self.engine.journal is not None:
                 # The store cannot write. What was admitted waits in the journal too, and is bounded by it. Refusals go.
@@ -450,7 +452,7 @@ class Relay:
         self.api.body_idle_seconds = timeouts.body_idle_seconds
         self.hooks.no_balance_status_openai = billing.no_balance_status_openai
         self.hooks.use_addresses(Addresses(server.trusted_proxies))
-        self.side.configure(config)
+        self.side.configure(config, channels)
         self.config = config
         self.operations.config = stated
         self.keyring.reconfigure()
@@ -581,6 +583,7 @@ class Relay:
         """Applies the file anew. Raises ConfigError; the old one then stays in force."""
         fresh = configuration.load(self.config.file or None)
         self.outlets.use(fresh.observe, fresh.file)
+        self.engine.field_table.traced = bool(fresh.observe.spans)
         await self._apply(fresh)
         return {"reloaded": True, "warnings": list(fresh.warnings)}
 

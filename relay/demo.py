@@ -19,7 +19,7 @@ from relay.storage import Store
 log = logging.getLogger("relay.demo")
 
 MODELS = {
-    "openai": ("gpt-4o", "gpt-4o-mini", "text-embedding-3-small"),
+    "openai": ("gpt-4o", "gpt-4o-mini", "text-embedding-3-small", "gpt-realtime"),
     "anthropic": ("claude-sonnet-5",),
     "gemini": ("gemini-2.5-flash",),
 }
@@ -28,6 +28,7 @@ PRICES = {
     "gpt-4o": ("2.5", "10", "1.25", "2.5"),
     "gpt-4o-mini": ("0.15", "0.6", "0.075", "0.15"),
     "text-embedding-3-small": ("0.02", "0", "0.02", "0.02"),
+    "gpt-realtime": ("4", "16", "0.4", "4"),
     "claude-sonnet-5": ("3", "15", "0.3", "3.75"),
     "gemini-2.5-flash": ("0.3", "2.5", "0.075", "0.3"),
 }

@@ -79,6 +79,7 @@ TOGETHER = {
         "faults/test_endings::test_every_ending_in_random_mix",
         "fastpath/test_engine::test_ids_ascend_whatever_the_clock_says",
     ),
+    "Attempts": ("fastpath/test_attempts::test_attempts_and_the_budget_are_bounded",),  # of parts that are judged above
     "UpstreamConnection": ("functional/test_bytes::test_streams_cut_at_every_byte",),
     "Endpoint": ("test_endpoints_page::test_every_served_endpoint_has_a_row_and_no_other",),
     "Route": ("functional/test_routing::test_a_slow_channel_gets_fewer_calls",),

@@ -86,6 +86,20 @@ def test_what_the_demo_prints_works_when_pasted(demo: Demo) -> None:
     assert '"balance"' in run(["bash"], demo.banner.partition("What is left:")[2])
 
 
+def test_the_demo_serves_a_realtime_session(demo: Demo) -> None:
+    program = """
+from openai import OpenAI
+client = OpenAI(base_url="http://127.0.0.1:8787/v1", api_key="sk-...")
+with client.realtime.connect(model="gpt-realtime") as connection:
+    connection.response.create(response={"instructions": "Hello #sim events=5#", "output_modalities": ["text"]})
+    for event in connection:
+        if event.type == "response.done":
+            print(event.response.usage.output_tokens)
+            break
+"""
+    assert run([sys.executable, "-"], pasted(program, demo)).strip() == "5"
+
+
 def test_the_steps_to_a_real_relay(tmp_path: Path, demo: Demo) -> None:
     """From config.toml to the books, with the demo as the provider."""
     steps = README.partition("## Run it for real")[2].partition("\n## ")[0]

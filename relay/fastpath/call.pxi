@@ -74,6 +74,7 @@ cdef class Call:
     cdef bytes passed_fields          # request fields that go on, ready to send
     cdef bytes agent
     cdef bytes forwarded_for
+    cdef bytes traceparent            # as the caller sent it, for its span; None where nobody makes spans
     cdef str source_ip
     cdef bytes source_packed
     cdef bytes query                  # of the upstream path, from the allowlist, with its "?"
@@ -177,7 +178,7 @@ cdef class Call:
             "model_span": (scanner.model_start, scanner.model_end), "background": bool(scanner.background),
             "priority": bool(scanner.priority), "stream": scanner.stream == 1, "output_limit": scanner.output_limit,
             "prompt_tokens": scanner.prompt_tokens(), "web_search": bool(scanner.web_search), "max_cost_nano": self.max_cost_nano, "wall_ns": self.wall_ns,
-            "address": self.source_packed,
+            "address": self.source_packed, "wanted_channel": self.wanted_channel,
         }
 
     def proceed(self, str channel=None):
@@ -200,9 +201,10 @@ cdef class Call:
         except Exception as error:
             call_broken(self, error)
 
-    def turn_down(self, int code, str param=None):
+    def turn_down(self, int code, str param=None, int64_t wait_ns=0):
         """Refuses a call that was set aside."""
         if self.state == C_ASIDE:
+            self.wait_ns = wait_ns
             call_refuse(self, code, param)
 
     def answer(self, int status, int code, bytes fields, bytes body):

@@ -166,7 +166,7 @@ cdef int call_judge_error(Call call) except -1:
     else:
         blame = BLAME_CHANNEL if call.status >= 500 else BLAME_KEY if call.status == 429 else BLAME_NOBODY
         if call_may_retry(call) and call.engine.retry_budget.left() and (
-                call.engine.another_way(call, now) or (blame == BLAME_KEY and call_other_key(call, now) is not None)):
+                call.engine.another_way(call.routes, call.tried, channel, now) or (blame == BLAME_KEY and call_other_key(call, now) is not None)):
             return call_attempt_failed(call, E_UPSTREAM_FAILED, blame)
         if blame == BLAME_CHANNEL:
             call_attempt_bad(call, E_UPSTREAM_ERROR)

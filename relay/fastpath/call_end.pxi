@@ -177,7 +177,7 @@ cdef void call_stop(Call call, int code):
 
 cdef int call_refuse(Call call, int code, object param) except -1:
     """Ends the call with an error of our own. Nothing of an upstream's answer has been seen by the client."""
-    cdef int64_t retry_after_ns = 0
+    cdef int64_t retry_after_ns = call.wait_ns
     cdef char[20] text
     cdef bint reusable = call.client.request_read
     if call.state == C_DONE:

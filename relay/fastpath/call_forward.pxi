@@ -42,7 +42,7 @@ cdef int call_forward(Call call) except -1:
     cdef int64_t now = monotonic_ns()
     cdef Route route = call.engine.choose(call, now)
     if route is None:
-        call_refuse(call, call.engine.no_way(call, now) if call.attempts == 0 else call_status_of_failure(call), None)
+        call_refuse(call, call.engine.no_way(call.routes, now, &call.wait_ns) if call.attempts == 0 else call_status_of_failure(call), None)
         return 0
     return call_forward_to(call, route, now)
 
@@ -156,7 +156,7 @@ cdef int call_attempt_failed(Call call, int code, int blame=BLAME_CHANNEL) excep
         if call.tried is None:
             call.tried = []
         call.tried.append(channel)
-    if not call_may_retry(call) or (key is None and not call.engine.another_way(call, now)):
+    if not call_may_retry(call) or (key is None and not call.engine.another_way(call.routes, call.tried, channel, now)):
         call_refuse(call, code, None)
     elif not call.engine.retry_budget.take():
         call_refuse(call, code, None)

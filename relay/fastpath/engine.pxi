@@ -25,6 +25,7 @@ cdef class Engine:
     cdef dict waiting                 # public id -> calls that wait for it to be loaded
     cdef readonly set calls, clients, closing, turned_away
     cdef public list records
+    cdef public dict traceparents     # of the records that wait, by id: as callers sent them; nothing where spans are off
     cdef public list new_objects      # (id, account, key, channel, ms) of stored responses, since the last reader took them
     cdef Buffer buffer
     cdef RequestHead request_head
@@ -73,6 +74,7 @@ cdef class Engine:
         self.closing = set()
         self.turned_away = set()
         self.records = []
+        self.traceparents = {}
         self.new_objects = []
         self.unknown_refusals = {}
         self.limit_refusals = {}
@@ -187,6 +189,7 @@ cdef class Engine:
         call.passed_fields = head.passed.take()
         call.agent = head.agent
         call.forwarded_for = head.forwarded_for
+        call.traceparent = head.traceparent
         call.max_cost_nano = head.max_cost_nano
         call.annotate = head.usage or self.usage_in_answers
         call.idempotency_key = head.idempotency_key
@@ -246,14 +249,27 @@ cdef class Engine:
         return self.choose_among(call, now)
 
     cdef Route choose_among(self, Call call, int64_t now):
+        cdef Route route
+        cdef Channel channel
+        if self.affinity and call.attempts == 0 and call.prompt_counted >= AFFINITY_TOKENS_MIN:
+            call_find_affinity(call)
+        route = self.best_of(call.routes, call.tried, call.affinity, now)
+        if route is None:
+            return None
+        channel = route.channel
+        if channel.breaker.state != BREAKER_CLOSED:
+            channel.breaker.begin_probe(now)
+            call.probe = True
+        call.upstream_key = channel.awake_key(route.upstream_model, call.affinity, now)
+        return route
+
+    cdef Route best_of(self, list routes, list tried, uint64_t affinity, int64_t now):
+        """The choice itself: one of these ways, besides the channels that were tried. None: there is none now."""
         cdef Candidate[CANDIDATES_MAX] candidates
         cdef Candidate* c
-        cdef list routes = call.routes
         cdef Route route
         cdef Channel channel
         cdef int n = 0, chosen
-        if self.affinity and call.attempts == 0 and call.prompt_counted >= AFFINITY_TOKENS_MIN:
-            call_find_affinity(call)
         for route in routes[:CANDIDATES_MAX]:
             channel = route.channel
             c = &candidates[n]
@@ -262,7 +278,7 @@ cdef class Engine:
             c.weight = channel.weight
             c.salt = channel.salt
             c.load = channel.in_flight
-            if call.tried is not None and channel in call.tried:
+            if tried is not None and channel in tried:
                 c.way = WAY_SHUT
             elif channel.calm(now):
                 c.way = WAY_OPEN
@@ -272,37 +288,29 @@ cdef class Engine:
                 c.way = channel.breaker.way(now)
             if c.way == WAY_OPEN:
                 c.load += FAILURE_LOAD * channel.breaker.recent_failures(now)
-        chosen = pick(candidates, n, call.affinity, self.random(), self.random())
-        if chosen < 0:
-            return None
-        route = <Route>routes[chosen]
-        channel = route.channel
-        if channel.breaker.state != BREAKER_CLOSED:
-            channel.breaker.begin_probe(now)
-            call.probe = True
-        call.upstream_key = channel.awake_key(route.upstream_model, call.affinity, now)
-        return route
+        chosen = pick(candidates, n, affinity, self.random(), self.random())
+        return <Route>routes[chosen] if chosen >= 0 else None
 
-    cdef bint another_way(self, Call call, int64_t now) except -1:
+    cdef bint another_way(self, list routes, list tried, Channel at, int64_t now) except -1:
         """Whether a call would find a channel besides those it has tried and the one it is at."""
         cdef Route route
         cdef Channel channel
-        for route in call.routes:
+        for route in routes:
             channel = route.channel
-            if channel is call.route.channel or (call.tried is not None and channel in call.tried):
+            if channel is at or (tried is not None and channel in tried):
                 continue
             if channel.breaker.way(now) != WAY_SHUT and channel.wakes_ns(route.upstream_model) <= now:
                 return True
         return False
 
-    cdef int no_way(self, Call call, int64_t now) except -1:
-        """There is no channel for a call that has tried none: which error that is, and (`call.wait_ns`) for how long."""
+    cdef int no_way(self, list routes, int64_t now, int64_t* wait_ns) except -1:
+        """There is no channel for a call that has tried none: which error that is, and (`wait_ns`) for how long."""
         cdef Route route
         cdef Channel channel
         cdef UpstreamKey key
         cdef int64_t until, wakes, first = -1
         cdef bint account = True
-        for route in call.routes:
+        for route in routes:
             channel = route.channel
             until = channel.breaker.probe_ns if channel.breaker.state != BREAKER_CLOSED else 0
             wakes = channel.wakes_ns(route.upstream_model)
@@ -313,7 +321,7 @@ cdef class Engine:
                     account = False
             if first < 0 or until < first:
                 first = until
-        call.wait_ns = max(first - now, 1_000_000_000)      # with a probe on its way: a second
+        wait_ns[0] = max(first - now, 1_000_000_000)      # with a probe on its way: a second
         return E_UPSTREAM_ACCOUNT if account else E_UPSTREAM_UNAVAILABLE
 
     cdef void breaker_changed(self, Channel channel):
@@ -454,6 +462,8 @@ cdef class Engine:
         )
         more = more_of(u, call.claimed if call.bound else None, call.claimed_body)
         self.records.append(fields if more is None else fields + (more,))
+        if call.traceparent is not None:
+            self.traceparents[call.id] = call.traceparent
         return 0
 
     cdef str agent_of(self, Call call):

@@ -18,6 +18,7 @@ cdef Py_ssize_t TURN_BYTES = 131072             # a read this large is probably 
 cdef Py_ssize_t PIPELINED_BYTES_MAX = 65536     # of following requests that wait while a call runs
 cdef Py_ssize_t TURNED_AWAY_MAX = 64            # connections above the limit that may linger to read why
 cdef Py_ssize_t IDEMPOTENCY_KEY_BYTES_MAX = 255
+cdef Py_ssize_t TRACEPARENT_BYTES_MAX = 128
 cdef int SERVED = 0
 cdef int MORE = 1
 cdef int ODD = 2
@@ -28,7 +29,7 @@ cdef class RequestHead:
     """What a block of request fields says; used by both ways in."""
     cdef Buffer passed           # fields that go on to the upstream, as they were written
     cdef list secrets
-    cdef bytes agent, forwarded_for, channel
+    cdef bytes agent, forwarded_for, channel, traceparent
     cdef int64_t length, max_cost_nano
     cdef int hosts
     cdef bint usage                  # x-relay-usage: include
@@ -49,7 +50,7 @@ cdef class RequestHead:
         cdef bint typed = False
         self.passed.size = 0
         self.secrets = []
-        self.agent = self.forwarded_for = self.channel = None
+        self.agent = self.forwarded_for = self.channel = self.traceparent = None
         self.length = self.max_cost_nano = -1
         self.hosts = 0
         self.usage = self.bad_idempotency_key = False
@@ -126,6 +127,11 @@ cdef class RequestHead:
                     self.bad_channel = True
                 else:
                     self.channel = PyBytes_FromStringAndSize(<const char*>f.value, f.value_size)
+            elif f.kind == H_TRACEPARENT:
+                if table.traced:
+                    # Two are none: W3C Trace Context has it once.
+                    self.traceparent = PyBytes_FromStringAndSize(<const char*>f.value, f.value_size) \
+                        if self.traceparent is None and f.value_size <= TRACEPARENT_BYTES_MAX else b""
             elif f.kind == H_FORWARDED_FOR:
                 self.forwarded_for = PyBytes_FromStringAndSize(<const char*>f.value, f.value_size) \
                     if self.forwarded_for is None else self.forwarded_for + b"," + PyBytes_FromStringAndSize(<const char*>f.value, f.value_size)

@@ -106,6 +106,7 @@ cdef enum:
     H_RELAY_USAGE
     H_IDEMPOTENCY_KEY
     H_CHANNEL              # x-relay-channel
+    H_TRACEPARENT
     H_FORWARDED_FOR
     H_RETRY_AFTER
     H_DROP                 # an answer's field that must not reach a client
@@ -139,6 +140,7 @@ cdef class FieldTable:
     cdef FieldPrefix[FIELD_PREFIXES] prefixes     # of answer fields that are dropped, e.g. x-ratelimit-
     cdef int prefix_count
     cdef uint8_t[256] prefix_begins               # by first byte in any case: whether a prefix begins so
+    cdef public bint traced                       # somebody wants to know the caller's traceparent
 
     def __cinit__(self):
         memset(self.slots, 0, sizeof(self.slots))
@@ -227,7 +229,7 @@ def _standard_fields():
         (b"content-encoding", H_CONTENT_ENCODING), (b"content-type", H_CONTENT_TYPE),
         (b"authorization", H_AUTHORIZATION), (b"x-api-key", H_API_KEY), (b"x-goog-api-key", H_API_KEY),
         (b"user-agent", H_USER_AGENT), (b"x-relay-max-cost", H_MAX_COST), (b"x-forwarded-for", H_FORWARDED_FOR),
-        (b"retry-after", H_RETRY_AFTER), (b"x-relay-channel", H_CHANNEL), (b"x-relay-usage", H_RELAY_USAGE), (b"idempotency-key", H_IDEMPOTENCY_KEY),
+        (b"retry-after", H_RETRY_AFTER), (b"x-relay-channel", H_CHANNEL), (b"traceparent", H_TRACEPARENT), (b"x-relay-usage", H_RELAY_USAGE), (b"idempotency-key", H_IDEMPOTENCY_KEY),
     ):
         table.set_kind(name, kind)
     for name in (b"content-location", b"content-range", b"etag", b"max-forwards", b"server"):

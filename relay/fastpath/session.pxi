@@ -13,6 +13,8 @@ cdef class Session:
     cdef Route route
     cdef Admission admission
     cdef Slot* slot
+    cdef uint16_t route_texts           # where the slot's texts about the attempt begin
+    cdef int attempts
     cdef Usage usage                   # of finished responses
     cdef bint seen, estimated
     cdef Usage pending                 # of the response that is not finished, by our count
@@ -66,16 +68,20 @@ cdef class Session:
             journal.put_text(slot, T_CARD, admission.rate.card)
             journal.put_text(slot, T_ADDRESS, self.address)
             journal.put_text(slot, T_AGENT, self.agent)
+            self.route_texts = slot.text_used
             self.slot = slot
             journal.publish(slot)
         self.admission = admission
         return 0
 
     def forwarded(self, Route route not None):
-        """The upstream has been asked."""
+        """An upstream is being asked."""
         self.route = route
+        self.attempts += 1
         if self.slot != NULL:
-            self.slot.attempts = 1
+            self.slot.attempts = self.attempts
+            self.slot.text_size[T_UPSTREAM_MODEL] = self.slot.text_size[T_CHANNEL] = 0xFFFF
+            self.slot.text_used = self.route_texts
             self.engine.journal.put_text(self.slot, T_UPSTREAM_MODEL, route.upstream_model)
             self.engine.journal.put_text(self.slot, T_CHANNEL, route.channel.name)
 
@@ -163,7 +169,7 @@ cdef class Session:
         fields = (
             self.id, self.key.account_id, self.key.organisation_id if self.key.organisation_id else None, self.key.key_id,
             self.path, self.model.name, self.route.upstream_model if self.route is not None else None,
-            self.route.channel.name if self.route is not None else None, 1 if self.route is not None else 0, 1, status,
+            self.route.channel.name if self.route is not None else None, self.attempts, 1, status,
             ERROR_CODES[code] if code else None, usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, 0, 0, 0, 0,
             USAGE_SOURCES[source], cost, self.model.rate.card if admission is None and self.model.rate is not None
             else admission.rate.card if admission is not None else None,

@@ -9,7 +9,7 @@ from relay.config_values import ConfigError, Fault
 from relay.observe.access_log import AccessLog
 from relay.observe.outlet import Outlet, Sink
 from relay.observe.spans import Spans, SpansUnavailable
-from relay.records import CallRecord
+from relay.records import C_ID, CallRecord
 
 
 def _fault(name: str, error: OSError | SpansUnavailable) -> Fault:
@@ -57,10 +57,11 @@ class Outlets:
                 self._dropped[name] = self._dropped.get(name, 0) + outlet.dropped
         self._outlets = fresh
 
-    def put(self, records: list[CallRecord]) -> None:
-        """Records of ended calls."""
-        for _, outlet in self._outlets.values():
-            outlet.put(records)
+    def put(self, records: list[CallRecord], traceparents: Mapping[int, bytes] | None = None) -> None:
+        """Records of ended calls. `traceparents`: what callers sent of their own traces, by call; for spans alone."""
+        parents = traceparents or {}
+        for name, (_, outlet) in self._outlets.items():
+            outlet.put([(record, parents.get(record[C_ID])) for record in records] if name == "spans" else records)
 
     def dropped(self) -> Mapping[str, int]:
         """Records that were not taken in time, by name; of what is or was in use."""

@@ -1,13 +1,14 @@
 """Spans of ended calls for an OpenTelemetry collector, by OTLP over HTTP. Needs the packages of `relay[otel]`.
 
 A span is made from the call record: names of OpenTelemetry's semantic conventions where there are any (http, gen_ai),
-`relay.` for the rest. No content, and nothing that the record does not have.
+`relay.` for the rest. No content, and nothing that the record does not have, but for its place in the caller's trace.
 """
 
 from __future__ import annotations
 
 import random
-from typing import Any
+import re
+from typing import Any, Final
 
 from relay import __version__
 from relay.observe.call_document import call_document
@@ -27,6 +28,19 @@ ATTRIBUTES = {
     "output_tokens": "gen_ai.usage.output_tokens",
 }
 EXPORT_SECONDS = 10.0
+
+
+# W3C Trace Context: version, trace id, parent id, flags. What a later version has behind them is its own.
+_TRACEPARENT: Final = re.compile(rb"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+
+
+def parent_of(traceparent: bytes | None) -> tuple[int, int, int] | None:
+    """Trace id, span id and flags of a caller's span; None where there is none or it is not valid."""
+    match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    if match is None or (match[1] == b"00" and match[5] is not None):
+        return None
+    trace_id, span_id = int(match[2], 16), int(match[3], 16)
+    return (trace_id, span_id, int(match[4], 16)) if trace_id and span_id else None
 
 
 class SpansUnavailable(Exception):  # noqa: N818 - a state, not an error of somebody's
@@ -55,14 +69,21 @@ class Spans:
         self._exporter: Any = OTLPSpanExporter(endpoint=url, timeout=EXPORT_SECONDS)
         self._random = random.Random()  # noqa: S311 - ids that only have to differ
 
-    def write(self, records: list[CallRecord]) -> None:
-        """One request to the collector. OSError where it does not take it, after the exporter's own repeats."""
-        if self._exporter.export([self._span(record) for record in records]) is not self._success:
+    def write(self, records: list[tuple[CallRecord, bytes | None]]) -> None:
+        """One request to the collector, from records, each with its caller's traceparent.
+
+        OSError where the collector does not take it, after the exporter's own repeats.
+        """
+        if self._exporter.export([self._span(*pair) for pair in records]) is not self._success:
             raise OSError("the collector did not take the spans")
 
-    def _span(self, record: CallRecord) -> Any:
+    def _span(self, record: CallRecord, traceparent: bytes | None) -> Any:
         document = call_document(record)
         trace, sdk = self._trace, self._sdk
+        found = parent_of(traceparent)
+        parent = None
+        if found is not None:
+            parent = trace.SpanContext(found[0], found[1], is_remote=True, trace_flags=trace.TraceFlags(found[2]))
         began_ns = call_time_ms(record[C_ID]) * 1_000_000
         events = []
         if record[_FIRST_BYTE] is not None:
@@ -71,11 +92,12 @@ class Spans:
         return sdk.ReadableSpan(
             name=document["path"],
             context=trace.SpanContext(
-                trace_id=self._random.getrandbits(128) or 1,
+                trace_id=parent.trace_id if parent is not None else self._random.getrandbits(128) or 1,
                 span_id=self._random.getrandbits(64) or 1,
                 is_remote=False,
                 trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED),
             ),
+            parent=parent,
             resource=self._resource,
             attributes={
                 ATTRIBUTES.get(name, f"relay.{name}"): value

@@ -36,7 +36,10 @@ class KeyRests(msgspec.Struct, frozen=True):
 
 
 class RestingKey(msgspec.Struct, frozen=True):
-    """An upstream key that rests: its place in `api_keys` from 1, for which upstream model (None: all), how long."""
+    """An upstream key that rests: its place in `api_keys` from 1, for which upstream model, how long.
+
+    The model is None where it rests for all, and `(objects)` for what belongs to none.
+    """
 
     key: int
     model: str | None

@@ -15,6 +15,7 @@ from relay import _fastpath, quiet
 from relay._fastpath import Call
 from relay.proxy.objects import Objects
 from relay.proxy.sidecalls import RefusedError
+from relay.proxy.upstreams import UpstreamError
 from relay.storage import StoreError
 
 log = logging.getLogger("relay.aside")
@@ -39,6 +40,7 @@ class Aside:
     async def _decide(self, call: Call) -> None:
         code = "internal"
         param = None
+        wait_ns = 0
         try:
             facts = call.facts()
             channel = await self._channel(facts)
@@ -51,11 +53,13 @@ class Aside:
             return
         except RefusedError as error:
             code, param = error.code, error.param
+        except UpstreamError as error:
+            code, wait_ns = error.code, error.retry_after_ns
         except StoreError:
             code = "store_unavailable"
         except Exception as error:
             log.error("a call set aside failed (%s)", quiet.describe(error))
-        call.turn_down(_fastpath.ERROR_CODES.index(code), param)
+        call.turn_down(_fastpath.ERROR_CODES.index(code), param, wait_ns)
 
     async def _channel(self, facts: Facts) -> str | None:
         """The channel of the stored response that the call goes on from. Raises RefusedError: not the account's."""

@@ -5,23 +5,24 @@ import json
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import orjson
 from aiohttp import web
 
 from relay import _fastpath, units
-from relay._fastpath import Admission, ApiKey, Call
+from relay._fastpath import Admission, ApiKey, Attempts, Call, Route
 from relay.proxy import batchbodies, jobstream
 from relay.proxy.jobparts import Asked
 from relay.proxy.jobs import Job, Jobs
 from relay.proxy.objects import ObjectsApi, object_id_in, path_of
-from relay.proxy.sidecalls import RefusedError, SideCall
-from relay.proxy.upstreams import Answered, Fields, Upstream, UpstreamError, whole
+from relay.proxy.sidecalls import RefusedError, SideCall, narrowed
+from relay.proxy.upstreams import Answered, Fields, UpstreamError, whole
 from relay.storage.rows import ObjectRow
 from relay.wire import jobs as wire_jobs
-from relay.wire import multipart, upstream_errors
+from relay.wire import multipart
 from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI, D_OPENAI, F_OTHER
 from relay.wire.paths import is_object_id
 from relay.wire.uploads import output_bound
@@ -98,8 +99,7 @@ class JobsApi:
         call: SideCall,
         kind: str,
         model: str,
-        upstream: Upstream,
-        upstream_model: str,
+        attempts: Attempts,
         usage: wire_jobs.Usage,
         data: bytes,
         *,
@@ -108,26 +108,36 @@ class JobsApi:
         fields: Fields | None = None,
         more: Sequence[Asked] = (),
     ) -> web.StreamResponse:
-        key = call.key
+        """`attempts`: begun, on the channel that was chosen for the job."""
+        key, route = call.key, attempts.route
         assert key is not None
+        assert route is not None
         if not more:
-            call.model, call.upstream_model = model, upstream_model
-        job = await self._jobs.begin(
-            key,
-            kind,
-            call.endpoint.path,
-            model,
-            upstream,
-            upstream_model,
-            usage=usage,
-            units=count,
-            max_cost_nano=max_cost_nano(call),
-            more=more,
-        )
+            call.model, call.upstream_model = model, route.upstream_model
+        with left_on_error(attempts):
+            upstream = self._objects.upstreams.chosen(attempts)
+            job = await self._jobs.begin(
+                key,
+                kind,
+                call.endpoint.path,
+                model,
+                upstream,
+                route.upstream_model,
+                usage=usage,
+                units=count,
+                max_cost_nano=max_cost_nano(call),
+                more=more,
+            )
 
         async def send() -> Answered:
             return await self._objects.ask_whole(
-                call, upstream, "POST", path or call.endpoint.upstream_path, data=data, fields=fields
+                call,
+                upstream,
+                "POST",
+                path or call.endpoint.upstream_path,
+                data=data,
+                fields=fields,
+                attempts=attempts,
             )
 
         # Once the provider may have taken it, the job has to get its name, whether the client waits or not.
@@ -152,32 +162,52 @@ class JobsApi:
             await self._jobs.named(job, object_id, answered)
         return answered
 
-    def _way(self, key: ApiKey, model: str, dialect: int, *, renamed: bool = True) -> tuple[Upstream, str]:
-        """The first channel that serves a model, and its name there. Raises RefusedError."""
+    def _ways(self, call: SideCall, model: str, dialect: int, *, renamed: bool = True) -> list[Route]:
+        """The ways to a model that a caller may take. Raises RefusedError."""
+        assert call.key is not None
+        routes = self._ways_of(call.key, call.packed_address(), model, dialect, renamed=renamed)
+        return narrowed(call.key, call.packed_address(), call.wanted_channel, routes)
+
+    def _ways_of(
+        self, key: ApiKey, address: bytes | None, model: str, dialect: int, *, renamed: bool = True
+    ) -> list[Route]:
         known = self._objects.engine.models.get(model.encode("utf-8", "replace"))
-        code = key.check(wall_ns=time.time_ns(), address=None, model=model.encode("utf-8", "replace"))
-        if _CODES[code] == "model_not_allowed":
-            raise RefusedError("model_not_allowed")
+        code = key.check(wall_ns=time.time_ns(), address=address, model=model.encode("utf-8", "replace"))
+        if code:
+            raise RefusedError(_CODES[code])
         routes = known.routes_of(dialect) if known is not None else []
         if known is None or not routes:
             raise RefusedError("model_not_found")
         if known.rate is None:
             raise RefusedError("model_unpriced")
-        for route in sorted(routes, key=lambda route: route.channel.priority):
-            upstream = self._objects.upstreams.by_name.get(route.channel.name)
-            if upstream is not None and (renamed or route.upstream_model == model):
-                return upstream, route.upstream_model
-        raise RefusedError("invalid_value", "model")  # it is left out: there is no place where it could be changed
+        routes = [route for route in routes if renamed or route.upstream_model == model]
+        if not routes:
+            raise RefusedError("invalid_value", "model")  # in a batch names cannot be changed
+        return routes
 
-    def _ways(self, key: ApiKey, models: list[str], dialect: int) -> tuple[Upstream, dict[str, str]]:
-        """The first channel that serves all of these models, and their names there. Raises RefusedError."""
-        found = [self._way(key, model, dialect) for model in models]
-        if len(models) == 1:
-            return found[0][0], {models[0]: found[0][1]}
-        for upstream in self._objects.upstreams.of_dialect(dialect):
-            if all(model in upstream.models for model in models):
-                return upstream, {model: upstream.models[model] for model in models}
-        raise RefusedError("invalid_value", "model")  # each is served, but not at one place
+    def _begin(self, routes: list[Route]) -> tuple[Attempts, str]:
+        """The channel of a new job, and the model's name there. Raises UpstreamError."""
+        attempts = self._objects.upstreams.begin(routes)
+        assert attempts.route is not None
+        return attempts, attempts.route.upstream_model
+
+    def _begin_together(self, call: SideCall, models: list[str], dialect: int) -> tuple[Attempts, dict[str, str]]:
+        """The channel of a job for all of these models, and their names there. Raises RefusedError, UpstreamError."""
+        ways = [{route.channel.name: route for route in self._ways(call, model, dialect)} for model in models]
+        routes = [route for name, route in ways[0].items() if all(name in others for others in ways)]
+        if not routes:
+            raise RefusedError("invalid_value", "model")  # each is served, but not at one place
+        attempts, _ = self._begin(routes)
+        assert attempts.route is not None
+        channel = attempts.route.channel.name
+        return attempts, {model: way[channel].upstream_model for model, way in zip(models, ways, strict=True)}
+
+    def _begin_at(self, channel: str, routes: list[Route], param: str | None = None) -> Attempts:
+        """The same where the channel is given: by a file, by a video. Raises RefusedError, UpstreamError."""
+        routes = [route for route in routes if route.channel.name == channel]
+        if not routes:
+            raise RefusedError("model_not_found", param)
+        return self._begin(routes)[0]
 
     def _margin(self, tokens: int) -> int:
         permille = self._objects.config().billing.prompt_margin_permille
@@ -201,12 +231,12 @@ class JobsApi:
         if not row.requests or row.model is None:
             raise RefusedError("invalid_value", "input_file_id")  # not lines of requests, or for several models
         assert call.key is not None
-        self._way(call.key, row.model, D_OPENAI)
-        upstream = self._objects.upstream_of(row)
-        if upstream.models.get(row.model) != row.model:
-            raise RefusedError("model_not_found", "input_file_id")
+        self._objects.upstream_of(row)
+        routes = self._ways_of(call.key, call.packed_address(), row.model, D_OPENAI)
+        routes = [route for route in routes if route.upstream_model == row.model]
+        attempts = self._begin_at(row.channel, routes, "input_file_id")
         usage = {"input_tokens": self._margin(row.prompt_tokens), "output_tokens": row.output_tokens}
-        return await self._make(call, "batch", row.model, upstream, row.model, usage, data)
+        return await self._make(call, "batch", row.model, attempts, usage, data)
 
     async def message_batch(self, call: SideCall, _: str) -> web.StreamResponse:
         """POST /v1/messages/batches: the requests stand in the body, each for a model of its own."""
@@ -220,13 +250,12 @@ class JobsApi:
             raise RefusedError("invalid_value", "requests")
         assert call.key is not None
         models = list(dict.fromkeys(one["model"] for one in params if one is not None))
-        upstream, ways = self._ways(call.key, models, D_ANTHROPIC)
         otherwise = self._objects.config().billing.hold_output_tokens
-        first, *more = await batchbodies.asked(data, requests, ways, self._tokens, self._margin, otherwise)
-        data = await batchbodies.renamed(data, requests, ways)
-        return await self._make(
-            call, "message_batch", first.model, upstream, first.upstream_model, first.usage, data, more=more
-        )
+        attempts, ways = self._begin_together(call, models, D_ANTHROPIC)
+        with left_on_error(attempts):
+            first, *more = await batchbodies.asked(data, requests, ways, self._tokens, self._margin, otherwise)
+            data = await batchbodies.renamed(data, requests, ways)
+        return await self._make(call, "message_batch", first.model, attempts, first.usage, data, more=more)
 
     async def gemini_batch(self, call: SideCall, model: str) -> web.StreamResponse:
         """POST /v1beta/models/{model}:batchGenerateContent, with the requests in the body."""
@@ -237,17 +266,18 @@ class JobsApi:
             limits = [one["request"].get("generationConfig") or {} for one in requests]
         except (KeyError, TypeError, AttributeError):
             raise RefusedError("unsupported_feature", "inputConfig") from None  # files of Google's are not served
-        assert call.key is not None
-        upstream, name = self._way(call.key, model, D_GEMINI)
+        routes = self._ways(call, model, D_GEMINI)
         otherwise = self._objects.config().billing.hold_output_tokens
         bounds = [{"max_tokens": one.get("maxOutputTokens"), "n": one.get("candidateCount")} for one in limits]
         usage = {
             "input_tokens": self._margin(self._tokens(data)),
             "output_tokens": sum(output_bound(one, otherwise) for one in bounds),
         }
+        attempts, name = self._begin(routes)
         path = call.endpoint.upstream_path.replace("{model}", name)
-        data = await batchbodies.renamed_lines(data, document, model, name)
-        return await self._make(call, "gemini_batch", model, upstream, name, usage, data, path=path)
+        with left_on_error(attempts):
+            data = await batchbodies.renamed_lines(data, document, model, name)
+        return await self._make(call, "gemini_batch", model, attempts, usage, data, path=path)
 
     async def video(self, call: SideCall, _: str) -> web.StreamResponse:
         """POST /v1/videos: JSON or a form; held for by its seconds."""
@@ -275,13 +305,12 @@ class JobsApi:
             raise RefusedError("invalid_type", "model")
         if not 0 < seconds <= VIDEO_SECONDS_MAX:
             raise RefusedError("invalid_value", "seconds")
-        assert call.key is not None
-        upstream, name = self._way(call.key, model, D_OPENAI, renamed=span is not None)
+        attempts, name = self._begin(self._ways(call, model, D_OPENAI, renamed=span is not None))
         if name != model and span is not None:
             put = name.encode() if boundary is not None else orjson.dumps(name)
             data = data[: span[0]] + put + data[span[1] :]
         usage = {"video_seconds": seconds}
-        return await self._make(call, "video", model, upstream, name, usage, data, count=seconds)
+        return await self._make(call, "video", model, attempts, usage, data, count=seconds)
 
     async def remix(self, call: SideCall, object_id: str) -> web.StreamResponse:
         """POST /v1/videos/{id}/remix: another video as long as the first, of the same model, at the same channel."""
@@ -296,16 +325,17 @@ class JobsApi:
         await self._jobs.seen("video", object_id, shown.body)
         seconds = wire_jobs.whole_seconds(orjson.loads(shown.body).get("seconds")) or VIDEO_SECONDS
         assert call.key is not None
-        self._way(call.key, row.model, D_OPENAI)
-        name = upstream.models.get(row.model, row.model)
+        attempts = self._begin_at(
+            row.channel, self._ways_of(call.key, call.packed_address(), row.model, D_OPENAI), "model"
+        )
         path = path_of(call.endpoint, object_id)
         usage = {"video_seconds": seconds}
-        return await self._make(call, "video", row.model, upstream, name, usage, data, path=path, count=seconds)
+        return await self._make(call, "video", row.model, attempts, usage, data, path=path, count=seconds)
 
     # -- responses in the background: the call came over the hot path
 
     async def background(self, call: Call, facts: dict[str, Any], channel: str | None) -> None:
-        """Answers a call that asks for a response in the background. Raises RefusedError, StoreError."""
+        """Answers a call that asks for a response in the background. Raises RefusedError, UpstreamError, StoreError."""
         if facts["endpoint"] != "/v1/responses":
             raise RefusedError("unsupported_feature")
         api, key, engine = self._objects, facts["key"], self._objects.engine
@@ -326,15 +356,19 @@ class JobsApi:
                 admission.py_release(now_ns=now_ns, forwarded=True)
         if code:
             raise RefusedError(_CODES[code])
-        upstream, name = self._way(key, model, D_OPENAI)
         rate = engine.models[facts["model"]].rate
+        wanted = facts["wanted_channel"]
+        routes = narrowed(
+            key,
+            facts["address"],
+            wanted.decode("latin-1") if wanted is not None else None,
+            self._ways_of(key, facts["address"], model, D_OPENAI),
+        )
         if facts["priority"] and (rate is None or not rate.prices_priority):
             raise RefusedError("unsupported_feature")  # what it would cost the operator has no price here
         if channel is not None:
-            bound = api.upstreams.by_name.get(channel)
-            if bound is None or model not in bound.models:
-                raise RefusedError("upstream_unavailable")
-            upstream, name = bound, bound.models[model]
+            routes = [route for route in routes if route.channel.name == channel]
+        attempts, name = self._begin(routes)
         data: bytes = facts["body"]
         if name != model:
             start, end = facts["model_span"]
@@ -345,10 +379,12 @@ class JobsApi:
             "output_tokens": limit if limit >= 0 else api.config().billing.hold_output_tokens,
             "web_searches": engine.policy.hold_web_searches if facts["web_search"] else 0,
         }
-        job = await self._jobs.begin(
-            key, "response", "/v1/responses", model, upstream, name, usage=usage, units=facts["prompt_tokens"],
-            max_cost_nano=facts["max_cost_nano"],
-        )  # fmt: skip
+        with left_on_error(attempts):
+            upstream = api.upstreams.chosen(attempts)
+            job = await self._jobs.begin(
+                key, "response", "/v1/responses", model, upstream, name, usage=usage, units=facts["prompt_tokens"],
+                max_cost_nano=facts["max_cost_nano"],
+            )  # fmt: skip
         lines = facts["fields"].decode("latin-1").split("\r\n")
         fields = [(name, value.strip()) for name, colon, value in (line.partition(":") for line in lines) if colon]
 
@@ -356,26 +392,31 @@ class JobsApi:
 
         async def send() -> Answered:
             nonlocal stream
-            answer = await api.upstreams.send(upstream, "POST", "/responses", fields=fields, data=data)
-            if answer.status >= 300 or answer.content_type != jobstream.STREAM:
-                return await whole(answer)
-            stream = jobstream.JobStream(self._jobs, answer)
+            reply = await api.upstreams.send(
+                upstream, "POST", "/responses", fields=fields, data=data, attempts=attempts
+            )
+            if reply.status >= 300 or reply.content_type != jobstream.STREAM:
+                return await whole(reply)
+            stream = jobstream.JobStream(self._jobs, reply)
             return await stream.begin()
 
-        try:
-            answered = await self._begun(job, "response", send)
-        except UpstreamError as error:
-            raise RefusedError(error.code) from None
+        answered = await self._begun(job, "response", send)
         if stream is not None:
             await stream.pass_on(call, job)
             return
-        if answered.status >= 400 and (
-            upstream_errors.judge(D_OPENAI, answered.status, answered.body) == upstream_errors.ACCOUNT
-        ):
-            raise RefusedError("upstream_account")
         passed = "".join(f"{name}: {value}\r\n" for name, value in answered.fields).encode("latin-1")
         code = 0 if answered.status < 400 else _CODES.index("upstream_error")
         call.answer(answered.status, code, passed, answered.body)
+
+
+@contextmanager
+def left_on_error(attempts: Attempts) -> Iterator[None]:
+    """An attempt that was begun occupies its channel until somebody leaves it."""
+    try:
+        yield
+    except BaseException:
+        attempts.leave()
+        raise
 
 
 async def strict_object(data: bytes) -> dict[str, Any]:

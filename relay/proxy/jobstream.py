@@ -9,13 +9,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import aiohttp
-
 from relay import _fastpath
 from relay._fastpath import Call
 from relay.proxy import decoders
 from relay.proxy.jobs import Job, Jobs
-from relay.proxy.upstreams import Answered, UpstreamError, passed
+from relay.proxy.upstreams import Answered, Reply, UpstreamError, unseen
 from relay.wire.events import ResponseEvents
 
 _CODES: Final = _fastpath.ERROR_CODES
@@ -26,11 +24,12 @@ HELD_BYTES_MAX: Final = 1 << 20  # before the provider has told the response's i
 class JobStream:
     """The stream that answers a call that makes a job: `begin`, and `pass_on` once the job has its name."""
 
-    def __init__(self, jobs: Jobs, answer: aiohttp.ClientResponse) -> None:
+    def __init__(self, jobs: Jobs, reply: Reply) -> None:
         self._jobs = jobs
-        self._answer = answer
+        self._reply = reply
+        self._pieces = reply.pieces()
         self._held = b""
-        self._copy = EventCopy(answer)
+        self._copy = EventCopy(reply)
         self._wake = asyncio.Event()
 
     async def begin(self) -> Answered:
@@ -38,60 +37,56 @@ class JobStream:
         events = self._copy.events
         try:
             while events.first is None:
-                data = await self._answer.content.readany()
+                data = await anext(self._pieces, b"")
                 self._held += data
                 self._copy.feed(data)
                 if not data or len(self._held) > HELD_BYTES_MAX:
                     raise UpstreamError("upstream_garbage")
         except BaseException as error:
-            self._answer.close()
-            if isinstance(error, TimeoutError):
-                raise UpstreamError("upstream_timeout") from None
-            if isinstance(error, aiohttp.ClientError | OSError):
-                raise UpstreamError("upstream_failed") from None
+            self._reply.close()
+            if isinstance(error, UpstreamError):
+                raise unseen(error) from None
             raise
-        return Answered(self._answer.status, [], events.last or events.first)
+        return Answered(self._reply.status, [], events.last or events.first)
 
     async def pass_on(self, call: Call, job: Job) -> None:
         """Piece by piece, no faster than the client takes it. Answers the call."""
-        answer = self._answer
-        fields = "".join(f"{name}: {value}\r\n" for name, value in passed(answer)).encode("latin-1")
+        reply = self._reply
+        fields = "".join(f"{name}: {value}\r\n" for name, value in reply.fields).encode("latin-1")
 
         def wake() -> None:
             self._wake.set()
             if call.ended:
-                answer.close()  # whoever waits for more of it wakes up, too
+                reply.close()  # whoever waits for more of it wakes up, too
 
         code = "internal"
         try:
-            if not call.begin_pieces(answer.status, fields, self._copy.compressed, wake):
+            if not call.begin_pieces(reply.status, fields, self._copy.compressed, wake):
                 return
             data = self._held
             while data and call.piece(data):
                 while call.waiting:
                     self._wake.clear()
                     await self._wake.wait()
-                data = await answer.content.readany()
+                data = await anext(self._pieces, b"")
                 self._copy.feed(data)
                 await see(self._jobs, job.row.object_id, self._copy.events)
             code = ""
-        except TimeoutError:
-            code = "upstream_stalled"
-        except (aiohttp.ClientError, OSError):
-            code = "upstream_truncated"
+        except UpstreamError as error:
+            code = error.code
         finally:
-            answer.close()
+            reply.close()
             call.end_pieces(_CODES.index(code) if code else 0)
 
 
 class EventCopy:
     """A copy of an answer's events, decompressed where need be."""
 
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+    def __init__(self, reply: Reply) -> None:
         self.events = ResponseEvents()
-        encoding = answer.headers.get("Content-Encoding", "").strip().lower()
-        self.compressed = encoding not in ("", "identity")
-        self._decode = decoders.decoder(encoding.encode("latin-1", "replace")) if self.compressed else None
+        encoding = reply.encoding
+        self.compressed = encoding is not None
+        self._decode = decoders.decoder(encoding) if encoding is not None else None
 
     def feed(self, data: bytes) -> None:
         if not self.compressed:
@@ -104,9 +99,9 @@ class EventCopy:
                 self._decode = None
 
 
-def watch(jobs: Jobs, object_id: str, answer: aiohttp.ClientResponse) -> Callable[[bytes], Awaitable[None]]:
+def watch(jobs: Jobs, object_id: str, reply: Reply) -> Callable[[bytes], Awaitable[None]]:
     """For a stream that is taken up again: to be called with each piece before it passes."""
-    copy = EventCopy(answer)
+    copy = EventCopy(reply)
 
     async def look(data: bytes) -> None:
         copy.feed(data)

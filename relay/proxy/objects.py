@@ -11,14 +11,13 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
-import aiohttp
 import orjson
 from aiohttp import web
 
-from relay._fastpath import Engine
+from relay._fastpath import Attempts, Engine
 from relay.config import Config
-from relay.proxy.sidecalls import RefusedError, SideCall
-from relay.proxy.upstreams import Answered, Upstream, UpstreamError, Upstreams, whole
+from relay.proxy.sidecalls import RefusedError, SideCall, narrowed
+from relay.proxy.upstreams import Answered, Reply, Upstream, UpstreamError, Upstreams, whole
 from relay.storage import Store
 from relay.storage.rows import ObjectRow
 from relay.wire import multipart, uploads
@@ -29,6 +28,7 @@ KEPT_MAX: Final = 10_000  # rows kept in memory
 LIST_MAX: Final = 100
 LIST_FETCHES: Final = 8  # at a time, for one list
 UPLOAD_ANSWER_BYTES_MAX: Final = 1 << 20
+BEGINNING_BYTES_MAX: Final = 65_536  # of an upload, read before its channel is chosen
 
 
 class Objects:
@@ -122,20 +122,29 @@ class ObjectsApi:
         data: bytes | AsyncIterator[bytes] | None = None,
         fields: list[tuple[str, str]] | None = None,
         query: str | None = None,
-    ) -> aiohttp.ClientResponse:
-        """The head of the provider's answer."""
+        attempts: Attempts | None = None,
+        trouble: list[BaseException] | None = None,
+    ) -> Reply:
+        """The provider's answer, once its head is there. `attempts`, `trouble`: see Upstreams.send."""
+        if attempts is None:
+            attempts = self.upstreams.begin([upstream.route])
         call.channel = upstream.name
         call.sent_ns = time.monotonic_ns()
-        answer = await self.upstreams.send(
-            upstream,
-            method,
-            path,
-            query=call.query if query is None else query,
-            fields=[*call.fields(), *(fields or ())],
-            data=data,
-        )
+        try:
+            reply = await self.upstreams.send(
+                upstream,
+                method,
+                path,
+                query=call.query if query is None else query,
+                fields=[*call.fields(), *(fields or ())],
+                data=data,
+                attempts=attempts,
+                trouble=trouble,
+            )
+        finally:
+            call.attempts += attempts.count
         call.first_byte_ns = time.monotonic_ns()
-        return answer
+        return reply
 
     async def ask_whole(self, call: SideCall, upstream: Upstream, method: str, path: str, **more: Any) -> Answered:
         return await whole(await self.ask(call, upstream, method, path, **more))
@@ -147,10 +156,14 @@ class ObjectsApi:
         row = await self.objects.find(call.account_id, kind, object_id)
         endpoint = call.endpoint
         data = await call.body(self.config().server.body_bytes_max) if endpoint.method == "POST" else None
-        answer = await self.ask(call, self.upstream_of(row), endpoint.method, path_of(endpoint, object_id), data=data)
-        if endpoint.method == "DELETE" and answer.status in (200, 204, 404):
-            await self.objects.forget(kind, object_id)
-        return await call.pass_on(answer)
+        reply = await self.ask(call, self.upstream_of(row), endpoint.method, path_of(endpoint, object_id), data=data)
+        if endpoint.method == "DELETE" and reply.status in (200, 204, 404):
+            try:
+                await self.objects.forget(kind, object_id)
+            except BaseException:
+                reply.close()
+                raise
+        return await call.pass_on(reply)
 
     # -- lists
 
@@ -213,7 +226,6 @@ class ObjectsApi:
             await self.objects.forget(row.kind, row.object_id)
             return None
         if answered.status != 200:
-            call.judge(answered.status, answered.body)
             raise UpstreamError("upstream_error")
         return (await self.shown(call, row, answered)).body.strip()
 
@@ -221,10 +233,6 @@ class ObjectsApi:
 
     async def upload(self, call: SideCall) -> web.StreamResponse:
         """POST /v1/files: passed on as it arrives, in pieces; the provider's pace is the client's."""
-        found = self.upstreams.of_dialect(D_OPENAI)
-        if not found:
-            raise RefusedError("upstream_unavailable")
-        upstream = found[0]
         request = call.request
         config = self.config()
         bytes_max = config.server.upload_bytes_max
@@ -259,13 +267,26 @@ class ObjectsApi:
                 raise
 
         framing = [("Content-Length", str(length))] if length is not None else []
+        rest = pieces()
         try:
-            answer = await self.ask(call, upstream, "POST", "/files", data=pieces(), fields=framing)
-        except UpstreamError:
+            begun = await _beginning(reader, rest)
+            attempts = self._place(call, reader.model)
+            upstream = self.upstreams.chosen(attempts)
+            reply = await self.ask(
+                call,
+                upstream,
+                "POST",
+                "/files",
+                data=_joined(begun, rest),
+                fields=framing,
+                attempts=attempts,
+                trouble=trouble,
+            )
+        except (UpstreamError, ConnectionResetError):
             if trouble:
                 raise trouble[0] from None
             raise
-        answered = await whole(answer, UPLOAD_ANSWER_BYTES_MAX)
+        answered = await whole(reply, UPLOAD_ANSWER_BYTES_MAX)
         if answered.status < 300:
             facts = reader.facts()
             await self.objects.bind(
@@ -284,6 +305,40 @@ class ObjectsApi:
                 )
             )
         return call.respond(answered)
+
+    def _place(self, call: SideCall, model: str | None) -> Attempts:
+        """Where a new file goes. One for batches is made for a model: the choice is among the channels that can work on
+        it. Any other is used by requests that nobody knows yet, so all go to the first channel that is in use."""
+        assert call.key is not None
+        known = self.engine.models.get(model.encode("utf-8", "replace")) if model is not None else None
+        named = {
+            route.channel.name
+            for route in (known.routes_of(D_OPENAI) if known is not None else ())
+            if route.upstream_model == model
+        }
+        routes = [
+            upstream.route for upstream in self.upstreams.of_dialect(D_OPENAI) if not named or upstream.name in named
+        ]
+        routes = narrowed(call.key, call.packed_address(), call.wanted_channel, routes)
+        return self.upstreams.begin(routes) if named else self.upstreams.begin_in_order(routes)
+
+
+async def _beginning(reader: uploads.UploadReader, pieces: AsyncIterator[bytes]) -> list[bytes]:
+    """As much of an upload as tells which model it is for, if that is near its beginning."""
+    begun: list[bytes] = []
+    async for data in pieces:
+        begun.append(data)
+        if not reader.undecided or sum(map(len, begun)) >= BEGINNING_BYTES_MAX:
+            break
+    return begun
+
+
+async def _joined(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    for data in begun:
+        yield data
+    begun.clear()
+    async for data in rest:
+        yield data
 
 
 async def _as_it_is(call: SideCall, row: ObjectRow, answered: Answered) -> Answered:

@@ -15,15 +15,15 @@ import orjson
 from aiohttp import WSMsgType, web
 
 from relay import _fastpath, units
-from relay._fastpath import Route, Session
+from relay._fastpath import Attempts, Session
 from relay.errors import ERRORS
 from relay.proxy.server import Protocol
-from relay.proxy.sidecalls import RefusedError, SideCall
-from relay.proxy.upstreams import Upstream, UpstreamError, Upstreams
+from relay.proxy.sidecalls import RefusedError, SideCall, narrowed
+from relay.proxy.upstreams import HandshakeError, UpstreamError, Upstreams
 from relay.wire import realtime as wire
+from relay.wire import upstream_errors
 from relay.wire.endpoints import D_OPENAI
 
-ATTEMPTS_MAX: Final = 3
 _CODES: Final = _fastpath.ERROR_CODES
 _SWITCHING: Final = 101
 _POLICY_VIOLATION: Final = 1008
@@ -51,10 +51,10 @@ class RealtimeCall(SideCall):
         if self.public is None or not routes:
             raise RefusedError("model_not_found")
         self.model = name
-        code = key.check(model=name.encode())
+        code = key.check(address=self.packed_address(), model=name.encode())
         if code:
             raise RefusedError(_CODES[code])
-        self.routes = in_order(routes)
+        self.routes = narrowed(key, self.packed_address(), self.wanted_channel, routes)
         session = Session(engine, self.id, key, self.public, self.endpoint.path, self.address(), self.agent())
         code = session.open(wire.PROMPT_TOKENS, self._max_cost_nano())
         if code:
@@ -80,15 +80,8 @@ class RealtimeCall(SideCall):
         elif not self.ended:
             self.ended = True
             self.desk.open.pop(self, None)
+            self.note_trace()
             session.end(_CODES.index(code) if code else 0, status)
-
-
-def in_order(routes: list[Route]) -> list[Route]:
-    """By priority, and by chance within it."""
-    return sorted(
-        routes,
-        key=lambda route: (route.channel.priority, -(random.random() ** (1 / route.channel.weight))),  # noqa: S311
-    )
 
 
 async def serve(call: SideCall, upstreams: Upstreams) -> web.StreamResponse:
@@ -98,7 +91,25 @@ async def serve(call: SideCall, upstreams: Upstreams) -> web.StreamResponse:
     bytes_max = call.desk.engine.body_bytes_max
     offered = [p.strip() for p in call.request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
     protocols = ("realtime",) if "realtime" in offered else ()
-    far = await _connect(call, upstreams, protocols, bytes_max)
+    attempts = upstreams.begin(call.routes)
+    try:
+        far = await _connect(call, upstreams, attempts, protocols, bytes_max)
+        if isinstance(far, web.Response):
+            return far
+        return await _run(call, attempts, far, protocols, bytes_max)
+    finally:
+        attempts.leave()
+
+
+async def _run(
+    call: RealtimeCall,
+    attempts: Attempts,
+    far: aiohttp.ClientWebSocketResponse,
+    protocols: tuple[str, ...],
+    bytes_max: int,
+) -> web.StreamResponse:
+    """The session itself, from the client's handshake to its end."""
+    assert call.session is not None
     near = web.WebSocketResponse(compress=False, max_msg_size=bytes_max, protocols=protocols)
     for name, value in call.own_fields():
         near.headers[name] = value
@@ -110,6 +121,8 @@ async def serve(call: SideCall, upstreams: Upstreams) -> web.StreamResponse:
             call.request.protocol.on_lost = None  # reading tells how the client left: with a close, or without
         call.session.accepted()
         code = await relay.run()
+        if code == "upstream_truncated":
+            attempts.bad(_CODES.index(code))
     except asyncio.CancelledError:
         code = _why_stopped(call)
         if code != "client_gone":
@@ -123,23 +136,42 @@ async def serve(call: SideCall, upstreams: Upstreams) -> web.StreamResponse:
 
 
 async def _connect(
-    call: RealtimeCall, upstreams: Upstreams, protocols: tuple[str, ...], bytes_max: int
-) -> aiohttp.ClientWebSocketResponse:
-    """The first channel that accepts. Raises UpstreamError, the last one's."""
+    call: RealtimeCall, upstreams: Upstreams, attempts: Attempts, protocols: tuple[str, ...], bytes_max: int
+) -> aiohttp.ClientWebSocketResponse | web.Response:
+    """The first upstream that accepts, or the refusal of one that the client may see. Raises UpstreamError.
+
+    The client has seen nothing until then, and a handshake makes nothing: any other key or channel may be tried.
+    """
     assert call.session is not None
-    failed = UpstreamError("upstream_unavailable")
-    for route in call.routes[:ATTEMPTS_MAX]:
-        upstream: Upstream = upstreams.by_name[route.channel.name]
+    while True:
+        upstream, route = upstreams.chosen(attempts), attempts.route
+        assert route is not None
         call.session.forwarded(route)
-        call.channel, call.upstream_model = upstream.name, route.upstream_model
         query = wire.with_model(call.rest, route.upstream_model)
         try:
-            return await upstreams.connect(upstream, "/realtime", query, call.fields(), protocols, bytes_max)
+            socket = await upstreams.connect(
+                upstream, attempts, "/realtime", query, call.fields(), protocols, bytes_max
+            )
         except UpstreamError as error:
-            if error.code == "upstream_account":
-                call.desk.hooks.on_event("upstream_account", "", upstream.name)
-            failed = error
-    raise failed
+            attempts.bad(_CODES.index(error.code))
+            if not attempts.another(key_refused=False, channels=True):
+                raise
+            continue
+        except HandshakeError as refusal:
+            answered = refusal.answered
+            verdict = upstreams.judge(
+                upstream, attempts, answered.status, refusal.encoding, answered.body, refusal.raw_fields
+            )
+            refused = verdict == upstream_errors.ACCOUNT
+            if verdict != upstream_errors.REQUEST and attempts.another(
+                key_refused=refused or answered.status == 429, channels=True
+            ):
+                continue
+            if refused:
+                raise UpstreamError("upstream_account") from None
+            return call.respond(answered)
+        attempts.good()
+        return socket
 
 
 def _why_stopped(call: RealtimeCall) -> str:
@@ -148,7 +180,7 @@ def _why_stopped(call: RealtimeCall) -> str:
     if transport is None or transport.is_closing():
         return "client_gone"
     assert call.key is not None
-    code = call.key.check()
+    code = call.key.check(address=call.packed_address())
     return _CODES[code] if code else "drain_deadline"
 
 

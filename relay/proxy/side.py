@@ -2,12 +2,12 @@
 
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from aiohttp import web
 
-from relay._fastpath import Engine
+from relay._fastpath import Channel, Engine
 from relay.config import Config
 from relay.proxy import realtime
 from relay.proxy.aside import Aside
@@ -45,7 +45,7 @@ class Side:
         self._store = store
         self._config = config
         self._api = api
-        self._upstreams = Upstreams(tls)
+        self._upstreams = Upstreams(tls, engine, hooks)
         self._objects = Objects(store, engine)
         self._aside = Aside(self._objects)
         self.desk = Desk(engine, keyring, hooks, lambda: config().timeouts.body_idle_seconds)
@@ -81,8 +81,8 @@ class Side:
         hooks.aside = self._aside.take
         keyring.on_stop = self.desk.stop
 
-    def configure(self, config: Config) -> None:
-        self._upstreams.configure(config)
+    def configure(self, config: Config, channels: Sequence[Channel]) -> None:
+        self._upstreams.configure(config, channels)
         self._api.upload_bytes_max = config.server.upload_bytes_max
 
     async def start(self) -> None:

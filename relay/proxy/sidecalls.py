@@ -8,23 +8,22 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import aiohttp
 from aiohttp import web
 
 from relay import _fastpath, units
-from relay._fastpath import Admission, ApiKey, Engine
+from relay._fastpath import Admission, ApiKey, Engine, Route
 from relay.proxy.hooks import Hooks
 from relay.proxy.keyring import Keyring
-from relay.proxy.upstreams import Answered, Fields, UpstreamError, passed, whole
+from relay.proxy.upstreams import Answered, Fields, Reply, UpstreamError, whole
 from relay.records import call_day
 from relay.storage import StoreError
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
-from relay.wire import ratelimits, upstream_errors
-from relay.wire.endpoints import Endpoint, scope_bit
+from relay.wire import ratelimits
+from relay.wire.endpoints import CHANNEL_SCOPE, Endpoint, scope_bit
 
 SECRETS_MAX: Final = 8
-ERROR_BYTES_MAX: Final = 65_536
+CHANNEL_CHARS_MAX: Final = 64
 _CODES: Final = _fastpath.ERROR_CODES
 
 
@@ -54,6 +53,7 @@ class SideCall:
         self.key: ApiKey | None = None
         self.admission: Admission | None = None
         self.channel: str | None = None
+        self.attempts = 0
         self.model: str | None = None
         self.upstream_model: str | None = None
         self.stream = False
@@ -86,7 +86,7 @@ class SideCall:
         if not desk.engine.store_writable:
             raise RefusedError("store_unavailable")
         code = key.check(
-            wall_ns=time.time_ns(), address=self._packed(), endpoint_scope=scope_bit(self.endpoint) or 0xFFFFFFFF
+            wall_ns=time.time_ns(), address=self.packed_address(), endpoint_scope=scope_bit(self.endpoint) or 0xFFFFFFFF
         )
         if code:
             raise RefusedError(_CODES[code])
@@ -112,6 +112,14 @@ class SideCall:
         self.admission = admission
         self.enter()
 
+    @property
+    def wanted_channel(self) -> str | None:
+        """x-relay-channel. Raises RefusedError."""
+        values = self.request.headers.getall("x-relay-channel", [])
+        if len(values) > 1 or not all(0 < len(value) <= CHANNEL_CHARS_MAX for value in values):
+            raise RefusedError("invalid_value", "x-relay-channel")
+        return values[0] if values else None
+
     def enter(self) -> None:
         """From here on it can be stopped."""
         task = asyncio.current_task()
@@ -129,7 +137,7 @@ class SideCall:
         forwarded = self.request.headers.get("X-Forwarded-For")
         return self.desk.hooks.forwarded_address(text, forwarded.encode()) if trusted and forwarded else (text, packed)
 
-    def _packed(self) -> bytes | None:
+    def packed_address(self) -> bytes | None:
         return self._addresses()[1]
 
     # -- what goes on
@@ -208,7 +216,6 @@ class SideCall:
 
     def respond(self, answered: Answered) -> web.Response:
         """A provider's whole answer as it came; ends the call."""
-        self.judge(answered.status, answered.body)
         response = web.Response(status=answered.status, body=answered.body)
         response.headers.popall("Content-Type", None)
         for name, value in (*answered.fields, *self.own_fields()):
@@ -224,46 +231,36 @@ class SideCall:
         self.end(status, None)
         return response
 
-    def judge(self, status: int, body: bytes) -> None:
-        """What is about the operator's own account does not pass. Raises RefusedError."""
-        if status < 400:
-            return
-        if upstream_errors.judge(self.endpoint.dialect, status, body) == upstream_errors.ACCOUNT:
-            self.desk.hooks.on_event("upstream_account", str(status), self.channel)
-            raise RefusedError("upstream_account")
-
     async def pass_on(
-        self, answer: aiohttp.ClientResponse, watch: Callable[[bytes], Awaitable[None]] | None = None
+        self, reply: Reply, watch: Callable[[bytes], Awaitable[None]] | None = None
     ) -> web.StreamResponse:
         """An answer of any size, piece by piece, no faster than the client takes it. Ends the call.
 
         watch: sees each piece before the client does.
         """
         self.first_byte_ns = time.monotonic_ns()
-        if answer.status >= 400:
-            return self.respond(await whole(answer, ERROR_BYTES_MAX))
-        response = web.StreamResponse(status=answer.status)
-        for name, value in (*passed(answer), *self.own_fields()):
+        if reply.status >= 400:
+            return self.respond(await whole(reply))
+        response = web.StreamResponse(status=reply.status)
+        for name, value in (*reply.fields, *self.own_fields()):
             response.headers.add(name, value)
-        response.content_length = answer.content_length
-        self.stream = answer.content_type == "text/event-stream"
+        response.content_length = reply.content_length
+        self.stream = reply.content_type == "text/event-stream"
         code: str | None = None
         try:
             await response.prepare(self.request)
-            async for data in answer.content.iter_any():
+            async for data in reply.pieces():
                 if watch is not None:
                     await watch(data)
                 await response.write(data)
             await response.write_eof()
-        except TimeoutError:
-            code = "upstream_stalled"
-        except aiohttp.ClientError:
-            code = "upstream_truncated"
+        except UpstreamError as error:
+            code = error.code
         finally:
-            answer.close()
+            reply.close()
         if code is not None and self.request.transport is not None:
             self.request.transport.abort()  # an end that looks clean would look complete
-        self.end(answer.status, code)
+        self.end(reply.status, code)
         return response
 
     # -- the end
@@ -283,6 +280,7 @@ class SideCall:
         if code in ("rate_limit_requests", "rate_limit_tokens", "concurrency_limit"):
             at = (self.key.account_id, self.key.key_id, code, None)
             engine.limit_refusals[at] = engine.limit_refusals.get(at, 0) + 1
+        self.note_trace()
         engine.records.append(
             record(
                 self.id,
@@ -293,7 +291,7 @@ class SideCall:
                 model=self.model,
                 upstream_model=self.upstream_model,
                 channel=self.channel,
-                attempts=1 if self.sent_ns else 0,
+                attempts=self.attempts or (1 if self.sent_ns else 0),
                 stream=self.stream,
                 status=status,
                 error_code=code,
@@ -303,6 +301,12 @@ class SideCall:
                 user_agent=self.agent(),
             )
         )
+
+    def note_trace(self) -> None:
+        """The caller's traceparent, for the call's span."""
+        engine = self.desk.engine
+        if engine.field_table.traced and (values := self.request.headers.getall("traceparent", [])):
+            engine.traceparents[self.id] = values[0].encode("utf-8", "replace") if len(values) == 1 else b""
 
     def address(self) -> str | None:
         """For the record."""
@@ -314,6 +318,18 @@ class SideCall:
         if agent is None or not self.desk.engine.keep_user_agent:
             return None
         return self.desk.hooks.clean_agent(agent.encode("utf-8", "replace"))
+
+
+def narrowed(key: ApiKey, address: bytes | None, wanted: str | None, routes: list[Route]) -> list[Route]:
+    """Of these ways those that the caller's x-relay-channel names, by channel or by tag. Raises RefusedError."""
+    if wanted is None:
+        return routes
+    if _CODES[key.check(wall_ns=time.time_ns(), address=address, endpoint_scope=CHANNEL_SCOPE)]:
+        raise RefusedError("scope_not_allowed")
+    found = [route for route in routes if route.channel.name == wanted or wanted in route.channel.tags]
+    if not found:
+        raise RefusedError("invalid_value", "x-relay-channel")
+    return found
 
 
 def record(
@@ -397,8 +413,11 @@ class Desk:
         try:
             await call.open()
             return await handler(call)
-        except (RefusedError, UpstreamError) as error:
-            return call.refuse(error.code, getattr(error, "param", None))
+        except RefusedError as error:
+            return call.refuse(error.code, error.param)
+        except UpstreamError as error:
+            call.retry_after_ns = error.retry_after_ns
+            return call.refuse(error.code)
         except StoreError:
             return call.refuse("store_unavailable")
         except web.RequestPayloadError:

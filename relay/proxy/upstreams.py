@@ -1,36 +1,46 @@
-"""Upstreams for calls that are not on the hot path: files, stored objects, jobs. aiohttp's client: simple beats fast.
+"""Upstreams for calls that are not on the hot path: files, stored objects, jobs, realtime. aiohttp's client: simple
+beats fast.
 
-One channel stands for one account at its provider: what was made with one of its keys must be there for all of them.
-So these calls use the first.
+Which channel and which key is decided where the hot path decides it (`_fastpath.Attempts`), and what an attempt shows
+of either counts there. What belongs to a channel goes to that one alone. One channel stands for one account at its
+provider: what was made with one of its keys is there for all of them, so they take turns.
 """
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
 import aiohttp
 import msgspec
 from yarl import URL
 
-from relay.config import Channel, Config
+from relay import _fastpath
+from relay._fastpath import Attempts, Channel, Engine, Route
+from relay.config import Channel as ConfiguredChannel
+from relay.config import Config
 from relay.config_values import MODEL_PLACE
+from relay.proxy.hooks import Hooks
 from relay.wire import headers as wire_headers
-from relay.wire.endpoints import DIALECT_NAMES
+from relay.wire import upstream_errors
 
 ANSWER_BYTES_MAX: Final = 64 << 20  # of an answer that has to be read as a whole
+ERROR_BYTES_MAX: Final = 65_536
+# What keys rest for where no model is asked for. No model is called so.
+NO_MODEL: Final = "(objects)"
 Fields = list[tuple[str, str]]
+_CODES: Final = _fastpath.ERROR_CODES
 
 
 class Upstream(msgspec.Struct, frozen=True):
-    """A channel as these calls see it. `priority`, then the order of the configuration: which one is asked first."""
+    """A channel as these calls see it. `route`: the way to what belongs to no model."""
 
     name: str
     dialect: int
     base_url: str
     query: str  # of every request, behind its own
-    key: Fields
     priority: int
+    route: Route
     connect_seconds: float
     first_byte_seconds: float
     idle_seconds: float
@@ -38,11 +48,12 @@ class Upstream(msgspec.Struct, frozen=True):
 
 
 class UpstreamError(Exception):
-    """No answer that could be passed on. `code`: a name of relay.errors."""
+    """No answer that could be passed on. `code`: a name of relay.errors; `retry_after_ns`: 0 where nobody knows."""
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, code: str, retry_after_ns: int = 0) -> None:
         super().__init__(code)
         self.code = code
+        self.retry_after_ns = retry_after_ns
 
 
 class Answered(msgspec.Struct):
@@ -53,25 +64,116 @@ class Answered(msgspec.Struct):
     body: bytes
 
 
-class Upstreams:
-    """The configured channels by name, and one client session."""
+class HandshakeError(Exception):
+    """An upstream's refusal of a WebSocket. Its text is nowhere."""
 
-    def __init__(self, tls: ssl.SSLContext) -> None:
+    def __init__(self, answered: Answered, raw_fields: bytes, encoding: bytes | None) -> None:
+        super().__init__(str(answered.status))
+        self.answered = answered
+        self.raw_fields = raw_fields
+        self.encoding = encoding
+
+
+class Reply:
+    """An answer whose head is there. It occupies its channel until it is closed, whatever happens."""
+
+    def __init__(self, answer: aiohttp.ClientResponse, attempts: Attempts, error: bytes | None = None) -> None:
+        self._answer = answer
+        self._attempts = attempts
+        self._error = error  # the body of an error answer, which is read before anything is decided
+        self._closed = False
+        self.status = answer.status
+        self.content_type = answer.content_type
+        self.content_length = answer.content_length
+
+    @property
+    def fields(self) -> Fields:
+        return passed(self._answer)
+
+    @property
+    def encoding(self) -> bytes | None:
+        """How the body is compressed, in lower case; None: it is not."""
+        return _encoding(self._answer)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body. Raises UpstreamError where it breaks off."""
+        if self._error is not None:
+            yield self._error
+            return
+        try:
+            async for data in self._answer.content.iter_any():
+                yield data
+            return
+        except TimeoutError:
+            code = "upstream_stalled"
+        except (aiohttp.ClientError, OSError):
+            code = "upstream_truncated"
+        if not self._closed:  # while somebody waited for more of it
+            self._attempts.bad(_CODES.index(code))
+        raise UpstreamError(code)
+
+    def close(self) -> None:
+        self._closed = True
+        self._attempts.leave()
+        if self._answer.content.at_eof():
+            self._answer.release()
+        else:
+            self._answer.close()
+
+
+class Upstreams:
+    """The configured channels by name, and the client's sessions."""
+
+    def __init__(self, tls: ssl.SSLContext, engine: Engine, hooks: Hooks) -> None:
         self._tls = tls
+        self._engine = engine
+        self._hooks = hooks
         self._session: aiohttp.ClientSession | None = None
+        self._sockets: aiohttp.ClientSession | None = None
         self.by_name: dict[str, Upstream] = {}
 
-    def configure(self, config: Config) -> None:
-        self.by_name = {channel.name: _upstream(config, channel) for channel in config.channels}
+    def configure(self, config: Config, channels: Sequence[Channel]) -> None:
+        """`channels`: what the engine has made of the configured ones, in their order."""
+        self.by_name = {
+            configured.name: _upstream(config, configured, channel, self._engine)
+            for configured, channel in zip(config.channels, channels, strict=True)
+        }
 
     def of_dialect(self, dialect: int) -> list[Upstream]:
-        """In the order in which they are asked."""
+        """By priority, then in the order of the configuration."""
         found = [upstream for upstream in self.by_name.values() if upstream.dialect == dialect]
         return sorted(found, key=lambda upstream: upstream.priority)
 
+    def begin(self, routes: list[Route]) -> Attempts:
+        """The first attempt of a call on the channel chosen among these. It has to be left. Raises UpstreamError."""
+        attempts = Attempts(self._engine, routes)
+        code = attempts.begin()
+        if code:
+            raise UpstreamError(_CODES[code], attempts.wait_ns)
+        return attempts
+
+    def begin_in_order(self, routes: Iterable[Route]) -> Attempts:
+        """The same on the first of them that is in use. Raises UpstreamError, the first one's."""
+        failed = None
+        for route in routes:
+            try:
+                return self.begin([route])
+            except UpstreamError as error:
+                failed = failed or error
+        raise failed or UpstreamError("upstream_unavailable")
+
+    def chosen(self, attempts: Attempts) -> Upstream:
+        """Where an attempt goes. Raises UpstreamError: it was chosen before the configuration changed."""
+        assert attempts.route is not None
+        upstream = self.by_name.get(attempts.route.channel.name)
+        if upstream is None or upstream.route.channel is not attempts.route.channel:
+            raise UpstreamError("upstream_unavailable")
+        return upstream
+
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        for session in (self._sockets, self._session):
+            if session is not None:
+                await session.close()
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -84,6 +186,20 @@ class Upstreams:
             )
         return self._session
 
+    def _open_sockets(self) -> aiohttp.ClientSession:
+        """For WebSockets: a refusal's body is read, which aiohttp would throw away."""
+        if self._sockets is None:
+            self._sockets = aiohttp.ClientSession(
+                connector=self._open_session().connector,
+                connector_owner=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+                trust_env=False,
+                raise_for_status=_read_refusal,
+            )
+        return self._sockets
+
     async def send(
         self,
         upstream: Upstream,
@@ -93,20 +209,84 @@ class Upstreams:
         query: str = "",
         fields: Fields | None = None,
         data: bytes | AsyncIterator[bytes] | None = None,
+        attempts: Attempts | None = None,
+        trouble: list[BaseException] | None = None,
+    ) -> Reply:
+        """The answer, once its head is there. Raises UpstreamError.
+
+        Where the operator's key is refused or limited, the channel's next key is tried, unless the body passed as it
+        arrived. No other channel: what was written may have made something. Redirects are not followed.
+
+        attempts  of a call for which the channel was chosen
+        trouble   what went wrong with a body that comes in pieces, if anything: that is not the upstream's failure
+        """
+        if attempts is None:
+            attempts = self.begin([upstream.route])
+        streamed = data is not None and not isinstance(data, bytes)
+        try:
+            while True:
+                try:
+                    answer = await self._request(upstream, attempts, method, path, query, fields, data)
+                    error = await _error_body(answer, upstream.first_byte_seconds) if answer.status >= 400 else None
+                except UpstreamError as failure:
+                    if not trouble:
+                        attempts.bad(_CODES.index(failure.code))
+                    raise
+                if error is None:
+                    attempts.good()
+                    return Reply(answer, attempts)
+                verdict = self.judge(upstream, attempts, answer.status, _encoding(answer), error, _lines(answer))
+                refused = verdict == upstream_errors.ACCOUNT
+                again = (refused or answer.status == 429) and not streamed
+                if again and attempts.another(key_refused=True, channels=False):
+                    continue
+                if refused:
+                    raise UpstreamError("upstream_account")
+                return Reply(answer, attempts, error)
+        except BaseException:
+            attempts.leave()
+            raise
+
+    def judge(
+        self, upstream: Upstream, attempts: Attempts, status: int, encoding: bytes | None, body: bytes, fields: bytes
+    ) -> int:
+        """What an error answer is about (see `wire.upstream_errors`). Its key and its channel are treated so."""
+        assert attempts.route is not None
+        verdict, rest_ns, all_models = self._hooks.judge_error(
+            upstream.dialect, status, encoding, body, attempts.route.channel, fields
+        )
+        attempts.rest_key(rest_ns, all_models, verdict == upstream_errors.ACCOUNT)
+        if verdict == upstream_errors.REQUEST:
+            attempts.good()
+        elif verdict == upstream_errors.UPSTREAM and status >= 500:
+            attempts.bad(_CODES.index("upstream_error"))
+        return verdict
+
+    async def _request(
+        self,
+        upstream: Upstream,
+        attempts: Attempts,
+        method: str,
+        path: str,
+        query: str,
+        fields: Fields | None,
+        data: bytes | AsyncIterator[bytes] | None,
     ) -> aiohttp.ClientResponse:
-        """The head of the answer; the caller reads and closes it. Redirects are not followed. Raises UpstreamError."""
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=upstream.connect_seconds, sock_read=upstream.idle_seconds
         )
-        query = "&".join(part for part in (query, upstream.query) if part)
-        url = URL(upstream.base_url + path + ("?" + query if query else ""), encoded=True)
-        sent = [*(fields or ()), *upstream.key, ("Accept-Encoding", "identity")]
+        sent = [*(fields or ()), *_key_fields(attempts), ("Accept-Encoding", "identity")]
         # A body that is passed on as it arrives takes as long as its client takes.
         first_byte = upstream.first_byte_seconds if data is None or isinstance(data, bytes) else None
         try:
             async with asyncio.timeout(first_byte):
                 answer = await self._open_session().request(
-                    method, url, headers=sent, data=_payload(data), timeout=timeout, allow_redirects=False
+                    method,
+                    _url(upstream, path, query),
+                    headers=sent,
+                    data=_payload(data),
+                    timeout=timeout,
+                    allow_redirects=False,
                 )
         except (TimeoutError, aiohttp.ServerTimeoutError):
             raise UpstreamError("upstream_timeout") from None
@@ -122,22 +302,32 @@ class Upstreams:
         return answer
 
     async def connect(
-        self, upstream: Upstream, path: str, query: str, fields: Fields, protocols: tuple[str, ...], bytes_max: int
+        self,
+        upstream: Upstream,
+        attempts: Attempts,
+        path: str,
+        query: str,
+        fields: Fields,
+        protocols: tuple[str, ...],
+        bytes_max: int,
     ) -> aiohttp.ClientWebSocketResponse:
-        """A WebSocket. Raises UpstreamError, with the status where there was an answer."""
-        url = URL(upstream.base_url + path + "?" + "&".join(p for p in (query, upstream.query) if p), encoded=True)
+        """A WebSocket, by the attempt under way. Raises UpstreamError; HandshakeError with a refusal."""
         try:
             async with asyncio.timeout(upstream.connect_seconds + upstream.first_byte_seconds):
-                return await self._open_session().ws_connect(
-                    url, headers=[*fields, *upstream.key], protocols=protocols, max_msg_size=bytes_max, compress=0
+                return await self._open_sockets().ws_connect(
+                    _url(upstream, path, query),
+                    headers=[*fields, *_key_fields(attempts)],
+                    protocols=protocols,
+                    max_msg_size=bytes_max,
+                    compress=0,
                 )
         except (TimeoutError, aiohttp.ServerTimeoutError):
             raise UpstreamError("upstream_timeout") from None
-        except aiohttp.WSServerHandshakeError as error:
-            raise UpstreamError("upstream_account" if error.status in (401, 402, 403) else "upstream_failed") from None
         except aiohttp.ClientConnectorError:
             raise UpstreamError("upstream_unavailable") from None
-        except (aiohttp.ClientError, OSError, ValueError):
+        except (aiohttp.WSServerHandshakeError, aiohttp.ClientResponseError, ValueError):
+            raise UpstreamError("upstream_garbage") from None
+        except (aiohttp.ClientError, OSError):
             raise UpstreamError("upstream_failed") from None
 
     async def fetch(
@@ -149,28 +339,80 @@ class Upstreams:
         query: str = "",
         fields: Fields | None = None,
         data: bytes | AsyncIterator[bytes] | None = None,
+        attempts: Attempts | None = None,
     ) -> Answered:
         """A whole answer, up to ANSWER_BYTES_MAX. Raises UpstreamError."""
-        answer = await self.send(upstream, method, path, query=query, fields=fields, data=data)
-        return await whole(answer)
+        return await whole(
+            await self.send(upstream, method, path, query=query, fields=fields, data=data, attempts=attempts)
+        )
 
 
-async def whole(answer: aiohttp.ClientResponse, bytes_max: int = ANSWER_BYTES_MAX) -> Answered:
+async def whole(reply: Reply, bytes_max: int = ANSWER_BYTES_MAX) -> Answered:
     """The rest of an answer. Raises UpstreamError."""
     parts, size = [], 0
     try:
-        async for part in answer.content.iter_any():
+        async for part in reply.pieces():
             parts.append(part)
             size += len(part)
             if size > bytes_max:
                 raise UpstreamError("upstream_garbage")
+    except UpstreamError as error:
+        raise unseen(error) from None
+    finally:
+        reply.close()
+    return Answered(reply.status, reply.fields, b"".join(parts))
+
+
+def unseen(error: UpstreamError) -> UpstreamError:
+    """What an answer that broke off is called where its client has seen nothing of it."""
+    codes = {"upstream_stalled": "upstream_timeout", "upstream_truncated": "upstream_failed"}
+    return UpstreamError(codes.get(error.code, error.code))
+
+
+async def _error_body(answer: aiohttp.ClientResponse, seconds: float | None = None) -> bytes:
+    """Raises UpstreamError."""
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in answer.content.iter_any():
+                parts.append(part)
+                size += len(part)
+                if size > ERROR_BYTES_MAX:
+                    raise UpstreamError("upstream_garbage")
     except TimeoutError:
         raise UpstreamError("upstream_timeout") from None
     except (aiohttp.ClientError, OSError):
         raise UpstreamError("upstream_failed") from None
     finally:
-        answer.release() if answer.content.at_eof() else answer.close()
-    return Answered(answer.status, passed(answer), b"".join(parts))
+        if not answer.content.at_eof():
+            answer.close()
+    return b"".join(parts)
+
+
+async def _read_refusal(answer: aiohttp.ClientResponse) -> None:
+    """For every answer to a handshake, before aiohttp looks at it."""
+    if answer.status >= 400:
+        body = await _error_body(answer)
+        raise HandshakeError(Answered(answer.status, passed(answer), body), _lines(answer), _encoding(answer))
+
+
+def _lines(answer: aiohttp.ClientResponse) -> bytes:
+    return b"".join(name + b": " + value + b"\r\n" for name, value in answer.raw_headers)
+
+
+def _encoding(answer: aiohttp.ClientResponse) -> bytes | None:
+    coding = answer.headers.get("Content-Encoding", "identity").strip().lower()
+    return None if coding in ("", "identity") else coding.encode("latin-1", "replace")
+
+
+def _key_fields(attempts: Attempts) -> Fields:
+    name, colon, value = attempts.key_line().decode("ascii").partition(":")
+    return [(name, value.strip())] if colon else []
+
+
+def _url(upstream: Upstream, path: str, query: str) -> URL:
+    query = "&".join(part for part in (query, upstream.query) if part)
+    return URL(upstream.base_url + path + ("?" + query if query else ""), encoded=True)
 
 
 def passed(answer: aiohttp.ClientResponse) -> Fields:
@@ -199,24 +441,21 @@ def without_model(base_url: str) -> str:
     return base_url.replace(f"/deployments/{MODEL_PLACE}", "").replace(f"/{MODEL_PLACE}", "").rstrip("/")
 
 
-def _upstream(config: Config, channel: Channel) -> Upstream:
-    dialect = DIALECT_NAMES.index(channel.api)
-    header, prefix = wire_headers.upstream_key(dialect, channel.key_header)
-    own, default = channel.timeouts, config.timeouts
+def _upstream(config: Config, configured: ConfiguredChannel, channel: Channel, engine: Engine) -> Upstream:
+    own, default = configured.timeouts, config.timeouts
 
     def seconds(value: float | None, otherwise: float) -> float:
         return otherwise if value is None else value
 
-    key = channel.api_keys[0].reveal() if channel.api_keys else None
     return Upstream(
-        name=channel.name,
-        dialect=dialect,
-        base_url=without_model(channel.base_url),
-        query=channel.query,
-        key=[] if key is None else [(header.decode(), prefix.decode() + key)],
-        priority=channel.priority,
+        name=configured.name,
+        dialect=channel.dialect,
+        base_url=without_model(configured.base_url),
+        query=configured.query,
+        priority=configured.priority,
+        route=Route(channel, NO_MODEL, engine.default_tables[channel.dialect]),
         connect_seconds=seconds(own.connect_seconds, default.connect_seconds),
         first_byte_seconds=seconds(own.first_byte_seconds, default.first_byte_seconds),
         idle_seconds=seconds(own.stream_idle_seconds, default.stream_idle_seconds),
-        models=dict(channel.models),
+        models=dict(configured.models),
     )

@@ -38,6 +38,9 @@ class Entry:
     body_bytes_sent: int = 0  # as the client sees them before decompression, without chunk framing
     wire_bytes_sent: int = 0  # head and framing included
     sent: bytearray = field(default_factory=bytearray)  # the body bytes themselves, if bodies are kept
+    # The messages of a WebSocket, if bodies are kept.
+    messages_received: list[str] = field(default_factory=list)
+    messages_sent: list[str] = field(default_factory=list)
     first_byte: float = 0.0
     ended: float = 0.0
     # open; finished; aborted: the client left first; cut, garbage: as asked for; stopped: the simulator was stopped.

@@ -18,6 +18,7 @@ MODELS: dict[str, tuple[str, ...]] = {
         "o4-mini",
         "text-embedding-3-small",
         "text-embedding-3-large",
+        "gpt-realtime",
     ),
     "anthropic": ("claude-opus-5", "claude-sonnet-5", "claude-haiku-4-5"),
     "gemini": ("gemini-2.5-pro", "gemini-2.5-flash", "gemini-embedding-001"),
@@ -80,6 +81,8 @@ def route_of(method: str, path: str, headers: Mapping[str, str]) -> Route:
             return Route("gemini", _GEMINI_METHODS[found[2]], found[1])
     if method == "GET" and (found := _MODELS_PATH.fullmatch(path)):
         return Route(dialect, "model", found[1]) if found[1] else Route(dialect, "models")
+    if path == "/v1/realtime" and method == "GET":
+        return Route("openai", "realtime")
     for base in JOB_PATHS:
         if path == base or path.startswith(base + "/"):
             of = "anthropic" if "messages" in base else "gemini" if "beta" in base else "openai"

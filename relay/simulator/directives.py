@@ -47,6 +47,7 @@ class Directives:
     search: int = 0  # web searches
     images: int = 0  # generated pictures in an answer of Responses or Gemini
     image_bytes: int = 0  # least size of a picture
+    audio_ms: int = 100  # sound per event of a realtime response that is spoken
     obfuscation: int = 0  # 1: padding beside each delta of OpenAI streams, as the provider adds it unless asked not to
     finish: str = ""  # finish reason, in the dialect's own word
     polls: int = 1  # how often a job is asked for before it has ended

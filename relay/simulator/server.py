@@ -18,6 +18,7 @@ from relay.simulator import (
     openai_media,
     openai_other,
     openai_responses,
+    realtime,
 )
 from relay.simulator.answer import Answer, Refused
 from relay.simulator.book import Book, Entry
@@ -201,7 +202,16 @@ async def _answer(request: web.Request, settings: Settings, entry: Entry, body: 
         if d.status:
             kind = d.error or kind_of(d.status)
             raise Refused(d.status, kind, own_account_message(dialect, kind))
-        answer = _make(request, settings, entry, route, d, body)
+        if route.name == "realtime":
+            model = request.query.get("model", "")
+            if not model:
+                raise Refused(400, "invalid", "You must provide a model parameter.", "model", "missing_model")
+            catalogue.check_model(dialect, model, settings.models)
+            if not d.garbage and d.cut_head < 0:
+                return await realtime.serve(request, entry, settings.book, model, d, settings.defaults)
+            answer = Answer(426, "text/plain")  # none of it will be seen
+        else:
+            answer = _make(request, settings, entry, route, d, body)
     except Refused as refused:
         answer = error_answer(dialect, refused, request_id, d.retry_after, array)
     entry.model = answer.model

@@ -10,7 +10,7 @@ from typing import Final
 # Every place where an API key may stand. All are emptied before a request goes on, whichever of them held it.
 KEY_HEADERS: Final = (b"authorization", b"x-api-key", b"x-goog-api-key")
 
-_COMMON: Final = {b"accept", b"accept-language", b"content-type", b"user-agent"}
+_COMMON: Final = {b"accept", b"accept-language", b"content-type", b"user-agent", b"traceparent"}
 
 # What the generated SDKs of OpenAI and Anthropic say about themselves.
 _STAINLESS: Final = {
@@ -37,6 +37,7 @@ _STAINLESS: Final = {
 #                                               name an account of the client's own, and the operator's key is used
 #   idempotency-key                             all customers share the operator's upstream account: equal keys of two
 #                                               customers would get one of them the other's answer
+#   tracestate, baggage                         between the client and its tracing vendors; `traceparent` is ids alone
 #   cookie, x-forwarded-for, forwarded, via     the client's, and nobody else's
 REQUEST_ALLOWED: Final[tuple[frozenset[bytes], ...]] = (  # index: D_*
     frozenset(

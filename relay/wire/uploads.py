@@ -162,6 +162,17 @@ class UploadReader:
             facts.output_tokens += output_bound(body, self._hold_output_tokens)
         return True
 
+    @property
+    def model(self) -> str | None:
+        """Which model a file for batches is for, as far as it was read."""
+        return self._facts.model if self.purpose in ("", "batch") else None
+
+    @property
+    def undecided(self) -> bool:
+        """Whether what comes next may tell the model."""
+        broken = self._form is None or self._form.broken or not self._readable or self._lines_of > 0
+        return not broken and self._facts.model is None and self.purpose in ("", "batch")
+
     def facts(self) -> BatchFacts:
         """Once the upload is complete."""
         if not self._readable or self._form is None or self._form.broken or self._lines_of != 1:

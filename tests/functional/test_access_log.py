@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
@@ -122,6 +123,65 @@ async def test_every_call_has_its_line_and_its_span(own: RelayProcess, collector
     assert len(collector.spans) == 6
     told = [("spans", body) for body in collector.bodies]
     assert put.found([*told, *files_below(tmp_path), ("the log", "\n".join(own.log).encode())]) == []
+
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+TRACEPARENTS = {
+    f"00-{TRACE}-{SPAN}-01": True,
+    f"00-{TRACE}-{SPAN}-00": True,
+    f"cc-{TRACE}-{SPAN}-01-what will be": True,  # a version that comes later
+    f"00-{TRACE}-{SPAN}-01-more": False,
+    f"ff-{TRACE}-{SPAN}-01": False,
+    f"00-{'0' * 32}-{SPAN}-01": False,
+    f"00-{TRACE.upper()}-{SPAN}-01": False,
+    "written by a person": False,
+    f"00-{TRACE}-{SPAN}-01" * 3: False,
+}
+
+
+async def test_a_span_belongs_to_its_callers_trace(
+    own: RelayProcess, collector: Collector, simulator: Running, tmp_path: Path
+):
+    """On every way into the relay; what is not valid is no parent; the provider gets what the caller sent."""
+    customer = await own.customer()
+    auth = {"Authorization": f"Bearer {customer.secret}", "Content-Type": "application/json"}
+    url = own.base_url + "/v1/"
+    body = json.dumps(chat("gpt-4o")).encode()
+    async with aiohttp.ClientSession() as session:
+        for number, traceparent in enumerate(TRACEPARENTS, 1):
+            head = auth | {"traceparent": traceparent}
+            async with session.post(url + "chat/completions", data=body, headers=head) as answer:
+                assert answer.status == 200
+            assert simulator.book.last.header("traceparent") == traceparent
+            await until(lambda number=number: len(collector.spans) == number, what="a span")
+        for span, (traceparent, valid) in zip(collector.spans, TRACEPARENTS.items(), strict=True):
+            assert (span.trace_id.hex() == TRACE) is valid, traceparent
+            assert span.parent_span_id.hex() == (SPAN if valid else "")
+            assert span.span_id.hex() != SPAN
+        before = len(collector.spans)
+        good = f"00-{TRACE}-{SPAN}-01"
+        multiple = [*auth.items(), ("traceparent", good), ("traceparent", good)]  # two are none
+        await session.post(url + "chat/completions", data=body, headers=multiple)
+        await session.post(url + "chat/completions", json=chat("nobody's"), headers=auth | {"traceparent": good})
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield body[:9]
+            yield body[9:]
+
+        # In chunks it is aiohttp's parser that reads it; files are served by Python alone; and a session by WebSocket.
+        await session.post(url + "chat/completions", data=pieces(), headers=auth | {"traceparent": good})
+        await session.get(url + "files", headers=auth | {"traceparent": good})
+        await until(lambda: len(collector.spans) == before + 4, what="four spans")
+        async with session.ws_connect(url + "realtime?model=gpt-5", headers=auth | {"traceparent": good}) as socket:
+            assert (await socket.receive_json())["type"] == "session.created"
+        assert simulator.book.last.header("traceparent") == good
+    await until(lambda: len(collector.spans) == before + 5, what="five spans")
+    assert [span.parent_span_id.hex() for span in collector.spans[before:]] == ["", *[SPAN] * 4]
+    assert await own.stop() == 0
+    for name, data in files_below(tmp_path):
+        assert TRACE.encode() not in data, name
+        assert b"written by a person" not in data, name
+    assert all(b"written by" not in body for body in collector.bodies)
 
 
 async def test_a_log_that_cannot_be_opened(own: RelayProcess, tmp_path: Path):

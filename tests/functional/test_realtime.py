@@ -12,9 +12,10 @@ import pytest
 import pytest_asyncio
 import websockets
 
+from relay.simulator import Running
 from tests.functional.clients import async_openai
-from tests.functional.realtime_upstream import KEY, RealtimeUpstream
 from tests.functional.relay_process import Customer, RelayProcess, nano
+from tests.functional.setting import SIM_KEY as KEY
 from tests.functional.setting import channel
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -39,32 +40,37 @@ audio_output = 64
 model = "realtime-renamed"
 input = 4
 output = 16
+[[rates]]
+model = "realtime-refused"
+input = 4
+output = 16
+[[rates]]
+model = "realtime-missing"
+input = 4
+output = 16
 """
-# Of the upstream's USAGE: input without what was cached, of it sound; the same of the output.
-ONE_RESPONSE = (136 - 76) * 4_000 + 76 * 32_000 + 64 * 400 + 40 * 16_000 + 60 * 64_000
+# To 800 ms of sound and a prompt that is partly cached, 40 tokens of text and three seconds of sound.
+ASKED = "input=200 cached=64 events=4 tokens=10 audio_ms=750"
+ONE_RESPONSE = (200 - 64 - 8) * 4_000 + 8 * 32_000 + 64 * 400 + 40 * 16_000 + 60 * 64_000
+SOUND = base64.b64encode(bytes(800 * 48)).decode()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def upstream() -> AsyncIterator[RealtimeUpstream]:
-    made = RealtimeUpstream()
-    await made.server.start_server()
-    yield made
-    await made.server.close()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def relay(upstream: RealtimeUpstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RelayProcess]:
+async def relay(simulator: Running, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RelayProcess]:
+    base_url = f"{simulator.base_url}/v1"
     channels = [
-        channel("voice", "openai", upstream.base_url, '["gpt-realtime"]', KEY),
+        channel("voice", "openai", base_url, '["gpt-realtime"]', KEY),
         channel("down", "openai", "http://127.0.0.1:9/v1", '["realtime-renamed"]', KEY),
         channel(
             "voice-renamed",
             "openai",
-            upstream.base_url,
+            base_url,
             '{ "realtime-renamed" = "gpt-realtime-2" }',
             KEY,
             "priority = 1",
         ),
+        channel("refused", "openai", base_url, '["realtime-refused"]', "not-a-key-of-the-simulator"),
+        channel("missing", "openai", base_url, '{ "realtime-missing" = "missing-model" }', KEY),
     ]
     running = RelayProcess(tmp_path_factory.mktemp("realtime"), CONFIG + "".join(channels) + RATE)
     await running.start()
@@ -76,16 +82,24 @@ async def relay(upstream: RealtimeUpstream, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def customer(relay: RelayProcess, upstream: RealtimeUpstream) -> Customer:
-    upstream.received.clear()
-    upstream.sent.clear()
-    upstream.requests.clear()
-    upstream.refuse = 0
+async def customer(relay: RelayProcess) -> Customer:
     return await relay.customer("1")
 
 
-def create(**metadata: str) -> dict[str, Any]:
-    return {"type": "response.create", "response": {"metadata": metadata}}
+def create(directives: str = ASKED, kind: str = "audio") -> dict[str, Any]:
+    asked = {"instructions": f"Say something. #sim {directives}#", "output_modalities": [kind]}
+    return {"type": "response.create", "response": asked}
+
+
+async def speak(connection: Any) -> None:
+    """What the user says, once in a session."""
+    await connection.send({"type": "input_audio_buffer.append", "audio": SOUND})
+    await connection.send({"type": "input_audio_buffer.commit"})
+
+
+async def upstream_closed(simulator: Running) -> None:
+    entry = simulator.book.last
+    await simulator.book.wait(lambda book: entry.outcome != "open")
 
 
 async def all_of(connection: Any) -> None:
@@ -100,10 +114,11 @@ async def until_type(connection: Any, kind: str) -> Any:
     raise AssertionError(f"the session ended without {kind}")
 
 
-async def test_a_session_adds_up(customer: Customer, upstream: RealtimeUpstream):
+async def test_a_session_adds_up(customer: Customer, simulator: Running):
     async with async_openai(customer) as client, client.realtime.connect(model="gpt-realtime") as connection:
+        await speak(connection)
         for _ in range(2):
-            await connection.send(create(deltas="2", audio="1"))
+            await connection.send(create())
             done = await until_type(connection, "response.done")
             assert done.response.usage.total_tokens == 300
         assert nano((await customer.money())["held"]) > 2 * ONE_RESPONSE
@@ -113,37 +128,40 @@ async def test_a_session_adds_up(customer: Customer, upstream: RealtimeUpstream)
     assert (record["input_tokens"], record["cache_read_tokens"], record["output_tokens"]) == (272, 128, 200)
     assert nano(record["cost"]) == 2 * ONE_RESPONSE
     assert await customer.settled_nano() == 10**9 - 2 * ONE_RESPONSE
-    sent = upstream.requests[-1]
-    assert sent.headers["Authorization"] == f"Bearer {KEY}"
+    sent = simulator.book.last
+    assert sent.header("authorization") == f"Bearer {KEY}"
     assert customer.secret not in str(sent.headers)
+    assert (sent.input_tokens, sent.cached_tokens, sent.output_tokens) == (400, 128, 200)
 
 
-async def test_messages_are_not_touched(customer: Customer, upstream: RealtimeUpstream):
+async def test_messages_are_not_touched(customer: Customer, simulator: Running):
     url = customer.relay.base_url.replace("http", "ws") + "/v1/realtime?model=gpt-realtime"
     headers = {"Authorization": f"Bearer {customer.secret}"}
     async with websockets.connect(url, additional_headers=headers, subprotocols=["realtime"]) as socket:
         assert socket.subprotocol == "realtime"
         assert socket.response.headers["x-relay-request-id"].startswith("call_")
-        text = json.dumps(create(deltas="3", audio="1"), indent=3)
+        text = json.dumps(create("events=3 utf8=1"), indent=3)
         await socket.send(text)
-        received = [await socket.recv() for _ in range(7)]
-    assert upstream.received == [text]
-    assert received == upstream.sent
+        received = [await socket.recv() for _ in range(2)]
+        while json.loads(received[-1])["type"] != "rate_limits.updated":
+            received.append(await socket.recv())
+    assert simulator.book.last.messages_received == [text]
+    assert received == simulator.book.last.messages_sent
     await customer.call()
 
 
-async def test_another_channel_and_another_name(customer: Customer, upstream: RealtimeUpstream):
+async def test_another_channel_and_another_name(customer: Customer, simulator: Running):
     async with async_openai(customer) as client, client.realtime.connect(model="realtime-renamed") as connection:
         await connection.send(create())
         await until_type(connection, "response.done")
-    assert upstream.requests[-1].query["model"] == "gpt-realtime-2"
+    assert simulator.book.last.path == "/v1/realtime?model=gpt-realtime-2"
     record = await customer.call()
-    assert (record["channel"], record["upstream_model"]) == ("voice-renamed", "gpt-realtime-2")
+    assert (record["channel"], record["upstream_model"], record["attempts"]) == ("voice-renamed", "gpt-realtime-2", 2)
 
 
 async def test_a_response_without_a_report_is_counted(customer: Customer):
     async with async_openai(customer) as client, client.realtime.connect(model="gpt-realtime") as connection:
-        await connection.send(create(deltas="4", usage="null"))
+        await connection.send(create("events=4 size=200 usage=null", "text"))
         await until_type(connection, "response.done")
     record = await customer.call()
     assert (record["usage_source"], record["error_code"]) == ("estimated", None)
@@ -151,30 +169,31 @@ async def test_a_response_without_a_report_is_counted(customer: Customer):
     assert nano(record["cost"]) > 0
 
 
-async def test_a_client_that_leaves_in_a_response(customer: Customer, upstream: RealtimeUpstream):
+async def test_a_client_that_leaves_in_a_response(customer: Customer, simulator: Running):
     async with async_openai(customer) as client, client.realtime.connect(model="gpt-realtime") as connection:
-        await connection.send(create(deltas="4", hang="1"))
+        await connection.send(create("events=4 size=200 done=0", "text"))
         for _ in range(4):
             await until_type(connection, "response.output_text.delta")
     record = await customer.call()
     assert (record["status"], record["error_code"], record["usage_source"]) == (499, "client_gone", "estimated")
     assert nano(record["cost"]) > 0
     assert await customer.settled_nano() == 10**9 - nano(record["cost"])
-    await asyncio.wait_for(upstream.closed.wait(), 5)
+    await upstream_closed(simulator)
 
 
-async def test_sound_of_a_response_that_is_left_costs_as_sound(customer: Customer, upstream: RealtimeUpstream):
-    second = base64.b64encode(bytes(48_000)).decode()
+async def test_sound_of_a_response_that_is_left_costs_as_sound(customer: Customer, simulator: Running):
     async with async_openai(customer) as client, client.realtime.connect(model="gpt-realtime") as connection:
-        await connection.send({"type": "input_audio_buffer.append", "audio": second})
-        await connection.send(create(deltas="0", audio="1", hang="1"))
+        await speak(connection)
+        await connection.send(create("events=1 audio_ms=1000 done=0"))
         await until_type(connection, "response.output_audio.delta")
     record = await customer.call()
-    assert (record["error_code"], record["usage_source"], record["output_tokens"]) == ("client_gone", "estimated", 21)
-    # Of the prompt ten tokens are sound, and twenty of the output; the rest is the text of the events.
-    text = record["input_tokens"] - 10
-    assert nano(record["cost"]) == 10 * 32_000 + text * 4_000 + 20 * 64_000 + 16_000
-    await asyncio.wait_for(upstream.closed.wait(), 5)
+    assert (record["error_code"], record["usage_source"]) == ("client_gone", "estimated")
+    # Of the prompt eight tokens are sound, and twenty of the output; the rest is the text of the events.
+    heard, spoken = 8, 20
+    text = (record["input_tokens"] - heard) * 4_000 + (record["output_tokens"] - spoken) * 16_000
+    assert record["output_tokens"] > spoken
+    assert nano(record["cost"]) == heard * 32_000 + spoken * 64_000 + text
+    await upstream_closed(simulator)
 
 
 async def test_a_session_in_which_nothing_happened_costs_nothing(customer: Customer):
@@ -187,7 +206,7 @@ async def test_a_session_in_which_nothing_happened_costs_nothing(customer: Custo
 
 async def test_the_upstream_goes_away(customer: Customer):
     async with async_openai(customer) as client, client.realtime.connect(model="gpt-realtime") as connection:
-        await connection.send(create(deltas="2", drop="1"))
+        await connection.send(create("events=2 size=200 cut=end", "text"))
         with pytest.raises(websockets.ConnectionClosedError):
             await all_of(connection)
     record = await customer.call()
@@ -195,11 +214,11 @@ async def test_the_upstream_goes_away(customer: Customer):
     assert nano(record["cost"]) > 0
 
 
-async def test_the_balance_runs_out(relay: RelayProcess, upstream: RealtimeUpstream):
+async def test_the_balance_runs_out(relay: RelayProcess, simulator: Running):
     """The session is ended by an error event and a close, and what is there is all that is taken."""
     poor = await relay.customer("0.05")
     async with async_openai(poor) as client, client.realtime.connect(model="gpt-realtime") as connection:
-        await connection.send(create(deltas="2000", hang="1"))
+        await connection.send(create("events=2000 size=200 done=0", "text"))
         error = await until_type(connection, "error")
         assert error.error.code == "balance_exhausted"
         with pytest.raises(websockets.ConnectionClosedError):
@@ -209,10 +228,10 @@ async def test_the_balance_runs_out(relay: RelayProcess, upstream: RealtimeUpstr
     cost, left = nano(record["cost"]), await poor.settled_nano()
     assert left >= 0
     assert 0 <= cost - (50_000_000 - left) < 10_000_000
-    await asyncio.wait_for(upstream.closed.wait(), 5)
+    await upstream_closed(simulator)
 
 
-async def test_a_revoked_key_ends_its_sessions(customer: Customer, relay: RelayProcess, upstream: RealtimeUpstream):
+async def test_a_revoked_key_ends_its_sessions(customer: Customer, relay: RelayProcess, simulator: Running):
     async with async_openai(customer) as client, client.realtime.connect(model="gpt-realtime") as connection:
         await connection.send(create())
         await until_type(connection, "response.done")
@@ -222,10 +241,10 @@ async def test_a_revoked_key_ends_its_sessions(customer: Customer, relay: RelayP
     record = await customer.call()
     assert (record["status"], record["error_code"]) == (101, "key_revoked")
     assert record["output_tokens"] == 100
-    await asyncio.wait_for(upstream.closed.wait(), 5)
+    await upstream_closed(simulator)
 
 
-async def test_refusals_are_http(customer: Customer, relay: RelayProcess, upstream: RealtimeUpstream):
+async def test_refusals_are_http(customer: Customer, relay: RelayProcess):
     base = relay.base_url + "/v1/realtime"
     poor = await relay.customer("0")
     upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
@@ -245,30 +264,44 @@ async def test_refusals_are_http(customer: Customer, relay: RelayProcess, upstre
                 assert (answer.status, document["error"]["code"]) == (status, code), document
         async with session.get(base + "?model=gpt-realtime", headers=upgrade) as answer:
             assert answer.status == 401
-        upstream.refuse = 401
         headers = {**upgrade, "Authorization": f"Bearer {customer.secret}"}
-        async with session.get(base + "?model=gpt-realtime", headers=headers) as answer:
-            assert (answer.status, (await answer.json())["error"]["code"]) == (503, "upstream_account")
-        upstream.refuse = 0
+        for _ in range(2):  # the second finds a key that rests
+            async with session.get(base + "?model=realtime-refused", headers=headers) as answer:
+                text = await answer.text()
+                assert (answer.status, json.loads(text)["error"]["code"]) == (503, "upstream_account")
+                assert "Incorrect API key" not in text
+        # An error that is the caller's own passes as the provider words it, and no other channel is tried.
+        async with session.get(base + "?model=realtime-missing", headers=headers) as answer:
+            assert answer.status == 404
+            assert "missing-model" in (await answer.json())["error"]["message"]
+    refused, again, passed = (await customer.calls(7))[2::-1]
+    assert (refused["channel"], refused["attempts"], refused["error_code"]) == ("refused", 1, "upstream_account")
+    assert (again["channel"], again["attempts"], again["error_code"]) == (None, 0, "upstream_account")
+    assert (passed["attempts"], passed["status"], passed["error_code"]) == (1, 404, "upstream_error")
+    events = [event["kind"] for event in (await relay.command("events"))["events"]]
+    assert events.count("upstream_account") == 1
     assert await customer.settled_nano() == 10**9
 
 
-async def test_killed_in_a_session(upstream: RealtimeUpstream, tmp_path: Path):
-    """What was delivered is charged at the next start, from the journal."""
-    config = CONFIG + channel("voice", "openai", upstream.base_url, '["gpt-realtime"]', KEY) + RATE
+async def test_killed_in_a_session(simulator: Running, tmp_path: Path):
+    """What was delivered is charged at the next start, from the journal, with the channel that served it."""
+    voice = channel("voice", "openai", f"{simulator.base_url}/v1", '["gpt-realtime"]', KEY, "priority = 1")
+    config = CONFIG + channel("down", "openai", "http://127.0.0.1:9/v1", '["gpt-realtime"]', KEY) + voice + RATE
     relay = await RelayProcess(tmp_path, config).start()
     try:
         customer = await relay.customer("1")
         async with async_openai(customer) as client:
             connection = await client.realtime.connect(model="gpt-realtime").enter()
+            await speak(connection)
             await connection.send(create())
             await until_type(connection, "response.done")
             await relay.kill()
             with pytest.raises(websockets.ConnectionClosedError):
-                await connection.recv()
+                await all_of(connection)
         await relay.start()
         record = await customer.call()
         assert (record["error_code"], record["output_tokens"]) == ("recovered", 100)
+        assert (record["channel"], record["upstream_model"], record["attempts"]) == ("voice", "gpt-realtime", 2)
         assert nano(record["cost"]) == ONE_RESPONSE
         assert await customer.settled_nano() == 10**9 - ONE_RESPONSE
         assert (await relay.command("ledger verify"))["ok"]
@@ -276,12 +309,13 @@ async def test_killed_in_a_session(upstream: RealtimeUpstream, tmp_path: Path):
         await relay.kill()
 
 
-async def test_a_drain_ends_sessions(upstream: RealtimeUpstream, tmp_path: Path):
-    config = CONFIG + channel("voice", "openai", upstream.base_url, '["gpt-realtime"]', KEY) + RATE
+async def test_a_drain_ends_sessions(simulator: Running, tmp_path: Path):
+    config = CONFIG + channel("voice", "openai", f"{simulator.base_url}/v1", '["gpt-realtime"]', KEY) + RATE
     relay = await RelayProcess(tmp_path, config).start()
     try:
         customer = await relay.customer("1")
         async with async_openai(customer) as client, client.realtime.connect(model="gpt-realtime") as connection:
+            await speak(connection)
             await connection.send(create())
             await until_type(connection, "response.done")
             stopping = asyncio.create_task(relay.stop())

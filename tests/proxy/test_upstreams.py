@@ -6,7 +6,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from relay import config
+from relay import _fastpath, config
+from relay.proxy import catalogue
+from relay.proxy.addresses import Addresses
+from relay.proxy.connect import Connector
+from relay.proxy.hooks import Hooks
 from relay.proxy.upstreams import Upstreams, without_model
 
 
@@ -42,8 +46,12 @@ async def test_files_beside_deployments() -> None:
             api_keys = ["literal"]
             models = ["m"]
         """
-        upstreams = Upstreams(ssl.create_default_context())
-        upstreams.configure(config.parse(channel))
+        tls = ssl.create_default_context()
+        hooks = Hooks(Addresses(()), Connector())
+        engine = _fastpath.Engine(hooks, b"pepper", catalogue.default_tables(), {}, 1)
+        upstreams = Upstreams(tls, engine, hooks)
+        parsed = config.parse(channel)
+        upstreams.configure(parsed, [catalogue.build_channel(parsed, parsed.channels[0], tls)])
         try:
             await upstreams.fetch(upstreams.by_name["azure"], "GET", "/files", query="limit=2")
             await upstreams.fetch(upstreams.by_name["azure"], "GET", "/files")
