@@ -57,8 +57,9 @@ def scan_request(format: int, body: bytes, table: TokenTable, cuts: tuple[int, .
 
     Keys: error (a name of ERROR_CODES), error_param, model, model_span, stream, output_limit, choices, include_usage,
     stream_options_span, object_start, object_empty, background, priority, web_search, stored_context, prompt_tokens,
-    prefix_start (of the 4 KiB by which calls of one conversation know each other: tools, else instructions, else
-    messages; -1: there are not so many), and text (the counted text alone, in 1/TOKEN_UNIT token).
+    files (spans of the raw names of files), prefix_start (of the 4 KiB by which calls of one conversation know each
+    other: tools, else instructions, else messages; -1: there are not so many), and text (the counted text alone, in
+    1/TOKEN_UNIT token).
     """
 
 def tap(format: int, kind: int, chunks: list[bytes], table: TokenTable, by_event: bool = False) -> dict[str, Any]:
@@ -622,9 +623,10 @@ class Call:
     id: int
     attempts: int
     def facts(self) -> dict[str, Any]:
-        """Of a call set aside: endpoint, key, body, fields, model, model_span, background, stream, output_limit, ..."""
+        """Of a call set aside: endpoint, key, body, fields, model, model_span, background, stream, files, claim, ..."""
     def proceed(self, channel: str | None = None) -> None:
-        """Nothing stands in the way of a call that was set aside. `channel`: the one that it has to go to."""
+        """Nothing stands in the way of a call that was set aside. `channel`: the one that it has to go to; where that
+        cannot serve it, it is refused."""
     def turn_down(self, code: int, param: str | None = None) -> None: ...
     def answer(self, status: int, code: int, fields: bytes, body: bytes) -> None:
         """Answers a call that was set aside; `fields` are whole lines, without Content-Length."""

@@ -169,13 +169,16 @@ cdef class Call:
     def facts(self):
         """What a decision about a call set aside needs."""
         cdef RequestScanner scanner = self.scanner
+        cdef bytes body = b"".join(self.body)
         return {
             "endpoint": self.endpoint.name, "scope_bit": self.endpoint.scope_bit, "key": self.key,
-            "body": b"".join(self.body), "fields": self.passed_fields, "model": scanner.model,
+            "body": body, "fields": self.passed_fields, "model": scanner.model,
             "model_span": (scanner.model_start, scanner.model_end), "background": bool(scanner.background),
             "stream": scanner.stream == 1, "output_limit": scanner.output_limit, "prompt_tokens": scanner.prompt_tokens(),
             "web_search": bool(scanner.web_search), "max_cost_nano": self.max_cost_nano, "wall_ns": self.wall_ns,
-            "address": self.source_packed,
+            "address": self.source_packed, "stored_context": bool(scanner.stored_context),
+            "files": [body[start:end] for start, end in scanner.file_names()],
+            "claim": None if self.claimed is None else (self.claimed, self.claimed_body),
         }
 
     def proceed(self, str channel=None):
@@ -190,6 +193,9 @@ cdef class Call:
             code = call_admit(self)
             if code:
                 call_refuse(self, code, "x-relay-channel" if code == E_INVALID_VALUE else None)
+                return
+            if channel is not None and channel not in [route.channel.name for route in <list>self.routes]:
+                call_refuse(self, E_OBJECTS_APART, None)
                 return
             if channel is not None:
                 self.tried = [route.channel for route in <list>self.model.routes[self.endpoint.dialect]

@@ -1,10 +1,11 @@
-"""Calls on the hot path that need a decision from the store first: whose stored response they go on from, or a job.
+"""Calls on the hot path that need a decision from the store first: whose files and stored response they name, or a job.
 
 The pipeline sets such a call aside when its body is complete and before anything is taken; here it is sent on, refused,
 or answered.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -58,19 +59,31 @@ class Aside:
         call.turn_down(_fastpath.ERROR_CODES.index(code), param)
 
     async def _channel(self, facts: Facts) -> str | None:
-        """The channel of the stored response that the call goes on from. Raises RefusedError: not the account's."""
-        document = orjson.loads(facts["body"])
+        """The channel that has what the call names: files, the stored response that it goes on from.
+
+        Raises RefusedError: not the account's, or not all at one channel.
+        """
+        files = [json.loads(name) for name in facts["files"]]
+        channel = await self._objects.channel_of(facts["key"].account_id, files)
+        if not facts["stored_context"]:
+            return channel
+        try:
+            document = orjson.loads(facts["body"])
+        except orjson.JSONDecodeError:
+            document = json.loads(facts["body"])  # half of a surrogate pair is let through, as providers do
         if document.get("conversation") is not None:
             raise RefusedError("object_not_found", "conversation")  # they are made at paths that are not served
         previous = document.get("previous_response_id")
         if previous is None:
-            return None
+            return channel
         if not isinstance(previous, str):
             raise RefusedError("invalid_type", "previous_response_id")
         try:
             row = await self._objects.find(facts["key"].account_id, "response", previous)
         except RefusedError as error:
             raise RefusedError(error.code, "previous_response_id") from None
+        if channel not in (None, row.channel):
+            raise RefusedError("objects_apart", "previous_response_id")
         return row.channel
 
     async def close(self) -> None:

@@ -17,13 +17,14 @@ import aiohttp
 from relay._fastpath import ApiKey, Engine, JobHold, Rate
 from relay.config import Config
 from relay.policy import pricing
+from relay.proxy.idempotency import IdempotencyKeys
 from relay.proxy.keyring import Keyring
 from relay.proxy.objects import OBJECT_PATHS
 from relay.proxy.sidecalls import RefusedError, record
 from relay.proxy.upstreams import Answered, Upstream, UpstreamError, Upstreams
 from relay.records import CallRecord
-from relay.storage import Store, StoreError
-from relay.storage.rows import JobRow, ObjectRow
+from relay.storage import Conflict, Store, StoreError
+from relay.storage.rows import JobRow, KeyClaim, ObjectRow
 from relay.wire import jobs as wire_jobs
 from relay.wire.endpoints import D_ANTHROPIC
 
@@ -52,11 +53,18 @@ class Jobs:
     """All open jobs. Made once; `start` before the listeners open."""
 
     def __init__(
-        self, store: Store, engine: Engine, keyring: Keyring, upstreams: Upstreams, config: Callable[[], Config]
+        self,
+        store: Store,
+        engine: Engine,
+        keyring: Keyring,
+        keys: IdempotencyKeys,
+        upstreams: Upstreams,
+        config: Callable[[], Config],
     ) -> None:
         self._store = store
         self._engine = engine
         self._keyring = keyring
+        self._keys = keys
         self._upstreams = upstreams
         self._config = config
         self._open: dict[int, Job] = {}
@@ -111,8 +119,10 @@ class Jobs:
         units: int = 0,
         max_cost_nano: int = -1,
         expire_hours: float | None = None,
+        claim: KeyClaim | None = None,
     ) -> Job:
-        """Holds what the job may cost and writes it down. `usage`: the bound. Raises RefusedError, StoreError."""
+        """Holds what the job may cost and writes it down, with the caller's Idempotency-Key. `usage`: the bound.
+        Raises RefusedError, StoreError."""
         known = self._engine.models.get(model.encode())
         rate = known.rate if known is not None else None
         if rate is None:
@@ -157,7 +167,11 @@ class Jobs:
             expires_ms=wall_ns // 1_000_000 + round(hours * 3_600_000),
         )
         try:
-            await self._store.objects.begin_job(row)
+            await self._store.objects.begin_job(row, claim)
+        except Conflict:
+            hold.release()
+            assert claim is not None
+            raise await self._keys.taken(claim) from None
         except BaseException:
             hold.release()
             raise
@@ -175,12 +189,15 @@ class Jobs:
         await self._store.objects.name_job(row, bound)
         await self.seen(row.kind, object_id, answered.body)
 
-    async def drop(self, job: Job) -> None:
-        """The provider has not taken the job: nothing was held, as far as the books go."""
+    async def drop(self, job: Job, claim: KeyClaim | None = None) -> None:
+        """The provider has not taken the job: nothing was held, as far as the books go.
+
+        `claim`: the caller's key, where it is certain that nothing was made.
+        """
         if job.row.id in self._open:
             del self._open[job.row.id]
             job.hold.release()
-            await self._store.objects.drop_job(job.row.id)
+            await self._store.objects.drop_job(job.row.id, claim)
 
     # -- ending
 

@@ -17,10 +17,11 @@ from relay.proxy.jobs import Job, Jobs
 from relay.proxy.objects import ObjectsApi, object_id_in, path_of
 from relay.proxy.sidecalls import RefusedError, SideCall
 from relay.proxy.upstreams import Answered, Fields, Upstream, UpstreamError
-from relay.storage.rows import ObjectRow
+from relay.storage.rows import KeyClaim, ObjectRow
+from relay.wire import files as wire_files
 from relay.wire import jobs as wire_jobs
 from relay.wire import multipart, upstream_errors
-from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI, D_OPENAI, F_OTHER
+from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI, D_OPENAI, F_MESSAGES, F_OTHER
 from relay.wire.paths import is_object_id
 from relay.wire.uploads import output_bound
 
@@ -30,6 +31,9 @@ _CODES: Final = _fastpath.ERROR_CODES
 VIDEO_MODEL: Final = "sora-2"  # the provider's own default
 VIDEO_SECONDS: Final = 4
 VIDEO_SECONDS_MAX: Final = 600
+REFERENCE: Final = "input_reference[file_id]"  # as SDKs write an object into a form
+VIDEO_FIELDS: Final = frozenset({"model", "seconds", REFERENCE})
+UNREAD_FIELDS: Final = frozenset({"input_reference", "input_reference.file_id"})
 BATCH_REQUESTS_MAX: Final = 100_000
 _RESULTS_URL = re.compile(rb'("results_url"\s*:\s*)"https?://[^"]*?(/v1/messages/batches/[^"/]+/results)"')
 
@@ -106,25 +110,33 @@ class JobsApi:
         key = call.key
         assert key is not None
         call.model, call.upstream_model = model, upstream_model
-        job = await self._jobs.begin(
-            key,
-            kind,
-            call.endpoint.path,
-            model,
-            upstream,
-            upstream_model,
-            usage=usage,
-            units=count,
-            max_cost_nano=max_cost_nano(call),
-        )
+        max_cost = max_cost_nano(call)
 
         async def send() -> Answered:
             return await self._objects.ask_whole(
                 call, upstream, "POST", path or call.endpoint.upstream_path, data=data, fields=fields
             )
 
+        async def make() -> Answered:
+            job = await self._jobs.begin(
+                key,
+                kind,
+                call.endpoint.path,
+                model,
+                upstream,
+                upstream_model,
+                usage=usage,
+                units=count,
+                max_cost_nano=max_cost,
+                claim=call.claim,
+            )
+            if call.ended:  # the client is gone, and nothing was sent
+                await self._jobs.drop(job, call.claim)
+                raise ConnectionResetError
+            return await self._begun(job, kind, send, call.claim)
+
         # Once the provider may have taken it, the job has to get its name, whether the client waits or not.
-        task = asyncio.create_task(self._begun(job, kind, send))
+        task = asyncio.create_task(make())
         self._beginning.add(task)
         task.add_done_callback(self._beginning.discard)
         answered = await asyncio.shield(task)
@@ -132,21 +144,38 @@ class JobsApi:
             answered.body = own_results_url(call, answered.body)
         return call.respond(answered)
 
-    async def _begun(self, job: Job, kind: str, send: Callable[[], Awaitable[Answered]]) -> Answered:
+    async def _begun(
+        self, job: Job, kind: str, send: Callable[[], Awaitable[Answered]], claim: KeyClaim | None
+    ) -> Answered:
+        """Sends it. The caller's key is free again where the provider has said no, or was not reached; without an
+        answer it may have made something, which nobody will be charged for."""
         try:
             answered = await send()
             object_id = _name_in(kind, answered.body) if answered.status < 300 else None
+        except UpstreamError as error:
+            await self._jobs.drop(job, None if error.processed else claim)
+            raise
         except BaseException:
             await self._jobs.drop(job)
             raise
         if object_id is None:
-            await self._jobs.drop(job)
+            await self._jobs.drop(job, claim)
         else:
             await self._jobs.named(job, object_id, answered)
         return answered
 
-    def _way(self, key: ApiKey, model: str, dialect: int, *, renamed: bool = True) -> tuple[Upstream, str]:
-        """The first channel that serves a model, and its name there. Raises RefusedError."""
+    async def _body(self, call: SideCall, bytes_max: int) -> bytes:
+        """The whole body; the caller's Idempotency-Key is taken with it. Raises RefusedError, StoreError."""
+        data = await call.body(bytes_max)
+        boundary = _boundary(call)
+        await call.claim_key(data if boundary is None else data.replace(boundary, b""))  # SDKs draw it anew
+        return data
+
+    def _way(
+        self, key: ApiKey, model: str, dialect: int, *, renamed: bool = True, channel: str | None = None
+    ) -> tuple[Upstream, str]:
+        """The first channel that serves a model, and its name there; `channel`: what has the objects that are named.
+        Raises RefusedError."""
         known = self._objects.engine.models.get(model.encode("utf-8", "replace"))
         code = key.check(wall_ns=time.time_ns(), address=None, model=model.encode("utf-8", "replace"))
         if _CODES[code] == "model_not_allowed":
@@ -158,8 +187,12 @@ class JobsApi:
             raise RefusedError("model_unpriced")
         for route in sorted(routes, key=lambda route: route.channel.priority):
             upstream = self._objects.upstreams.by_name.get(route.channel.name)
+            if channel not in (None, route.channel.name):
+                continue
             if upstream is not None and (renamed or route.upstream_model == model):
                 return upstream, route.upstream_model
+        if channel is not None:
+            raise RefusedError("objects_apart")
         raise RefusedError("invalid_value", "model")  # in a batch names cannot be changed
 
     def _margin(self, tokens: int) -> int:
@@ -172,7 +205,7 @@ class JobsApi:
 
     async def batch(self, call: SideCall, _: str) -> web.StreamResponse:
         """POST /v1/batches: held for by what the lines of its file ask for."""
-        data = await call.body(1 << 20)
+        data = await self._body(call, 1 << 20)
         document = await strict_object(data)
         name = document.get("input_file_id")
         if not isinstance(name, str) or not is_object_id(name):
@@ -193,7 +226,7 @@ class JobsApi:
 
     async def message_batch(self, call: SideCall, _: str) -> web.StreamResponse:
         """POST /v1/messages/batches: the requests stand in the body; all for one model, as it is called upstream."""
-        data = await call.body(self._objects.config().server.body_bytes_max)
+        data = await self._body(call, self._objects.config().server.body_bytes_max)
         document = await strict_object(data)
         requests = document.get("requests")
         if not isinstance(requests, list) or not 0 < len(requests) <= BATCH_REQUESTS_MAX:
@@ -206,7 +239,9 @@ class JobsApi:
             raise RefusedError("invalid_value", "model")
         model = models.pop()
         assert call.key is not None
-        upstream, name = self._way(call.key, model, D_ANTHROPIC, renamed=False)
+        files = await asyncio.to_thread(self._named_in, params) if wire_files.may_be_named(data) else []
+        channel = await self._objects.objects.channel_of(call.account_id, files)
+        upstream, name = self._way(call.key, model, D_ANTHROPIC, renamed=False, channel=channel)
         otherwise = self._objects.config().billing.hold_output_tokens
         usage = {
             "input_tokens": self._margin(self._tokens(data)),
@@ -214,9 +249,17 @@ class JobsApi:
         }
         return await self._make(call, "message_batch", model, upstream, name, usage, data)
 
+    def _named_in(self, requests: list[Any]) -> list[str]:
+        """The files that requests to Anthropic's messages name. Raises RefusedError."""
+        table = self._objects.engine.default_tables[D_ANTHROPIC]
+        try:
+            return [name for one in requests for name in wire_files.names(F_MESSAGES, one, table)]
+        except wire_files.NamesError as error:
+            raise RefusedError(error.code, "requests") from None
+
     async def gemini_batch(self, call: SideCall, model: str) -> web.StreamResponse:
         """POST /v1beta/models/{model}:batchGenerateContent, with the requests in the body."""
-        data = await call.body(self._objects.config().server.body_bytes_max)
+        data = await self._body(call, self._objects.config().server.body_bytes_max)
         document = await strict_object(data)
         try:
             requests = document["batch"]["inputConfig"]["requests"]["requests"]
@@ -236,20 +279,24 @@ class JobsApi:
 
     async def video(self, call: SideCall, _: str) -> web.StreamResponse:
         """POST /v1/videos: JSON or a form; held for by its seconds."""
-        data = await call.body(self._objects.config().server.body_bytes_max)
-        content_type = call.request.headers.get("Content-Type", "").encode("utf-8", "replace")
-        boundary = multipart.boundary_of(content_type)
+        data = await self._body(call, self._objects.config().server.body_bytes_max)
+        boundary = _boundary(call)
         span: tuple[int, int] | None = None
         if boundary is not None:
             try:
-                parts = multipart.texts(multipart.parse(boundary, data), data, frozenset({"model", "seconds"}))
+                found_parts = multipart.parse(boundary, data)
+                parts = multipart.texts(found_parts, data, VIDEO_FIELDS)
             except multipart.FormError:
                 raise RefusedError("malformed_form") from None
             said = {name: data[part.start : part.end].decode("utf-8", "replace") for name, part in parts.items()}
             if "model" in parts:
                 span = (parts["model"].start, parts["model"].end)
+            if any(part.filename is None and part.name in UNREAD_FIELDS for part in found_parts):
+                raise RefusedError("unsupported_feature", "input_reference")  # a file could be named in it
+            files = [said[REFERENCE]] if REFERENCE in said else []
         else:
             said = await strict_object(data)
+            files = wire_files.below(said.get("input_reference"))
             found = _fastpath.scan_request(F_OTHER, data, self._objects.engine.default_tables[0])
             if found["error"]:
                 raise RefusedError(found["error"])
@@ -261,7 +308,8 @@ class JobsApi:
         if not 0 < seconds <= VIDEO_SECONDS_MAX:
             raise RefusedError("invalid_value", "seconds")
         assert call.key is not None
-        upstream, name = self._way(call.key, model, D_OPENAI, renamed=span is not None)
+        channel = await self._objects.objects.channel_of(call.account_id, files)
+        upstream, name = self._way(call.key, model, D_OPENAI, renamed=span is not None, channel=channel)
         if name != model and span is not None:
             put = name.encode() if boundary is not None else orjson.dumps(name)
             data = data[: span[0]] + put + data[span[1] :]
@@ -272,7 +320,7 @@ class JobsApi:
         """POST /v1/videos/{id}/remix: another video as long as the first, of the same model, at the same channel."""
         api = self._objects
         row = await api.objects.find(call.account_id, "video", object_id)
-        data = await call.body(1 << 20)
+        data = await self._body(call, 1 << 20)
         await strict_object(data)
         upstream = api.upstream_of(row)
         shown = await api.upstreams.fetch(upstream, "GET", f"/videos/{object_id}")
@@ -313,12 +361,7 @@ class JobsApi:
                 admission.py_release(now_ns=now_ns, forwarded=True)
         if code:
             raise RefusedError(_CODES[code])
-        upstream, name = self._way(key, model, D_OPENAI)
-        if channel is not None:
-            bound = api.upstreams.by_name.get(channel)
-            if bound is None or model not in bound.models:
-                raise RefusedError("upstream_unavailable")
-            upstream, name = bound, bound.models[model]
+        upstream, name = self._way(key, model, D_OPENAI, channel=channel)
         data: bytes = facts["body"]
         if name != model:
             start, end = facts["model_span"]
@@ -329,9 +372,13 @@ class JobsApi:
             "output_tokens": limit if limit >= 0 else api.config().billing.hold_output_tokens,
             "web_searches": engine.policy.hold_web_searches if facts["web_search"] else 0,
         }
+        claim = None
+        if facts["claim"] is not None:
+            digest, tag = facts["claim"]
+            claim = KeyClaim(digest, tag, call.id)
         job = await self._jobs.begin(
             key, "response", "/v1/responses", model, upstream, name, usage=usage, units=facts["prompt_tokens"],
-            max_cost_nano=facts["max_cost_nano"],
+            max_cost_nano=facts["max_cost_nano"], claim=claim,
         )  # fmt: skip
         lines = facts["fields"].decode("latin-1").split("\r\n")
         fields = [(name, value.strip()) for name, colon, value in (line.partition(":") for line in lines) if colon]
@@ -340,7 +387,7 @@ class JobsApi:
             return await api.upstreams.fetch(upstream, "POST", "/responses", fields=fields, data=data)
 
         try:
-            answered = await self._begun(job, "response", send)
+            answered = await self._begun(job, "response", send, claim)
         except UpstreamError as error:
             raise RefusedError(error.code) from None
         if answered.status >= 400 and (
@@ -350,6 +397,10 @@ class JobsApi:
         passed = "".join(f"{name}: {value}\r\n" for name, value in answered.fields).encode("latin-1")
         code = 0 if answered.status < 400 else _CODES.index("upstream_error")
         call.answer(answered.status, code, passed, answered.body)
+
+
+def _boundary(call: SideCall) -> bytes | None:
+    return multipart.boundary_of(call.request.headers.get("Content-Type", "").encode("utf-8", "replace"))
 
 
 async def strict_object(data: bytes) -> dict[str, Any]:

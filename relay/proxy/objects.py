@@ -8,7 +8,7 @@ lists is the operator's, of all customers together.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import aiohttp
@@ -21,14 +21,12 @@ from relay.proxy.sidecalls import RefusedError, SideCall
 from relay.proxy.upstreams import Answered, Upstream, UpstreamError, Upstreams, whole
 from relay.storage import Store
 from relay.storage.rows import ObjectRow
-from relay.wire import multipart, uploads
-from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI, D_OPENAI, Endpoint
+from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI, Endpoint
 from relay.wire.paths import is_object_id
 
 KEPT_MAX: Final = 10_000  # rows kept in memory
 LIST_MAX: Final = 100
 LIST_FETCHES: Final = 8  # at a time, for one list
-UPLOAD_ANSWER_BYTES_MAX: Final = 1 << 20
 
 
 class Objects:
@@ -79,6 +77,21 @@ class Objects:
         if row is None or row.account_id != account_id:
             raise RefusedError("object_not_found")
         return row
+
+    async def channel_of(self, account_id: int, files: Iterable[str]) -> str | None:
+        """The one channel that has all these files of an account; None: none is named. Raises RefusedError."""
+        channel: str | None = None
+        for name in set(files):
+            try:
+                if not is_object_id(name):
+                    raise RefusedError("object_not_found")
+                row = await self.find(account_id, "file", name)
+            except RefusedError as error:
+                raise RefusedError(error.code, "file_id") from None
+            if channel not in (None, row.channel):
+                raise RefusedError("objects_apart", "file_id")
+            channel = row.channel
+        return channel
 
     async def bind(self, row: ObjectRow) -> None:
         """Commits a new object before its client hears of it."""
@@ -216,74 +229,6 @@ class ObjectsApi:
             call.judge(answered.status, answered.body)
             raise UpstreamError("upstream_error")
         return (await self.shown(call, row, answered)).body.strip()
-
-    # -- files
-
-    async def upload(self, call: SideCall) -> web.StreamResponse:
-        """POST /v1/files: passed on as it arrives, in pieces; the provider's pace is the client's."""
-        found = self.upstreams.of_dialect(D_OPENAI)
-        if not found:
-            raise RefusedError("upstream_unavailable")
-        upstream = found[0]
-        request = call.request
-        config = self.config()
-        bytes_max = config.server.upload_bytes_max
-        length = request.content_length
-        if length is not None and length > bytes_max:
-            raise RefusedError("body_too_large")
-        boundary = multipart.boundary_of(request.headers.get("Content-Type", "").encode("utf-8", "replace"))
-        if boundary is None:
-            raise RefusedError("invalid_value", "content-type")
-        table = self.engine.default_tables[D_OPENAI]
-        reader = uploads.UploadReader(boundary, table, config.billing.hold_output_tokens)
-        trouble: list[BaseException] = []
-
-        async def pieces() -> AsyncIterator[bytes]:
-            size = 0
-            try:
-                while True:
-                    async with asyncio.timeout(call.desk.body_idle_seconds()):
-                        data = await request.content.readany()
-                    if not data:
-                        return
-                    size += len(data)
-                    if size > bytes_max:
-                        raise RefusedError("body_too_large")
-                    reader.feed(data)
-                    yield data
-            except TimeoutError:
-                trouble.append(RefusedError("body_timeout"))
-                raise ConnectionResetError from None
-            except BaseException as error:
-                trouble.append(error)
-                raise
-
-        framing = [("Content-Length", str(length))] if length is not None else []
-        try:
-            answer = await self.ask(call, upstream, "POST", "/files", data=pieces(), fields=framing)
-        except UpstreamError:
-            if trouble:
-                raise trouble[0] from None
-            raise
-        answered = await whole(answer, UPLOAD_ANSWER_BYTES_MAX)
-        if answered.status < 300:
-            facts = reader.facts()
-            await self.objects.bind(
-                ObjectRow(
-                    0,
-                    "file",
-                    object_id_in(answered.body),
-                    call.account_id,
-                    call.key.key_id if call.key else 0,
-                    upstream.name,
-                    time.time_ns() // 1_000_000,
-                    facts.model,
-                    facts.requests,
-                    facts.prompt_tokens,
-                    facts.output_tokens,
-                )
-            )
-        return call.respond(answered)
 
 
 async def _as_it_is(call: SideCall, row: ObjectRow, answered: Answered) -> Answered:

@@ -3,10 +3,12 @@
 They cost nothing themselves. What a job costs is held for and charged by `proxy.jobs`.
 """
 
+from __future__ import annotations
+
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from aiohttp import web
@@ -17,11 +19,15 @@ from relay.proxy.hooks import Hooks
 from relay.proxy.keyring import Keyring
 from relay.proxy.upstreams import Answered, Fields, UpstreamError, passed, whole
 from relay.records import call_day
-from relay.storage import StoreError
+from relay.storage import Conflict, Store, StoreError
+from relay.storage.rows import KeyClaim
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
 from relay.wire import ratelimits, upstream_errors
 from relay.wire.endpoints import Endpoint, scope_bit
+
+if TYPE_CHECKING:
+    from relay.proxy.idempotency import IdempotencyKeys
 
 SECRETS_MAX: Final = 8
 ERROR_BYTES_MAX: Final = 65_536
@@ -40,7 +46,7 @@ class RefusedError(Exception):
 class SideCall:
     """One call, from its head to its one record."""
 
-    def __init__(self, desk: "Desk", request: web.Request, endpoint: Endpoint, query: str) -> None:
+    def __init__(self, desk: Desk, request: web.Request, endpoint: Endpoint, query: str) -> None:
         self.desk = desk
         self.request = request
         self.endpoint = endpoint
@@ -53,6 +59,7 @@ class SideCall:
         self.sent_ns = 0
         self.key: ApiKey | None = None
         self.admission: Admission | None = None
+        self.claim: KeyClaim | None = None
         self.channel: str | None = None
         self.model: str | None = None
         self.upstream_model: str | None = None
@@ -170,6 +177,34 @@ class SideCall:
         except TimeoutError:
             raise RefusedError("body_timeout") from None
 
+    # -- the caller's Idempotency-Key
+
+    async def claim_key(self, body: bytes | None) -> None:
+        """Takes the key, where the caller has sent one. `body`: what a repeat is compared by; None: nothing is known.
+
+        Raises RefusedError: not a key, or another call has it; StoreError.
+        """
+        values = self.request.headers.getall("Idempotency-Key", [])
+        if not values:
+            return
+        if len(values) != 1:
+            raise RefusedError("invalid_value", "idempotency-key")
+        key = values[0].encode("utf-8", "surrogateescape")
+        self.claim = await self.desk.keys.take(self.account_id, key, self.id, self.endpoint.path, body)
+
+    async def bind_key(self) -> None:
+        """Before what may make an object has been forwarded: the key stays this call's, whatever happens."""
+        if self.claim is not None:
+            try:
+                await self.desk.store.objects.bind_key(self.claim)
+            except Conflict:
+                raise await self.desk.keys.taken(self.claim) from None
+
+    async def free_key(self) -> None:
+        """Nothing was made."""
+        if self.claim is not None:
+            await self.desk.store.objects.free_key(self.claim)
+
     # -- the answer
 
     def own_fields(self) -> Fields:
@@ -267,6 +302,8 @@ class SideCall:
             return
         self.ended = True
         self.desk.open.pop(self, None)
+        if self.claim is not None:
+            self.desk.keys.let_go(self.claim)
         now = time.monotonic_ns()
         engine = self.desk.engine
         if self.admission is not None:
@@ -370,8 +407,18 @@ def record(
 class Desk:
     """What these calls share, and those that are open."""
 
-    def __init__(self, engine: Engine, keyring: Keyring, hooks: Hooks, body_idle_seconds: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        keyring: Keyring,
+        hooks: Hooks,
+        keys: IdempotencyKeys,
+        body_idle_seconds: Callable[[], float],
+    ) -> None:
+        self.store = store
         self.engine = engine
+        self.keys = keys
         self.keyring = keyring
         self.hooks = hooks
         self.body_idle_seconds = body_idle_seconds

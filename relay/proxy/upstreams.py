@@ -38,11 +38,13 @@ class Upstream(msgspec.Struct, frozen=True):
 
 
 class UpstreamError(Exception):
-    """No answer that could be passed on. `code`: a name of relay.errors."""
+    """No answer that could be passed on. `code`: a name of relay.errors. `processed`: the provider may have done what
+    was asked: it was sent, and nothing came back that says otherwise."""
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, code: str, *, processed: bool = True) -> None:
         super().__init__(code)
         self.code = code
+        self.processed = processed
 
 
 class Answered(msgspec.Struct):
@@ -108,17 +110,19 @@ class Upstreams:
                 answer = await self._open_session().request(
                     method, url, headers=sent, data=_payload(data), timeout=timeout, allow_redirects=False
                 )
+        except aiohttp.ConnectionTimeoutError:
+            raise UpstreamError("upstream_timeout", processed=False) from None
         except (TimeoutError, aiohttp.ServerTimeoutError):
             raise UpstreamError("upstream_timeout") from None
         except aiohttp.ClientConnectorError:
-            raise UpstreamError("upstream_unavailable") from None
+            raise UpstreamError("upstream_unavailable", processed=False) from None
         except (aiohttp.ClientResponseError, ValueError):
             raise UpstreamError("upstream_garbage") from None
         except (aiohttp.ClientError, OSError):
             raise UpstreamError("upstream_failed") from None
         if 300 <= answer.status < 400:
             answer.close()
-            raise UpstreamError("upstream_garbage")
+            raise UpstreamError("upstream_garbage", processed=False)
         return answer
 
     async def connect(

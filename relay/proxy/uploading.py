@@ -1,0 +1,144 @@
+"""POST /v1/files: an upload is passed on as it arrives, in pieces; the provider's pace is the client's."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Final
+
+from aiohttp import web
+
+from relay.proxy.objects import ObjectsApi, object_id_in
+from relay.proxy.sidecalls import RefusedError, SideCall
+from relay.proxy.upstreams import Answered, Upstream, UpstreamError, whole
+from relay.storage.rows import ObjectRow
+from relay.wire import multipart, uploads
+from relay.wire.endpoints import D_OPENAI
+
+ANSWER_BYTES_MAX: Final = 1 << 20
+
+
+class Uploads:
+    """The handler; `objects` has what it shares with other paths about objects."""
+
+    def __init__(self, objects: ObjectsApi) -> None:
+        self._objects = objects
+        self._tasks: set[asyncio.Task[Answered]] = set()
+
+    async def upload(self, call: SideCall) -> web.StreamResponse:
+        """To the first channel of the dialect. Raises RefusedError, UpstreamError, StoreError."""
+        found = self._objects.upstreams.of_dialect(D_OPENAI)
+        if not found:
+            raise RefusedError("upstream_unavailable")
+        request = call.request
+        bytes_max = self._objects.config().server.upload_bytes_max
+        length = request.content_length
+        if length is not None and length > bytes_max:
+            raise RefusedError("body_too_large")
+        boundary = multipart.boundary_of(request.headers.get("Content-Type", "").encode("utf-8", "replace"))
+        if boundary is None:
+            raise RefusedError("invalid_value", "content-type")
+        # A repeat is refused before its bytes are there: what is known of them is how many will come.
+        await call.claim_key(None if length is None else b"%d" % length)
+        upload = _Upload(self._objects, call, found[0], boundary, bytes_max)
+        task = asyncio.create_task(upload.run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            return call.respond(await asyncio.shield(task))
+        except asyncio.CancelledError:
+            if not upload.complete:  # what the provider has is no whole file
+                task.cancel()
+            raise
+
+
+class _Upload:
+    """One upload. `complete`: the provider may have all of it, so its file gets an owner, whether the client waits
+    or not."""
+
+    def __init__(
+        self, objects: ObjectsApi, call: SideCall, upstream: Upstream, boundary: bytes, bytes_max: int
+    ) -> None:
+        self._objects = objects
+        self._call = call
+        self._upstream = upstream
+        self._bytes_max = bytes_max
+        self._reader = uploads.UploadReader(
+            boundary, objects.engine.default_tables[D_OPENAI], objects.config().billing.hold_output_tokens
+        )
+        self._trouble: BaseException | None = None
+        self.complete = False
+
+    async def run(self) -> Answered:
+        """The provider's answer. Raises RefusedError, UpstreamError, StoreError, ConnectionError."""
+        call = self._call
+        length = call.request.content_length
+        framing = [("Content-Length", str(length))] if length is not None else []
+        try:
+            answer = await self._objects.ask(
+                call, self._upstream, "POST", "/files", data=self._pieces(), fields=framing
+            )
+        except UpstreamError:
+            if self._trouble is not None:
+                raise self._trouble from None
+            raise
+        answered = await whole(answer, ANSWER_BYTES_MAX)
+        if answered.status >= 300:
+            await call.free_key()
+            return answered
+        if not self.complete:
+            await call.bind_key()
+        await self._bind(object_id_in(answered.body))
+        return answered
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        call = self._call
+        length = call.request.content_length
+        size = 0
+        try:
+            while True:
+                async with asyncio.timeout(call.desk.body_idle_seconds()):
+                    data = await call.request.content.readany()
+                size += len(data)
+                if size > self._bytes_max:
+                    raise RefusedError("body_too_large")
+                if not self.complete and (size == length if length is not None else not data):
+                    await call.bind_key()
+                    self.complete = True
+                if not data:
+                    return
+                self._reader.feed(data)
+                yield data
+        except TimeoutError:
+            self._trouble = RefusedError("body_timeout")
+            raise ConnectionResetError from None
+        except BaseException as error:
+            self._trouble = error
+            raise
+
+    async def _bind(self, object_id: str) -> None:
+        """Whose the new file is, and what its lines ask for, where it is one for batches."""
+        call = self._call
+        assert call.key is not None
+        facts = self._reader.facts()
+        if facts.files:
+            try:
+                channel = await self._objects.objects.channel_of(call.account_id, facts.files)
+            except RefusedError:
+                channel = None
+            if channel != self._upstream.name:
+                facts = uploads.BatchFacts()  # no batch is made of what names other people's files
+        await self._objects.objects.bind(
+            ObjectRow(
+                0,
+                "file",
+                object_id,
+                call.account_id,
+                call.key.key_id,
+                self._upstream.name,
+                time.time_ns() // 1_000_000,
+                facts.model,
+                facts.requests,
+                facts.prompt_tokens,
+                facts.output_tokens,
+            )
+        )
