@@ -66,6 +66,8 @@ class Objects:
 
     async def find(self, account_id: int, kind: str, object_id: str) -> ObjectRow:
         """The row of an account's own object. Raises RefusedError: 404 as for one that never was."""
+        if not is_object_id(object_id):
+            raise RefusedError("object_not_found")  # not even text that the store could look for, perhaps
         self.absorb()
         row = self._known.get((kind, object_id))
         if row is None:
@@ -83,8 +85,6 @@ class Objects:
         channel: str | None = None
         for name in set(files):
             try:
-                if not is_object_id(name):
-                    raise RefusedError("object_not_found")
                 row = await self.find(account_id, "file", name)
             except RefusedError as error:
                 raise RefusedError(error.code, "file_id") from None
