@@ -391,7 +391,7 @@ def _describe_requests():
     _keys(mask, {"file_id": _node(R_FILE, flags=NF_STRING | NF_SCALAR, slot=FILE_ALONE)})
     _request_root(F_IMAGES, True, {
         "prompt": text, "n": choices, "stream": stream,
-        "image": _node(R_MEDIA_URL, flags=NF_STRING | NF_SCALAR), "images": part, "mask": mask,
+        "image": _node(R_MEDIA_URL, flags=NF_STRING | NF_SCALAR), "images": part, "mask": mask, "markup": mask,
     })
     _request_root(F_SPEECH, True, {"input": text, "instructions": text})
     _request_root(F_TRANSCRIPTION, False, {"stream": stream})

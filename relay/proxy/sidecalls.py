@@ -237,7 +237,7 @@ class SideCall:
         for name, value in fields:
             response.headers[name.decode()] = value.decode()
         for own_name, own_value in self.own_fields():
-            response.headers.add(own_name, own_value)
+            response.headers[own_name] = own_value  # the call's id stands there already
         self.end(status, code)
         return response
 

@@ -435,7 +435,11 @@ SANDBOX = {"type": "code_interpreter", "container": {"type": "auto", "file_ids":
             ["f2"],
         ),
         (MESSAGES, in_message({"type": "code_execution_output", "file_id": ["f1", "f2"]}), ["f1"]),
-        (IMAGES, {"model": "x", "images": [{"file_id": "f1"}], "mask": {"file_id": "f2"}}, ["f1", "f2"]),
+        (
+            IMAGES,
+            {"model": "x", "images": [{"file_id": "f1"}], "mask": {"file_id": "f2"}, "markup": {"file_id": "f3"}},
+            ["f1", "f2", "f3"],
+        ),
         # A field of that name means nothing to these.
         (RERANK, {"model": "x", "query": "q", "documents": [{"text": "t", "file_id": "f9"}]}, []),
         (GENERATE, {"contents": [{"parts": [{"fileData": {"fileUri": "files/f9"}, "file_id": "f9"}]}]}, []),

@@ -217,14 +217,14 @@ class Request:
             RESPONSES: ("input", "instructions", "prompt", "tools"),
             MESSAGES: ("messages", "system", "tools"),
             COUNT_TOKENS: ("messages", "system", "tools"),
-            IMAGES: ("images", "mask"),
+            IMAGES: ("images", "mask", "markup"),
         }[self.format]
         for name, value in doc:
             if name not in places:
                 continue
             if name == "tools":
                 self.files_of_tools(value)
-            elif name == "mask":
+            elif name in ("mask", "markup"):
                 self.files_at(value)
             elif name == "prompt":
                 for prompt in objects(value):
