@@ -624,16 +624,17 @@ class Call:
     attempts: int
     def facts(self) -> dict[str, Any]:
         """Of a call set aside: endpoint, key, body, fields, model, model_span, background, stream, files, claim, ..."""
-    def proceed(self, channel: str | None = None) -> None:
-        """Nothing stands in the way of a call that was set aside. `channel`: the one that it has to go to; where that
-        cannot serve it, it is refused."""
+    def proceed(self, channels: frozenset[str] | None = None) -> None:
+        """Nothing stands in the way of a call that was set aside. `channels`: those that it may go to (None: all);
+        where none of them serves it, it is refused."""
     def turn_down(self, code: int, param: str | None = None) -> None: ...
     def answer(self, status: int, code: int, fields: bytes, body: bytes) -> None:
         """Answers a call that was set aside; `fields` are whole lines, without Content-Length."""
     def connected(self, connection: UpstreamConnection) -> None: ...
     def connect_failed(self, timed_out: bool) -> None: ...
-    def claim_known(self, first_id: int, same: bool) -> None:
-        """Its Idempotency-Key is its own (0), or has been used by another call, for the same body or not."""
+    def claim_known(self, first_id: int, same: bool) -> bool:
+        """Its Idempotency-Key is its own (0), or has been used by another call, for the same body or not. False: it had
+        ended before."""
     def claim_failed(self) -> None: ...
 
 class FrontDoor(asyncio.Protocol):

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Final
 
 import aiohttp
@@ -23,7 +24,7 @@ from relay.proxy.objects import OBJECT_PATHS
 from relay.proxy.sidecalls import RefusedError, record
 from relay.proxy.upstreams import Answered, Upstream, UpstreamError, Upstreams
 from relay.records import CallRecord
-from relay.storage import Conflict, Store, StoreError
+from relay.storage import Store, StoreError
 from relay.storage.rows import JobRow, KeyClaim, ObjectRow
 from relay.wire import jobs as wire_jobs
 from relay.wire.endpoints import D_ANTHROPIC
@@ -167,11 +168,8 @@ class Jobs:
             expires_ms=wall_ns // 1_000_000 + round(hours * 3_600_000),
         )
         try:
-            await self._store.objects.begin_job(row, claim)
-        except Conflict:
-            hold.release()
-            assert claim is not None
-            raise await self._keys.taken(claim) from None
+            async with self._keys.binding(claim) if claim is not None else nullcontext():
+                await self._store.objects.begin_job(row, claim)
         except BaseException:
             hold.release()
             raise

@@ -172,9 +172,9 @@ class JobsApi:
         return data
 
     def _way(
-        self, key: ApiKey, model: str, dialect: int, *, renamed: bool = True, channel: str | None = None
+        self, key: ApiKey, model: str, dialect: int, *, renamed: bool = True, channels: frozenset[str] | None = None
     ) -> tuple[Upstream, str]:
-        """The first channel that serves a model, and its name there; `channel`: what has the objects that are named.
+        """The first channel that serves a model, and its name there; `channels`: those that have what is named.
         Raises RefusedError."""
         known = self._objects.engine.models.get(model.encode("utf-8", "replace"))
         code = key.check(wall_ns=time.time_ns(), address=None, model=model.encode("utf-8", "replace"))
@@ -187,11 +187,11 @@ class JobsApi:
             raise RefusedError("model_unpriced")
         for route in sorted(routes, key=lambda route: route.channel.priority):
             upstream = self._objects.upstreams.by_name.get(route.channel.name)
-            if channel not in (None, route.channel.name):
+            if channels is not None and route.channel.name not in channels:
                 continue
             if upstream is not None and (renamed or route.upstream_model == model):
                 return upstream, route.upstream_model
-        if channel is not None:
+        if channels is not None:
             raise RefusedError("objects_apart")
         raise RefusedError("invalid_value", "model")  # in a batch names cannot be changed
 
@@ -240,8 +240,8 @@ class JobsApi:
         model = models.pop()
         assert call.key is not None
         files = await asyncio.to_thread(self._named_in, params) if wire_files.may_be_named(data) else []
-        channel = await self._objects.objects.channel_of(call.account_id, files)
-        upstream, name = self._way(call.key, model, D_ANTHROPIC, renamed=False, channel=channel)
+        channels = await self._objects.objects.channels_of(call.account_id, files)
+        upstream, name = self._way(call.key, model, D_ANTHROPIC, renamed=False, channels=channels)
         otherwise = self._objects.config().billing.hold_output_tokens
         usage = {
             "input_tokens": self._margin(self._tokens(data)),
@@ -308,8 +308,8 @@ class JobsApi:
         if not 0 < seconds <= VIDEO_SECONDS_MAX:
             raise RefusedError("invalid_value", "seconds")
         assert call.key is not None
-        channel = await self._objects.objects.channel_of(call.account_id, files)
-        upstream, name = self._way(call.key, model, D_OPENAI, renamed=span is not None, channel=channel)
+        channels = await self._objects.objects.channels_of(call.account_id, files)
+        upstream, name = self._way(call.key, model, D_OPENAI, renamed=span is not None, channels=channels)
         if name != model and span is not None:
             put = name.encode() if boundary is not None else orjson.dumps(name)
             data = data[: span[0]] + put + data[span[1] :]
@@ -337,7 +337,7 @@ class JobsApi:
 
     # -- responses in the background: the call came over the hot path
 
-    async def background(self, call: Call, facts: dict[str, Any], channel: str | None) -> None:
+    async def background(self, call: Call, facts: dict[str, Any], channels: frozenset[str] | None) -> None:
         """Answers a call that asks for a response in the background. Raises RefusedError, StoreError."""
         if facts["endpoint"] != "/v1/responses":
             raise RefusedError("unsupported_feature")
@@ -361,7 +361,7 @@ class JobsApi:
                 admission.py_release(now_ns=now_ns, forwarded=True)
         if code:
             raise RefusedError(_CODES[code])
-        upstream, name = self._way(key, model, D_OPENAI, channel=channel)
+        upstream, name = self._way(key, model, D_OPENAI, channels=channels)
         data: bytes = facts["body"]
         if name != model:
             start, end = facts["model_span"]

@@ -32,9 +32,10 @@ LIST_FETCHES: Final = 8  # at a time, for one list
 class Objects:
     """Whose an object is. Rows that are not committed yet are found too."""
 
-    def __init__(self, store: Store, engine: Engine) -> None:
+    def __init__(self, store: Store, engine: Engine, upstreams: Upstreams) -> None:
         self._store = store
         self._engine = engine
+        self._upstreams = upstreams
         self._known: OrderedDict[tuple[str, str], ObjectRow] = OrderedDict()
         self._pending: list[ObjectRow] = []
 
@@ -80,18 +81,27 @@ class Objects:
             raise RefusedError("object_not_found")
         return row
 
-    async def channel_of(self, account_id: int, files: Iterable[str]) -> str | None:
-        """The one channel that has all these files of an account; None: none is named. Raises RefusedError."""
-        channel: str | None = None
-        for name in set(files):
+    async def channels_of(
+        self, account_id: int, files: Iterable[str], response: str | None = None
+    ) -> frozenset[str] | None:
+        """The channels that have all that an account's request names; None: it names nothing.
+
+        Raises RefusedError: something is not the account's, or it is not all in one place.
+        """
+        named = [("file", "file_id", name) for name in set(files)]
+        if response is not None:
+            named.append(("response", "previous_response_id", response))
+        channels: frozenset[str] | None = None
+        for kind, param, name in named:
             try:
-                row = await self.find(account_id, "file", name)
+                row = await self.find(account_id, kind, name)
             except RefusedError as error:
-                raise RefusedError(error.code, "file_id") from None
-            if channel not in (None, row.channel):
-                raise RefusedError("objects_apart", "file_id")
-            channel = row.channel
-        return channel
+                raise RefusedError(error.code, param) from None
+            have = self._upstreams.together(row.channel)
+            channels = have if channels is None else channels & have
+            if not channels:
+                raise RefusedError("objects_apart", param)
+        return channels
 
     async def bind(self, row: ObjectRow) -> None:
         """Commits a new object before its client hears of it."""

@@ -49,7 +49,7 @@ class Side:
         self._config = config
         self._api = api
         self._upstreams = Upstreams(tls)
-        self._objects = Objects(store, engine)
+        self._objects = Objects(store, engine, self._upstreams)
         self._aside = Aside(self._objects)
         self.desk = Desk(store, engine, keyring, hooks, keys, lambda: config().timeouts.body_idle_seconds)
         handlers = ObjectsApi(store, engine, self._upstreams, self._objects, config)

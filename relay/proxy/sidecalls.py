@@ -19,7 +19,7 @@ from relay.proxy.hooks import Hooks
 from relay.proxy.keyring import Keyring
 from relay.proxy.upstreams import Answered, Fields, UpstreamError, passed, whole
 from relay.records import call_day
-from relay.storage import Conflict, Store, StoreError
+from relay.storage import Store, StoreError
 from relay.storage.rows import KeyClaim
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
@@ -195,10 +195,8 @@ class SideCall:
     async def bind_key(self) -> None:
         """Before what may make an object has been forwarded: the key stays this call's, whatever happens."""
         if self.claim is not None:
-            try:
+            async with self.desk.keys.binding(self.claim):
                 await self.desk.store.objects.bind_key(self.claim)
-            except Conflict:
-                raise await self.desk.keys.taken(self.claim) from None
 
     async def free_key(self) -> None:
         """Nothing was made."""

@@ -122,10 +122,10 @@ class _Upload:
         facts = self._reader.facts()
         if facts.files:
             try:
-                channel = await self._objects.objects.channel_of(call.account_id, facts.files)
+                channels = await self._objects.objects.channels_of(call.account_id, facts.files)
             except RefusedError:
-                channel = None
-            if channel != self._upstream.name:
+                channels = None
+            if channels is None or self._upstream.name not in channels:
                 facts = uploads.BatchFacts()  # no batch is made of what names other people's files
         await self._objects.objects.bind(
             ObjectRow(

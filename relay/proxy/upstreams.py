@@ -36,6 +36,10 @@ class Upstream(msgspec.Struct, frozen=True):
     idle_seconds: float
     models: dict[str, str]
 
+    @property
+    def account(self) -> tuple[object, ...]:
+        return self.dialect, self.base_url, self.query, self.key
+
 
 class UpstreamError(Exception):
     """No answer that could be passed on. `code`: a name of relay.errors. `processed`: the provider may have done what
@@ -65,6 +69,14 @@ class Upstreams:
 
     def configure(self, config: Config) -> None:
         self.by_name = {channel.name: _upstream(config, channel) for channel in config.channels}
+
+    def together(self, name: str) -> frozenset[str]:
+        """The channels of one account at one provider: what was made through this one is there for all of them. None
+        where it is not configured any more."""
+        upstream = self.by_name.get(name)
+        return frozenset(
+            other.name for other in self.by_name.values() if upstream is not None and other.account == upstream.account
+        )
 
     def of_dialect(self, dialect: int) -> list[Upstream]:
         """In the order in which they are asked."""
