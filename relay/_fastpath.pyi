@@ -57,8 +57,9 @@ def scan_request(format: int, body: bytes, table: TokenTable, cuts: tuple[int, .
 
     Keys: error (a name of ERROR_CODES), error_param, model, model_span, stream, output_limit, choices, include_usage,
     stream_options_span, object_start, object_empty, background, priority, web_search, stored_context, prompt_tokens,
-    prefix_start (of the 4 KiB by which calls of one conversation know each other: tools, else instructions, else
-    messages; -1: there are not so many), and text (the counted text alone, in 1/TOKEN_UNIT token).
+    files (spans of the raw names of files), prefix_start (of the 4 KiB by which calls of one conversation know each
+    other: tools, else instructions, else messages; -1: there are not so many), and text (the counted text alone, in
+    1/TOKEN_UNIT token).
     """
 
 def tap(
@@ -631,9 +632,10 @@ class Call:
     id: int
     attempts: int
     def facts(self) -> dict[str, Any]:
-        """Of a call set aside: endpoint, key, body, fields, model, model_span, background, priority, stream, ..."""
-    def proceed(self, channel: str | None = None) -> None:
-        """Nothing stands in the way of a call that was set aside. `channel`: the one that it has to go to."""
+        """Of a call set aside: endpoint, key, body, fields, model, model_span, background, stream, files, claim, ..."""
+    def proceed(self, channels: frozenset[str] | None = None) -> None:
+        """Nothing stands in the way of a call that was set aside. `channels`: those that it may go to (None: all);
+        where none of them serves it, it is refused."""
     def turn_down(self, code: int, param: str | None = None, wait_ns: int = 0) -> None:
         """Refuses a call that was set aside. `wait_ns`: after which time it is worth another try."""
     def answer(self, status: int, code: int, fields: bytes, body: bytes) -> None:
@@ -653,8 +655,9 @@ class Call:
     def ended(self) -> bool: ...
     def connected(self, connection: UpstreamConnection) -> None: ...
     def connect_failed(self, timed_out: bool) -> None: ...
-    def claim_known(self, first_id: int, same: bool) -> None:
-        """Its Idempotency-Key is its own (0), or has been used by another call, for the same body or not."""
+    def claim_known(self, first_id: int, same: bool) -> bool:
+        """Its Idempotency-Key is its own (0), or has been used by another call, for the same body or not. False: it had
+        ended before."""
     def claim_failed(self) -> None: ...
 
 class FrontDoor(asyncio.Protocol):

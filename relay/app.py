@@ -109,9 +109,11 @@ class Relay:
         )
         self.hooks.handover = self.api.take_over
         self.hooks.on_event = self._channel_event
-        idempotency = IdempotencyKeys(store)
+        idempotency = IdempotencyKeys(store, pepper.value)
         self.hooks.claim, self.hooks.unclaim = idempotency.claim, idempotency.unclaim
-        self.side = Side(store, self.engine, self.keyring, self.hooks, self.api, self._tls, lambda: self.config)
+        self.side = Side(
+            store, self.engine, self.keyring, self.hooks, idempotency, self.api, self._tls, lambda: self.config
+        )
         self.metrics = Metrics(self.engine, self._figures, self.channel_states)
         self.metrics.jobs = self.side.jobs
         self.outlets = Outlets()

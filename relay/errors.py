@@ -7,7 +7,7 @@ same request can ever succeed if repeated (`final`), and a sentence for the pers
     client      request    malformed_json duplicate_key invalid_type invalid_value missing_model unsupported_feature
                            malformed_http malformed_form body_too_large unsupported_encoding body_timeout
                            idempotency_repeat path_not_found method_not_allowed upgrade_required model_not_found
-                           object_not_found
+                           object_not_found too_many_files objects_apart
                 key        missing_key invalid_key ambiguous_key key_expired key_revoked key_suspended account_inactive
                 permission address_not_allowed scope_not_allowed model_not_allowed
                 limit      rate_limit_requests rate_limit_tokens concurrency_limit daily_limit monthly_limit
@@ -91,6 +91,10 @@ ERRORS: Final[dict[str, ErrorKind]] = {
     "upgrade_required": _client(426, "WebSocket is not supported here: send the request by POST."),
     "model_not_found": _client(404, "There is no such model on this relay. GET /v1/models lists those of your key."),
     "object_not_found": _client(404, "There is no such object of this account."),
+    "too_many_files": _client(400, "The request names more than 32 files."),
+    "objects_apart": _client(
+        400, "What the request names does not lie together at one channel that may serve this call."
+    ),
     # the key
     "missing_key": _client(401, "No API key was sent. Send one as `Authorization: Bearer sk-...`."),
     # "Incorrect API key provided" is what OpenAI says: litellm tells a wrong key from a wrong request by these words.

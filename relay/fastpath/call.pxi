@@ -149,10 +149,11 @@ cdef class Call:
         self.max_cost_nano = -1
 
     def claim_known(self, int64_t first_id, bint same):
-        """The answer to `claim`. 0: the key is this call's. Otherwise the call that has it, and whether its body is equal."""
+        """The answer to `claim`. 0: the key is this call's. Otherwise the call that has it, and whether its body is equal.
+        False where the call had ended before."""
         cdef char[20] text
         if self.state != C_CLAIM:
-            return
+            return False
         try:
             if first_id == 0:
                 self.state = C_READ
@@ -163,6 +164,7 @@ cdef class Call:
                 call_refuse(self, E_IDEMPOTENCY_REPEAT, PyUnicode_DecodeASCII(text, 18, NULL) + ("" if same else " with another body"))
         except Exception as error:
             call_broken(self, error)
+        return True
 
     def claim_failed(self):
         """The keys cannot be looked up now."""
@@ -172,17 +174,21 @@ cdef class Call:
     def facts(self):
         """What a decision about a call set aside needs."""
         cdef RequestScanner scanner = self.scanner
+        cdef bytes body = b"".join(self.body)
         return {
             "endpoint": self.endpoint.name, "scope_bit": self.endpoint.scope_bit, "key": self.key,
-            "body": b"".join(self.body), "fields": self.passed_fields, "model": scanner.model,
+            "body": body, "fields": self.passed_fields, "model": scanner.model,
             "model_span": (scanner.model_start, scanner.model_end), "background": bool(scanner.background),
             "priority": bool(scanner.priority), "stream": scanner.stream == 1, "output_limit": scanner.output_limit,
-            "prompt_tokens": scanner.prompt_tokens(), "web_search": bool(scanner.web_search), "max_cost_nano": self.max_cost_nano, "wall_ns": self.wall_ns,
-            "address": self.source_packed, "wanted_channel": self.wanted_channel,
+            "prompt_tokens": scanner.prompt_tokens(), "web_search": bool(scanner.web_search), "max_cost_nano": self.max_cost_nano,
+            "wall_ns": self.wall_ns, "address": self.source_packed, "wanted_channel": self.wanted_channel,
+            "stored_context": bool(scanner.stored_context),
+            "files": [body[start:end] for start, end in scanner.file_names()],
+            "claim": None if self.claimed is None else (self.claimed, self.claimed_body),
         }
 
-    def proceed(self, str channel=None):
-        """Nothing stands in the way of a call that was set aside. `channel`: the one that it has to go to."""
+    def proceed(self, frozenset channels=None):
+        """Nothing stands in the way of a call that was set aside. `channels`: those that it may go to, all where None."""
         cdef int code
         cdef Route route
         if self.state != C_ASIDE:
@@ -194,9 +200,12 @@ cdef class Call:
             if code:
                 call_refuse(self, code, "x-relay-channel" if code == E_INVALID_VALUE else None)
                 return
-            if channel is not None:
+            if channels is not None:
+                if channels.isdisjoint([route.channel.name for route in <list>self.routes]):
+                    call_refuse(self, E_OBJECTS_APART, None)
+                    return
                 self.tried = [route.channel for route in <list>self.model.routes[self.endpoint.dialect]
-                              if route.channel.name != channel]
+                              if route.channel.name not in channels]
             call_forward(self)
         except Exception as error:
             call_broken(self, error)

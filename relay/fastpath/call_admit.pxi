@@ -109,7 +109,8 @@ cdef int call_admit_and_forward(Call call) except -1:
 
 cdef int call_go_on(Call call) except -1:
     cdef int code
-    if (call.scanner.background | call.scanner.stored_context) and call.endpoint.format == F_RESPONSES:
+    if call.scanner.request.files or (
+            (call.scanner.background | call.scanner.stored_context) and call.endpoint.format == F_RESPONSES):
         call.state = C_ASIDE
         call.engine.hooks.aside(call)
         return 0
@@ -124,8 +125,11 @@ cdef int call_go_on(Call call) except -1:
 cdef int call_claim(Call call) except -1:
     """Asks for the caller's Idempotency-Key: `claim_known` is called now or later. Only HMACs of key and body are kept."""
     cdef bytes account = b"idempotency %d " % call.key.account_id
-    cdef bytes tag = <bytes>hmac_digest(call.engine.pepper, b"body " + call.endpoint.name.encode() + b" "
-                                        + b"".join(call.body), "sha256")
+    cdef bytes body = b"".join(call.body)
+    cdef bytes tag
+    if call.form is not None:
+        body = body.replace(call.form.boundary, b"")      # SDKs draw a new one for every attempt
+    tag = <bytes>hmac_digest(call.engine.pepper, b"body " + call.endpoint.name.encode() + b" " + body, "sha256")
     call.state = C_CLAIM
     call.claimed = <bytes>hmac_digest(call.engine.pepper, account + call.idempotency_key, "sha256")
     memcpy(&call.claimed_body, PyBytes_AS_STRING(tag), 8)

@@ -86,6 +86,8 @@ ERROR_CODES = (
     "malformed_form",
     "object_not_found",
     "idempotency_repeat",
+    "too_many_files",
+    "objects_apart",
 )
 
 cdef enum:
@@ -145,6 +147,8 @@ cdef enum:
     E_MALFORMED_FORM
     E_OBJECT_NOT_FOUND
     E_IDEMPOTENCY_REPEAT
+    E_TOO_MANY_FILES
+    E_OBJECTS_APART
     E_COUNT
 
 assert len(ERROR_CODES) == E_COUNT

@@ -7,6 +7,7 @@ cdef enum:
     TOOLS_TOKENS_OPENAI = 9
     TOOLS_TOKENS_ANTHROPIC = 346        # of the hidden prompt that explains tools
     PRIMING_TOKENS = 3
+    FILES_MAX = 32                      # files that one body may name
     PREFIX_BYTES = 4096                 # of a prompt, by which calls of one conversation know each other: about 1,024 tokens
 
 ctypedef struct Request:
@@ -33,11 +34,17 @@ ctypedef struct Request:
     uint8_t search
     uint8_t stored
     uint8_t tools
+    uint8_t names_files                 # the format's `file_id` names a file
+    uint8_t file_of_part                # the last one was named by the part under way itself
+    uint8_t part_is_output              # ... which tells what a tool has made
+    int files
+    int64_t file_start
     Media media
     MediaSums sums
     Frame frames[JSON_DEPTH_STRICT]
     uint8_t text[MODEL_BYTES_MAX]
     uint8_t model[MODEL_BYTES_MAX]
+    int64_t file_spans[2 * FILES_MAX]   # last: not cleared for a new body
 
 
 cdef inline void request_media_bytes(Request* r, TokenTable t, const uint8_t* p, Py_ssize_t n) noexcept nogil:
@@ -57,9 +64,12 @@ cdef void request_string(Request* r, const Node* node) noexcept nogil:
     elif node.action == R_OPAQUE:
         r.json.mode = M_LENGTH
         r.json.length = 0
-    elif node.action == R_MEDIA_URL or node.action == R_MEDIA_DATA:
+    elif node.action == R_FILE and node.slot == FILE_ALONE:
+        r.file_start = r.json.at
+    elif node.action == R_MEDIA_URL or node.action == R_MEDIA_DATA or node.action == R_FILE:
+        r.file_start = r.json.at
         media_count(&r.media, &r.sums, &r.json.counter)
-        media_begin(&r.media, STAGE_PREFIX if node.action == R_MEDIA_URL else STAGE_BASE64)
+        media_begin(&r.media, STAGE_BASE64 if node.action == R_MEDIA_DATA else STAGE_PREFIX)
         r.json.mode = M_MEDIA
         if node.action == R_MEDIA_DATA and node.slot and r.media.source != 2:
             # `data` of an Anthropic source before its `type`: count it in case that it is text.
@@ -77,6 +87,19 @@ cdef void request_integer(Request* r, const Node* node) noexcept nogil:
         r.choices = max(r.choices, n)
     else:
         r.output_limit = max(r.output_limit, n)
+
+
+cdef void request_file(Request* r, const Node* node) noexcept nogil:
+    """The name of a file has ended."""
+    if not r.names_files:
+        return
+    if r.files == FILES_MAX:
+        json_fault(&r.json, E_TOO_MANY_FILES, node.key)
+        return
+    r.file_spans[2 * r.files] = r.file_start
+    r.file_spans[2 * r.files + 1] = r.json.at
+    r.files += 1
+    r.file_of_part = node.slot == FILE_OF_PART
 
 
 cdef void request_scalar(Request* r, TokenTable t, const Node* node, int type) noexcept nogil:
@@ -124,6 +147,8 @@ cdef void request_scalar(Request* r, TokenTable t, const Node* node, int type) n
             r.overhead += <int64_t>(j.length * 3 // 16)
     elif type != T_STRING:
         pass
+    elif action == R_FILE:
+        request_file(r, node)
     elif action == R_MEDIA_DATA:
         if j.mode & M_COUNT:
             r.media.counted = j.counter.acc - r.media.counted
@@ -142,11 +167,19 @@ cdef void request_scalar(Request* r, TokenTable t, const Node* node, int type) n
             r.media.block = MEDIA_AUDIO
         elif text_starts(j, b"video") or text_starts(j, b"input_video"):
             r.media.block = MEDIA_VIDEO
+        elif text_is(j, b"bash_code_execution_output") or text_is(j, b"code_execution_output"):
+            r.part_is_output = True
     elif action == R_RESOLUTION:
         if text_is(j, b"MEDIA_RESOLUTION_LOW"):
             r.resolution = 280
         elif text_is(j, b"MEDIA_RESOLUTION_MEDIUM"):
             r.resolution = 560
+
+
+cdef inline void request_part(Request* r) noexcept nogil:
+    """A new part begins: what was said of the last one does not hold."""
+    media_forget(&r.media)
+    r.file_of_part = r.part_is_output = False
 
 
 cdef void request_open(Request* r, const Node* node, bint array) noexcept nogil:
@@ -161,12 +194,12 @@ cdef void request_open(Request* r, const Node* node, bint array) noexcept nogil:
             if r.prompt_start < 0:
                 r.prompt_start = r.json.at
             r.overhead += node.slot
-            media_forget(&r.media)
+            request_part(r)
     elif action == R_PART or action == R_SYSTEM:
         if action == R_SYSTEM and r.system_start < 0:
             r.system_start = r.json.at
         if not array:
-            media_forget(&r.media)
+            request_part(r)
     elif action == R_TOOLS:
         if r.tools_start < 0:
             r.tools_start = r.json.at
@@ -185,6 +218,9 @@ cdef void request_close(Request* r, const Node* node, bint array) noexcept nogil
         r.options_end = r.json.at
     elif not array:
         media_count(&r.media, &r.sums, &r.json.counter)
+        if r.part_is_output and r.file_of_part:
+            r.files -= 1        # what a tool made in an earlier turn: its provider takes no content from that file
+        r.file_of_part = r.part_is_output = False
 
 
 @cython.freelist(64)      # one is made for every call
@@ -228,7 +264,7 @@ cdef class RequestScanner:
     cdef void reset(self, int format):
         """Make ready for another body."""
         cdef Request* r = &self.request
-        memset(r, 0, sizeof(Request))
+        memset(r, 0, sizeof(Request) - sizeof(r.file_spans))
         r.json.owner = OWNER_REQUEST
         r.json.strict = True
         r.json.depth_max = r.json.frame_max = JSON_DEPTH_STRICT
@@ -241,6 +277,7 @@ cdef class RequestScanner:
         r.choices = 1
         r.stream = r.include_usage = r.store = -1
         r.resolution = 1120
+        r.names_files = NAMES_FILES[format]
         json_reset(&r.json, REQUEST_ROOTS[format])
         self.format = format
         self.offset = 0
@@ -311,6 +348,12 @@ cdef class RequestScanner:
             return r.prompt_start
         return -1
 
+    cdef list file_names(self):
+        """Where the names of files stand in the body: (start, end) of the raw values, quotes included."""
+        cdef Request* r = &self.request
+        cdef int i
+        return [(r.file_spans[2 * i], r.file_spans[2 * i + 1]) for i in range(r.files)]
+
     cdef int64_t prompt_tokens(self):
         """The estimate of the prompt in whole tokens, rounded up."""
         cdef Request* r = &self.request
@@ -351,6 +394,7 @@ def scan_request(int format, bytes body not None, TokenTable table not None, tup
         "store": scanner.store,
         "web_search": bool(scanner.web_search),
         "stored_context": bool(scanner.stored_context),
+        "files": scanner.file_names(),
         "prompt_tokens": scanner.prompt_tokens(),
         "prefix_start": scanner.prefix_start(PREFIX_BYTES),
         "text": scanner.request.json.counter.acc,

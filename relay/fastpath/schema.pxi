@@ -26,6 +26,7 @@ cdef enum:
     R_PART              # an object that may hold a file: its parts are put together at its end
     R_MEDIA_URL
     R_MEDIA_DATA
+    R_FILE              # the name of a file that the provider keeps; slot: FILE_*
     R_MEDIA_TYPE
     R_SOURCE_TYPE
     R_BLOCK_TYPE
@@ -33,6 +34,12 @@ cdef enum:
     R_OPAQUE            # encrypted content: counted by its length
     R_RESOLUTION
     R_STORE             # whether the provider keeps the answer
+
+# Where a file is named.
+cdef enum:
+    FILE_ALONE = 0      # it counts for nothing in the prompt
+    FILE_INSIDE         # in a part of the prompt, below another key
+    FILE_OF_PART        # by the part itself, whose type may say that it only tells what was made
 
 # Actions of tap nodes.
 cdef enum:
@@ -177,6 +184,10 @@ def _text():
 cdef int REQUEST_ROOTS[F_OTHER + 1]
 cdef int TAP_ROOTS[F_OTHER + 1]
 cdef uint8_t MODEL_NEEDED[F_OTHER + 1]      # elsewhere the path names it, or the upstream has a default
+cdef uint8_t NAMES_FILES[F_OTHER + 1]       # elsewhere `file_id` means nothing to a provider
+for _format in (F_CHAT, F_RESPONSES, F_MESSAGES, F_COUNT_TOKENS, F_IMAGES):
+    NAMES_FILES[_format] = True
+del _format
 
 
 def _request_root(int format, bint model_needed, dict children):
@@ -199,10 +210,22 @@ def _stream_options():
     return node
 
 
+def _tool():
+    """One definition of a tool, as raw text; the files that a sandbox begins with or a picture's mask are named in it."""
+    cdef int tool = _node(flags=NF_RAW, mode=M_COUNT, rest=NODE_RAW)
+    cdef int named = _node(R_FILE, flags=NF_RAW | NF_STRING | NF_SCALAR, mode=M_COUNT, slot=FILE_ALONE, rest=NODE_RAW)
+    cdef int sandbox = _node(flags=NF_RAW, mode=M_COUNT, rest=NODE_RAW)
+    cdef int mask = _node(flags=NF_RAW, mode=M_COUNT, rest=NODE_RAW)
+    _keys(sandbox, {"file_ids": named})
+    _keys(mask, {"file_id": named})
+    _keys(tool, {"container": sandbox, "environment": sandbox, "input_image_mask": mask})
+    return tool
+
+
 def _tools():
     """Tool definitions: their JSON text counts, as an upper bound of what providers make of it."""
     cdef int search = _node(R_SEARCH, flags=NF_RAW | NF_OPEN | NF_SCALAR, mode=M_COUNT, rest=NODE_RAW, elem=NODE_RAW)
-    cdef int tool = _node(flags=NF_RAW, mode=M_COUNT, rest=NODE_RAW)
+    cdef int tool = _tool()
     cdef int tools = _node(R_TOOLS, types=T_ARRAY | T_OBJECT, flags=NF_OPEN, elem=tool)
     gemini = {
         "googleSearch|google_search": search,
@@ -226,6 +249,7 @@ def _part():
     cdef int mime = _node(R_MEDIA_TYPE, flags=NF_SCALAR, mode=M_CAPTURE)
     cdef int detail = _node(R_DETAIL, flags=NF_SCALAR, mode=M_CAPTURE)
     cdef int opaque = _node(R_OPAQUE, flags=NF_STRING | NF_SCALAR)
+    cdef int named = _node(R_FILE, flags=NF_STRING | NF_SCALAR, slot=FILE_INSIDE)
     cdef int text = _text()
     cdef int image = _node(R_MEDIA_URL, flags=NF_STRING | NF_SCALAR)
     cdef int source = _node(R_NONE)
@@ -236,20 +260,20 @@ def _part():
     _keys(image, {"url": url, "detail": detail, "data": data, "mime_type": mime})
     _keys(source, {"type": _node(R_SOURCE_TYPE, flags=NF_SCALAR, mode=M_CAPTURE), "media_type": mime,
                    "data": _node(R_MEDIA_DATA, flags=NF_STRING | NF_SCALAR, slot=1),
-                   "url": url, "file_id": url, "content": part})
+                   "url": url, "file_id": named, "content": part})
     _keys(audio, {"data": data, "format": _node(R_MEDIA_TYPE, flags=NF_SCALAR, mode=M_CAPTURE, slot=1)})
-    _keys(file, {"file_data": url, "file_id": url, "file_url": url, "filename": text})
+    _keys(file, {"file_data": url, "file_id": named, "file_url": url, "filename": text})
     _keys(call, {"name": text, "arguments": NODE_RAW, "input": NODE_RAW})
     _keys(part, {
         "type": _node(R_BLOCK_TYPE, flags=NF_SCALAR, mode=M_CAPTURE),
         "text": text, "refusal": text, "thinking": text, "reasoning": text, "reasoning_content": text,
         "content": part, "output": part, "summary": part, "title": text, "context": text, "code": text, "query": text,
-        "name": text, "arguments": NODE_RAW, "input": NODE_RAW, "action": NODE_RAW, "tools": NODE_RAW,
+        "name": text, "arguments": NODE_RAW, "input": NODE_RAW, "action": NODE_RAW, "tools": _tool(),
         "outputs": NODE_RAW, "results": NODE_RAW, "queries": NODE_RAW,
         "tool_calls": item, "function_call": call,
         "image_url": image, "video_url": image, "audio_url": image, "detail": detail,
-        "source": source, "input_audio": audio, "file": file,
-        "file_data": url, "file_id": url, "file_url": url, "filename": text, "result": data,
+        "source": source, "input_audio": audio, "file": file, "image_file": file,
+        "file_data": url, "file_id": _node(R_FILE, flags=NF_STRING | NF_SCALAR, slot=FILE_OF_PART), "file_url": url, "filename": text, "result": data,
         "data": opaque, "encrypted_content": opaque,
     })
     _keys(item, {"function": call, "custom": call})
@@ -282,7 +306,7 @@ def _describe_requests():
     cdef int max_completion = _limit()
     cdef int text = _text()
     cdef int service = _node(R_SERVICE, flags=NF_SCALAR, mode=M_CAPTURE)
-    cdef int root, container, format_node, gemini_part, turn, blob
+    cdef int root, container, format_node, gemini_part, turn, blob, mask
 
     container = _node(R_NONE)
     _keys(container, {"id": _node(R_SEARCH_TAG, flags=NF_SCALAR, mode=M_CAPTURE)})
@@ -364,9 +388,11 @@ def _describe_requests():
 
     _request_root(F_MODERATIONS, False, {"input": part})
     _request_root(F_RERANK, True, {"query": part, "documents": part})
+    mask = _node(R_NONE)
+    _keys(mask, {"file_id": _node(R_FILE, flags=NF_STRING | NF_SCALAR, slot=FILE_ALONE)})
     _request_root(F_IMAGES, True, {
         "prompt": text, "n": choices, "stream": stream,
-        "image": _node(R_MEDIA_URL, flags=NF_STRING | NF_SCALAR), "images": part,
+        "image": _node(R_MEDIA_URL, flags=NF_STRING | NF_SCALAR), "images": part, "mask": mask, "markup": mask,
     })
     _request_root(F_SPEECH, True, {"input": text, "instructions": text})
     _request_root(F_TRANSCRIPTION, False, {"stream": stream})
@@ -571,6 +597,6 @@ _describe_anthropic_answers()
 _describe_gemini_answers()
 
 # Only the tables are needed from here on.
-del _key, _node, _keys, _text, _request_root, _limit, _stream_options, _tools, _part, _copy
+del _key, _node, _keys, _text, _request_root, _limit, _stream_options, _tool, _tools, _part, _copy
 del _describe_requests, _shared, _scalar, _value, _tag, _usage_openai, _usage_anthropic, _item
 del _describe_openai_answers, _describe_anthropic_answers, _describe_gemini_answers

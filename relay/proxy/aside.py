@@ -1,10 +1,11 @@
-"""Calls on the hot path that need a decision from the store first: whose stored response they go on from, or a job.
+"""Calls on the hot path that need a decision from the store first: whose files and stored response they name, or a job.
 
 The pipeline sets such a call aside when its body is complete and before anything is taken; here it is sent on, refused,
 or answered.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -29,7 +30,7 @@ class Aside:
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
         self._tasks: set[asyncio.Task[None]] = set()
-        self.background: Callable[[Call, Facts, str | None], Awaitable[None]] | None = None
+        self.background: Callable[[Call, Facts, frozenset[str] | None], Awaitable[None]] | None = None
 
     def take(self, call: Call) -> None:
         """From the engine: answers in a later turn with `proceed`, `turn_down` or `answer`."""
@@ -43,13 +44,13 @@ class Aside:
         wait_ns = 0
         try:
             facts = call.facts()
-            channel = await self._channel(facts)
+            channels = await self._channels(facts)
             if not facts["background"]:
-                call.proceed(channel)
+                call.proceed(channels)
             elif self.background is None:
                 raise RefusedError("unsupported_feature")
             else:
-                await self.background(call, facts, channel)
+                await self.background(call, facts, channels)
             return
         except RefusedError as error:
             code, param = error.code, error.param
@@ -61,21 +62,24 @@ class Aside:
             log.error("a call set aside failed (%s)", quiet.describe(error))
         call.turn_down(_fastpath.ERROR_CODES.index(code), param, wait_ns)
 
-    async def _channel(self, facts: Facts) -> str | None:
-        """The channel of the stored response that the call goes on from. Raises RefusedError: not the account's."""
-        document = orjson.loads(facts["body"])
-        if document.get("conversation") is not None:
-            raise RefusedError("object_not_found", "conversation")  # they are made at paths that are not served
-        previous = document.get("previous_response_id")
-        if previous is None:
-            return None
-        if not isinstance(previous, str):
-            raise RefusedError("invalid_type", "previous_response_id")
-        try:
-            row = await self._objects.find(facts["key"].account_id, "response", previous)
-        except RefusedError as error:
-            raise RefusedError(error.code, "previous_response_id") from None
-        return row.channel
+    async def _channels(self, facts: Facts) -> frozenset[str] | None:
+        """The channels that have what the call names: files, the stored response that it goes on from.
+
+        Raises RefusedError: not the account's, or not all in one place.
+        """
+        previous = None
+        if facts["stored_context"]:
+            try:
+                document = orjson.loads(facts["body"])
+            except orjson.JSONDecodeError:
+                document = json.loads(facts["body"])  # half of a surrogate pair: the scanner lets it pass
+            if document.get("conversation") is not None:
+                raise RefusedError("object_not_found", "conversation")  # they are made at paths that are not served
+            previous = document.get("previous_response_id")
+            if previous is not None and not isinstance(previous, str):
+                raise RefusedError("invalid_type", "previous_response_id")
+        files = [json.loads(name) for name in facts["files"]]
+        return await self._objects.channels_of(facts["key"].account_id, files, previous)
 
     async def close(self) -> None:
         for task in list(self._tasks):

@@ -36,6 +36,7 @@ class Form(msgspec.Struct, frozen=True):
     model: bytes = b""
     model_start: int = -1
     model_end: int = -1
+    boundary: bytes = b""
     opening: bytes = b""  # what stands before a model that has to be put in front of the body
     stream: bool = False
     choices: int = 1
@@ -77,6 +78,7 @@ def read(path: str, format: int, content_type: bytes, body: bytes, table: TokenT
         model=model,
         model_start=place.start if place else -1,
         model_end=place.end if place else -1,
+        boundary=boundary,
         opening=b"--" + boundary + b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n',
         stream=text.get("stream", b"").lower() in (b"true", b"1"),
         choices=int(count),

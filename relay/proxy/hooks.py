@@ -38,7 +38,7 @@ class Hooks:
         self.aside: Callable[[Call], None] = lambda call: call.turn_down(E_UNSUPPORTED)
         self.on_event: Callable[[str, str | None, str | None], None] = lambda kind, code, channel: None
 
-        self.claim: Callable[[Call, bytes, int], None] = lambda call, digest, body: call.claim_known(0, True)
+        self.claim: Callable[[Call, bytes, int], None] = _unclaimed
         self.unclaim: Callable[[int, bytes, bool], None] = lambda call_id, digest, bound: None
 
     def use_addresses(self, addresses: Addresses) -> None:
@@ -129,3 +129,7 @@ class Hooks:
     def fault(self, error: BaseException) -> None:
         """A fault of our own. Its text may quote content, so only its type and places in the code are told."""
         log.error("internal fault %s", quiet.describe(error))
+
+
+def _unclaimed(call: Call, digest: bytes, body: int) -> None:
+    call.claim_known(0, True)

@@ -14,6 +14,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Final
 
 from msgspec.structs import replace
@@ -22,6 +23,7 @@ from relay._fastpath import ApiKey, Engine, JobHold
 from relay.config import Config
 from relay.policy import pricing
 from relay.proxy import jobparts
+from relay.proxy.idempotency import IdempotencyKeys
 from relay.proxy.jobparts import Asked, Part
 from relay.proxy.keyring import Keyring
 from relay.proxy.objects import OBJECT_PATHS
@@ -29,7 +31,7 @@ from relay.proxy.sidecalls import RefusedError
 from relay.proxy.upstreams import Answered, Upstream, UpstreamError, Upstreams
 from relay.records import C_COST_NANO, C_ERROR_CODE, CallRecord
 from relay.storage import Store, StoreError
-from relay.storage.rows import JobPart, JobRow, ObjectRow
+from relay.storage.rows import JobPart, JobRow, KeyClaim, ObjectRow
 from relay.wire import jobs as wire_jobs
 from relay.wire.endpoints import D_ANTHROPIC
 
@@ -58,11 +60,18 @@ class Jobs:
     """All open jobs. Made once; `start` before the listeners open."""
 
     def __init__(
-        self, store: Store, engine: Engine, keyring: Keyring, upstreams: Upstreams, config: Callable[[], Config]
+        self,
+        store: Store,
+        engine: Engine,
+        keyring: Keyring,
+        keys: IdempotencyKeys,
+        upstreams: Upstreams,
+        config: Callable[[], Config],
     ) -> None:
         self._store = store
         self._engine = engine
         self._keyring = keyring
+        self._keys = keys
         self._upstreams = upstreams
         self._config = config
         self._open: dict[int, Job] = {}
@@ -135,8 +144,10 @@ class Jobs:
         max_cost_nano: int = -1,
         expire_hours: float | None = None,
         more: Sequence[Asked] = (),
+        claim: KeyClaim | None = None,
     ) -> Job:
-        """Holds what the job may cost and writes it down. `usage`: the bound; `more`: what it asks of other models.
+        """Holds what the job may cost and writes it down, with the caller's Idempotency-Key. `usage`: the bound;
+        `more`: what it asks of other models.
 
         Raises RefusedError, StoreError.
         """
@@ -196,7 +207,8 @@ class Jobs:
         except ValueError:
             raise RefusedError("insufficient_balance") from None
         try:
-            await self._store.objects.begin_job(row, stored)
+            async with self._keys.binding(claim) if claim is not None else nullcontext():
+                await self._store.objects.begin_job(row, stored, claim)
         except BaseException:
             hold.release()
             raise
@@ -222,12 +234,15 @@ class Jobs:
         await self._store.objects.name_job(row, bound)
         await self.seen(row.kind, object_id, answered.body)
 
-    async def drop(self, job: Job) -> None:
-        """The provider has not taken the job: nothing was held, as far as the books go."""
+    async def drop(self, job: Job, claim: KeyClaim | None = None) -> None:
+        """The provider has not taken the job: nothing was held, as far as the books go.
+
+        `claim`: the caller's key, where it is certain that nothing was made.
+        """
         if job.row.id in self._open:
             del self._open[job.row.id]
             job.hold.release()
-            await self._store.objects.drop_job(job.row.id)
+            await self._store.objects.drop_job(job.row.id, claim)
 
     # -- ending
 

@@ -20,10 +20,11 @@ from relay.proxy.jobs import Job, Jobs
 from relay.proxy.objects import ObjectsApi, object_id_in, path_of
 from relay.proxy.sidecalls import RefusedError, SideCall, narrowed
 from relay.proxy.upstreams import Answered, Fields, UpstreamError, whole
-from relay.storage.rows import ObjectRow
+from relay.storage.rows import KeyClaim, ObjectRow
+from relay.wire import files as wire_files
 from relay.wire import jobs as wire_jobs
 from relay.wire import multipart
-from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI, D_OPENAI, F_OTHER
+from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI, D_OPENAI, F_MESSAGES, F_OTHER
 from relay.wire.paths import is_object_id
 from relay.wire.uploads import output_bound
 
@@ -33,6 +34,9 @@ _CODES: Final = _fastpath.ERROR_CODES
 VIDEO_MODEL: Final = "sora-2"  # the provider's own default
 VIDEO_SECONDS: Final = 4
 VIDEO_SECONDS_MAX: Final = 600
+REFERENCE: Final = "input_reference[file_id]"  # as SDKs write an object into a form
+VIDEO_FIELDS: Final = frozenset({"model", "seconds", REFERENCE})
+UNREAD_FIELDS: Final = frozenset({"input_reference", "input_reference.file_id"})
 BATCH_REQUESTS_MAX: Final = 100_000
 _RESULTS_URL = re.compile(rb'("results_url"\s*:\s*)"https?://[^"]*?(/v1/messages/batches/[^"/]+/results)"')
 
@@ -116,18 +120,7 @@ class JobsApi:
             call.model, call.upstream_model = model, route.upstream_model
         with left_on_error(attempts):
             upstream = self._objects.upstreams.chosen(attempts)
-            job = await self._jobs.begin(
-                key,
-                kind,
-                call.endpoint.path,
-                model,
-                upstream,
-                route.upstream_model,
-                usage=usage,
-                units=count,
-                max_cost_nano=max_cost_nano(call),
-                more=more,
-            )
+            max_cost = max_cost_nano(call)
 
         async def send() -> Answered:
             return await self._objects.ask_whole(
@@ -140,8 +133,28 @@ class JobsApi:
                 attempts=attempts,
             )
 
+        async def make() -> Answered:
+            with left_on_error(attempts):
+                job = await self._jobs.begin(
+                    key,
+                    kind,
+                    call.endpoint.path,
+                    model,
+                    upstream,
+                    route.upstream_model,
+                    usage=usage,
+                    units=count,
+                    max_cost_nano=max_cost,
+                    more=more,
+                    claim=call.claim,
+                )
+                if call.ended:  # the client is gone, and nothing was sent
+                    await self._jobs.drop(job, call.claim)
+                    raise ConnectionResetError
+            return await self._begun(job, kind, send, call.claim)
+
         # Once the provider may have taken it, the job has to get its name, whether the client waits or not.
-        task = asyncio.create_task(self._begun(job, kind, send))
+        task = asyncio.create_task(make())
         self._beginning.add(task)
         task.add_done_callback(self._beginning.discard)
         answered = await asyncio.shield(task)
@@ -149,24 +162,46 @@ class JobsApi:
             answered.body = own_results_url(call, answered.body)
         return call.respond(answered)
 
-    async def _begun(self, job: Job, kind: str, send: Callable[[], Awaitable[Answered]]) -> Answered:
+    async def _begun(
+        self, job: Job, kind: str, send: Callable[[], Awaitable[Answered]], claim: KeyClaim | None
+    ) -> Answered:
+        """Sends it. The caller's key is free again where the provider has said no, or was not reached; without an
+        answer it may have made something, which nobody will be charged for."""
         try:
             answered = await send()
             object_id = _name_in(kind, answered.body) if answered.status < 300 else None
+        except UpstreamError as error:
+            await self._jobs.drop(job, None if error.processed else claim)
+            raise
         except BaseException:
             await self._jobs.drop(job)
             raise
         if object_id is None:
-            await self._jobs.drop(job)
+            await self._jobs.drop(job, claim)
         else:
             await self._jobs.named(job, object_id, answered)
         return answered
 
-    def _ways(self, call: SideCall, model: str, dialect: int, *, renamed: bool = True) -> list[Route]:
-        """The ways to a model that a caller may take. Raises RefusedError."""
+    async def _body(self, call: SideCall, bytes_max: int) -> bytes:
+        """The whole body; the caller's Idempotency-Key is taken with it. Raises RefusedError, StoreError."""
+        data = await call.body(bytes_max)
+        boundary = _boundary(call)
+        await call.claim_key(data if boundary is None else data.replace(boundary, b""))  # SDKs draw it anew
+        return data
+
+    def _ways(
+        self,
+        call: SideCall,
+        model: str,
+        dialect: int,
+        *,
+        renamed: bool = True,
+        channels: frozenset[str] | None = None,
+    ) -> list[Route]:
+        """The ways to a model that a caller may take; `channels`: those with what is named. Raises RefusedError."""
         assert call.key is not None
         routes = self._ways_of(call.key, call.packed_address(), model, dialect, renamed=renamed)
-        return narrowed(call.key, call.packed_address(), call.wanted_channel, routes)
+        return _at(narrowed(call.key, call.packed_address(), call.wanted_channel, routes), channels)
 
     def _ways_of(
         self, key: ApiKey, address: bytes | None, model: str, dialect: int, *, renamed: bool = True
@@ -182,7 +217,7 @@ class JobsApi:
             raise RefusedError("model_unpriced")
         routes = [route for route in routes if renamed or route.upstream_model == model]
         if not routes:
-            raise RefusedError("invalid_value", "model")  # in a batch names cannot be changed
+            raise RefusedError("invalid_value", "model")  # it is left out: there is no place where it could be changed
         return routes
 
     def _begin(self, routes: list[Route]) -> tuple[Attempts, str]:
@@ -191,9 +226,14 @@ class JobsApi:
         assert attempts.route is not None
         return attempts, attempts.route.upstream_model
 
-    def _begin_together(self, call: SideCall, models: list[str], dialect: int) -> tuple[Attempts, dict[str, str]]:
+    def _begin_together(
+        self, call: SideCall, models: list[str], dialect: int, channels: frozenset[str] | None
+    ) -> tuple[Attempts, dict[str, str]]:
         """The channel of a job for all of these models, and their names there. Raises RefusedError, UpstreamError."""
-        ways = [{route.channel.name: route for route in self._ways(call, model, dialect)} for model in models]
+        ways = [
+            {route.channel.name: route for route in self._ways(call, model, dialect, channels=channels)}
+            for model in models
+        ]
         routes = [route for name, route in ways[0].items() if all(name in others for others in ways)]
         if not routes:
             raise RefusedError("invalid_value", "model")  # each is served, but not at one place
@@ -219,7 +259,7 @@ class JobsApi:
 
     async def batch(self, call: SideCall, _: str) -> web.StreamResponse:
         """POST /v1/batches: held for by what the lines of its file ask for."""
-        data = await call.body(1 << 20)
+        data = await self._body(call, 1 << 20)
         document = await strict_object(data)
         name = document.get("input_file_id")
         if not isinstance(name, str) or not is_object_id(name):
@@ -240,7 +280,7 @@ class JobsApi:
 
     async def message_batch(self, call: SideCall, _: str) -> web.StreamResponse:
         """POST /v1/messages/batches: the requests stand in the body, each for a model of its own."""
-        data = await call.body(self._objects.config().server.body_bytes_max)
+        data = await self._body(call, self._objects.config().server.body_bytes_max)
         document = await strict_object(data)
         requests = document.get("requests")
         if not isinstance(requests, list) or not 0 < len(requests) <= BATCH_REQUESTS_MAX:
@@ -250,16 +290,26 @@ class JobsApi:
             raise RefusedError("invalid_value", "requests")
         assert call.key is not None
         models = list(dict.fromkeys(one["model"] for one in params if one is not None))
+        files = await asyncio.to_thread(self._named_in, params) if wire_files.may_be_named(data) else []
+        channels = await self._objects.objects.channels_of(call.account_id, files)
         otherwise = self._objects.config().billing.hold_output_tokens
-        attempts, ways = self._begin_together(call, models, D_ANTHROPIC)
+        attempts, ways = self._begin_together(call, models, D_ANTHROPIC, channels)
         with left_on_error(attempts):
             first, *more = await batchbodies.asked(data, requests, ways, self._tokens, self._margin, otherwise)
             data = await batchbodies.renamed(data, requests, ways)
         return await self._make(call, "message_batch", first.model, attempts, first.usage, data, more=more)
 
+    def _named_in(self, requests: list[Any]) -> list[str]:
+        """The files that requests to Anthropic's messages name. Raises RefusedError."""
+        table = self._objects.engine.default_tables[D_ANTHROPIC]
+        try:
+            return [name for one in requests for name in wire_files.names(F_MESSAGES, one, table)]
+        except wire_files.NamesError as error:
+            raise RefusedError(error.code, "requests") from None
+
     async def gemini_batch(self, call: SideCall, model: str) -> web.StreamResponse:
         """POST /v1beta/models/{model}:batchGenerateContent, with the requests in the body."""
-        data = await call.body(self._objects.config().server.body_bytes_max)
+        data = await self._body(call, self._objects.config().server.body_bytes_max)
         document = await strict_object(data)
         try:
             requests = document["batch"]["inputConfig"]["requests"]["requests"]
@@ -281,20 +331,24 @@ class JobsApi:
 
     async def video(self, call: SideCall, _: str) -> web.StreamResponse:
         """POST /v1/videos: JSON or a form; held for by its seconds."""
-        data = await call.body(self._objects.config().server.body_bytes_max)
-        content_type = call.request.headers.get("Content-Type", "").encode("utf-8", "replace")
-        boundary = multipart.boundary_of(content_type)
+        data = await self._body(call, self._objects.config().server.body_bytes_max)
+        boundary = _boundary(call)
         span: tuple[int, int] | None = None
         if boundary is not None:
             try:
-                parts = multipart.texts(multipart.parse(boundary, data), data, frozenset({"model", "seconds"}))
+                found_parts = multipart.parse(boundary, data)
+                parts = multipart.texts(found_parts, data, VIDEO_FIELDS)
             except multipart.FormError:
                 raise RefusedError("malformed_form") from None
             said = {name: data[part.start : part.end].decode("utf-8", "replace") for name, part in parts.items()}
             if "model" in parts:
                 span = (parts["model"].start, parts["model"].end)
+            if any(part.filename is None and part.name in UNREAD_FIELDS for part in found_parts):
+                raise RefusedError("unsupported_feature", "input_reference")  # a file could be named in it
+            files = [said[REFERENCE]] if REFERENCE in said else []
         else:
             said = await strict_object(data)
+            files = wire_files.below(said.get("input_reference"))
             found = _fastpath.scan_request(F_OTHER, data, self._objects.engine.default_tables[0])
             if found["error"]:
                 raise RefusedError(found["error"])
@@ -305,7 +359,9 @@ class JobsApi:
             raise RefusedError("invalid_type", "model")
         if not 0 < seconds <= VIDEO_SECONDS_MAX:
             raise RefusedError("invalid_value", "seconds")
-        attempts, name = self._begin(self._ways(call, model, D_OPENAI, renamed=span is not None))
+        channels = await self._objects.objects.channels_of(call.account_id, files)
+        ways = self._ways(call, model, D_OPENAI, renamed=span is not None, channels=channels)
+        attempts, name = self._begin(ways)
         if name != model and span is not None:
             put = name.encode() if boundary is not None else orjson.dumps(name)
             data = data[: span[0]] + put + data[span[1] :]
@@ -316,7 +372,7 @@ class JobsApi:
         """POST /v1/videos/{id}/remix: another video as long as the first, of the same model, at the same channel."""
         api = self._objects
         row = await api.objects.find(call.account_id, "video", object_id)
-        data = await call.body(1 << 20)
+        data = await self._body(call, 1 << 20)
         await strict_object(data)
         upstream = api.upstream_of(row)
         shown = await api.upstreams.fetch(upstream, "GET", f"/videos/{object_id}")
@@ -334,7 +390,7 @@ class JobsApi:
 
     # -- responses in the background: the call came over the hot path
 
-    async def background(self, call: Call, facts: dict[str, Any], channel: str | None) -> None:
+    async def background(self, call: Call, facts: dict[str, Any], channels: frozenset[str] | None) -> None:
         """Answers a call that asks for a response in the background. Raises RefusedError, UpstreamError, StoreError."""
         if facts["endpoint"] != "/v1/responses":
             raise RefusedError("unsupported_feature")
@@ -366,9 +422,7 @@ class JobsApi:
         )
         if facts["priority"] and (rate is None or not rate.prices_priority):
             raise RefusedError("unsupported_feature")  # what it would cost the operator has no price here
-        if channel is not None:
-            routes = [route for route in routes if route.channel.name == channel]
-        attempts, name = self._begin(routes)
+        attempts, name = self._begin(_at(routes, channels))
         data: bytes = facts["body"]
         if name != model:
             start, end = facts["model_span"]
@@ -379,11 +433,15 @@ class JobsApi:
             "output_tokens": limit if limit >= 0 else api.config().billing.hold_output_tokens,
             "web_searches": engine.policy.hold_web_searches if facts["web_search"] else 0,
         }
+        claim = None
+        if facts["claim"] is not None:
+            digest, tag = facts["claim"]
+            claim = KeyClaim(digest, tag, call.id)
         with left_on_error(attempts):
             upstream = api.upstreams.chosen(attempts)
             job = await self._jobs.begin(
                 key, "response", "/v1/responses", model, upstream, name, usage=usage, units=facts["prompt_tokens"],
-                max_cost_nano=facts["max_cost_nano"],
+                max_cost_nano=facts["max_cost_nano"], claim=claim,
             )  # fmt: skip
         lines = facts["fields"].decode("latin-1").split("\r\n")
         fields = [(name, value.strip()) for name, colon, value in (line.partition(":") for line in lines) if colon]
@@ -400,7 +458,7 @@ class JobsApi:
             stream = jobstream.JobStream(self._jobs, reply)
             return await stream.begin()
 
-        answered = await self._begun(job, "response", send)
+        answered = await self._begun(job, "response", send, claim)
         if stream is not None:
             await stream.pass_on(call, job)
             return
@@ -417,6 +475,20 @@ def left_on_error(attempts: Attempts) -> Iterator[None]:
     except BaseException:
         attempts.leave()
         raise
+
+
+def _at(routes: list[Route], channels: frozenset[str] | None) -> list[Route]:
+    """Of these ways those to `channels`, which have what a call names; None: it names nothing. Raises RefusedError."""
+    if channels is None:
+        return routes
+    found = [route for route in routes if route.channel.name in channels]
+    if not found:
+        raise RefusedError("objects_apart")
+    return found
+
+
+def _boundary(call: SideCall) -> bytes | None:
+    return multipart.boundary_of(call.request.headers.get("Content-Type", "").encode("utf-8", "replace"))
 
 
 async def strict_object(data: bytes) -> dict[str, Any]:

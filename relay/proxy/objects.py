@@ -8,7 +8,7 @@ lists is the operator's, of all customers together.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import orjson
@@ -16,27 +16,25 @@ from aiohttp import web
 
 from relay._fastpath import Attempts, Engine
 from relay.config import Config
-from relay.proxy.sidecalls import RefusedError, SideCall, narrowed
+from relay.proxy.sidecalls import RefusedError, SideCall
 from relay.proxy.upstreams import Answered, Reply, Upstream, UpstreamError, Upstreams, whole
 from relay.storage import Store
 from relay.storage.rows import ObjectRow
-from relay.wire import multipart, uploads
-from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI, D_OPENAI, Endpoint
+from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI, Endpoint
 from relay.wire.paths import is_object_id
 
 KEPT_MAX: Final = 10_000  # rows kept in memory
 LIST_MAX: Final = 100
 LIST_FETCHES: Final = 8  # at a time, for one list
-UPLOAD_ANSWER_BYTES_MAX: Final = 1 << 20
-BEGINNING_BYTES_MAX: Final = 65_536  # of an upload, read before its channel is chosen
 
 
 class Objects:
     """Whose an object is. Rows that are not committed yet are found too."""
 
-    def __init__(self, store: Store, engine: Engine) -> None:
+    def __init__(self, store: Store, engine: Engine, upstreams: Upstreams) -> None:
         self._store = store
         self._engine = engine
+        self._upstreams = upstreams
         self._known: OrderedDict[tuple[str, str], ObjectRow] = OrderedDict()
         self._pending: list[ObjectRow] = []
 
@@ -68,6 +66,8 @@ class Objects:
 
     async def find(self, account_id: int, kind: str, object_id: str) -> ObjectRow:
         """The row of an account's own object. Raises RefusedError: 404 as for one that never was."""
+        if not is_object_id(object_id):
+            raise RefusedError("object_not_found")  # not even text that the store could look for, perhaps
         self.absorb()
         row = self._known.get((kind, object_id))
         if row is None:
@@ -79,6 +79,28 @@ class Objects:
         if row is None or row.account_id != account_id:
             raise RefusedError("object_not_found")
         return row
+
+    async def channels_of(
+        self, account_id: int, files: Iterable[str], response: str | None = None
+    ) -> frozenset[str] | None:
+        """The channels that have all that an account's request names; None: it names nothing.
+
+        Raises RefusedError: something is not the account's, or it is not all in one place.
+        """
+        named = [("file", "file_id", name) for name in set(files)]
+        if response is not None:
+            named.append(("response", "previous_response_id", response))
+        channels: frozenset[str] | None = None
+        for kind, param, name in named:
+            try:
+                row = await self.find(account_id, kind, name)
+            except RefusedError as error:
+                raise RefusedError(error.code, param) from None
+            have = self._upstreams.together(row.channel)
+            channels = have if channels is None else channels & have
+            if not channels:
+                raise RefusedError("objects_apart", param)
+        return channels
 
     async def bind(self, row: ObjectRow) -> None:
         """Commits a new object before its client hears of it."""
@@ -228,117 +250,6 @@ class ObjectsApi:
         if answered.status != 200:
             raise UpstreamError("upstream_error")
         return (await self.shown(call, row, answered)).body.strip()
-
-    # -- files
-
-    async def upload(self, call: SideCall) -> web.StreamResponse:
-        """POST /v1/files: passed on as it arrives, in pieces; the provider's pace is the client's."""
-        request = call.request
-        config = self.config()
-        bytes_max = config.server.upload_bytes_max
-        length = request.content_length
-        if length is not None and length > bytes_max:
-            raise RefusedError("body_too_large")
-        boundary = multipart.boundary_of(request.headers.get("Content-Type", "").encode("utf-8", "replace"))
-        if boundary is None:
-            raise RefusedError("invalid_value", "content-type")
-        table = self.engine.default_tables[D_OPENAI]
-        reader = uploads.UploadReader(boundary, table, config.billing.hold_output_tokens)
-        trouble: list[BaseException] = []
-
-        async def pieces() -> AsyncIterator[bytes]:
-            size = 0
-            try:
-                while True:
-                    async with asyncio.timeout(call.desk.body_idle_seconds()):
-                        data = await request.content.readany()
-                    if not data:
-                        return
-                    size += len(data)
-                    if size > bytes_max:
-                        raise RefusedError("body_too_large")
-                    reader.feed(data)
-                    yield data
-            except TimeoutError:
-                trouble.append(RefusedError("body_timeout"))
-                raise ConnectionResetError from None
-            except BaseException as error:
-                trouble.append(error)
-                raise
-
-        framing = [("Content-Length", str(length))] if length is not None else []
-        rest = pieces()
-        try:
-            begun = await _beginning(reader, rest)
-            attempts = self._place(call, reader.model)
-            upstream = self.upstreams.chosen(attempts)
-            reply = await self.ask(
-                call,
-                upstream,
-                "POST",
-                "/files",
-                data=_joined(begun, rest),
-                fields=framing,
-                attempts=attempts,
-                trouble=trouble,
-            )
-        except (UpstreamError, ConnectionResetError):
-            if trouble:
-                raise trouble[0] from None
-            raise
-        answered = await whole(reply, UPLOAD_ANSWER_BYTES_MAX)
-        if answered.status < 300:
-            facts = reader.facts()
-            await self.objects.bind(
-                ObjectRow(
-                    0,
-                    "file",
-                    object_id_in(answered.body),
-                    call.account_id,
-                    call.key.key_id if call.key else 0,
-                    upstream.name,
-                    time.time_ns() // 1_000_000,
-                    facts.model,
-                    facts.requests,
-                    facts.prompt_tokens,
-                    facts.output_tokens,
-                )
-            )
-        return call.respond(answered)
-
-    def _place(self, call: SideCall, model: str | None) -> Attempts:
-        """Where a new file goes. One for batches is made for a model: the choice is among the channels that can work on
-        it. Any other is used by requests that nobody knows yet, so all go to the first channel that is in use."""
-        assert call.key is not None
-        known = self.engine.models.get(model.encode("utf-8", "replace")) if model is not None else None
-        named = {
-            route.channel.name
-            for route in (known.routes_of(D_OPENAI) if known is not None else ())
-            if route.upstream_model == model
-        }
-        routes = [
-            upstream.route for upstream in self.upstreams.of_dialect(D_OPENAI) if not named or upstream.name in named
-        ]
-        routes = narrowed(call.key, call.packed_address(), call.wanted_channel, routes)
-        return self.upstreams.begin(routes) if named else self.upstreams.begin_in_order(routes)
-
-
-async def _beginning(reader: uploads.UploadReader, pieces: AsyncIterator[bytes]) -> list[bytes]:
-    """As much of an upload as tells which model it is for, if that is near its beginning."""
-    begun: list[bytes] = []
-    async for data in pieces:
-        begun.append(data)
-        if not reader.undecided or sum(map(len, begun)) >= BEGINNING_BYTES_MAX:
-            break
-    return begun
-
-
-async def _joined(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    for data in begun:
-        yield data
-    begun.clear()
-    async for data in rest:
-        yield data
 
 
 async def _as_it_is(call: SideCall, row: ObjectRow, answered: Answered) -> Answered:

@@ -12,12 +12,14 @@ from relay.config import Config
 from relay.proxy import realtime
 from relay.proxy.aside import Aside
 from relay.proxy.hooks import Hooks
+from relay.proxy.idempotency import IdempotencyKeys
 from relay.proxy.jobs import Jobs
 from relay.proxy.jobsapi import JobsApi
 from relay.proxy.keyring import Keyring
 from relay.proxy.objects import Objects, ObjectsApi
 from relay.proxy.server import ApiServer
 from relay.proxy.sidecalls import Desk, SideCall
+from relay.proxy.uploading import Uploads
 from relay.proxy.upstreams import Upstreams
 from relay.records import MS_PER_DAY
 from relay.storage import Store, StoreError
@@ -38,6 +40,7 @@ class Side:
         engine: Engine,
         keyring: Keyring,
         hooks: Hooks,
+        keys: IdempotencyKeys,
         api: ApiServer,
         tls: ssl.SSLContext,
         config: Callable[[], Config],
@@ -46,18 +49,19 @@ class Side:
         self._config = config
         self._api = api
         self._upstreams = Upstreams(tls, engine, hooks)
-        self._objects = Objects(store, engine)
+        self._objects = Objects(store, engine, self._upstreams)
         self._aside = Aside(self._objects)
-        self.desk = Desk(engine, keyring, hooks, lambda: config().timeouts.body_idle_seconds)
+        self.desk = Desk(store, engine, keyring, hooks, keys, lambda: config().timeouts.body_idle_seconds)
         handlers = ObjectsApi(store, engine, self._upstreams, self._objects, config)
+        self._uploads = Uploads(handlers)
         self._handlers: dict[str, Handler] = {
-            "files": lambda call, _: handlers.upload(call),
+            "files": lambda call, _: self._uploads.upload(call),
             "file_list": lambda call, _: handlers.list(call, "file"),
             "realtime": lambda call, _: realtime.serve(call, self._upstreams),
         }
         for name, kind in OBJECT_ENDPOINTS.items():
             self._handlers[name] = partial(_about, handlers.one, kind)
-        self.jobs = Jobs(store, engine, keyring, self._upstreams, config)
+        self.jobs = Jobs(store, engine, keyring, keys, self._upstreams, config)
         jobs_api = JobsApi(handlers, self.jobs)
         handlers.shown = jobs_api.shown
         self._aside.background = jobs_api.background

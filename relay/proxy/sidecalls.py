@@ -3,10 +3,12 @@
 They cost nothing themselves. What a job costs is held for and charged by `proxy.jobs`.
 """
 
+from __future__ import annotations
+
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
@@ -16,11 +18,15 @@ from relay.proxy.hooks import Hooks
 from relay.proxy.keyring import Keyring
 from relay.proxy.upstreams import Answered, Fields, Reply, UpstreamError, whole
 from relay.records import call_day
-from relay.storage import StoreError
+from relay.storage import Store, StoreError
+from relay.storage.rows import KeyClaim
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
 from relay.wire import ratelimits
 from relay.wire.endpoints import CHANNEL_SCOPE, Endpoint, scope_bit
+
+if TYPE_CHECKING:
+    from relay.proxy.idempotency import IdempotencyKeys
 
 SECRETS_MAX: Final = 8
 CHANNEL_CHARS_MAX: Final = 64
@@ -39,7 +45,7 @@ class RefusedError(Exception):
 class SideCall:
     """One call, from its head to its one record."""
 
-    def __init__(self, desk: "Desk", request: web.Request, endpoint: Endpoint, query: str) -> None:
+    def __init__(self, desk: Desk, request: web.Request, endpoint: Endpoint, query: str) -> None:
         self.desk = desk
         self.request = request
         self.endpoint = endpoint
@@ -52,6 +58,7 @@ class SideCall:
         self.sent_ns = 0
         self.key: ApiKey | None = None
         self.admission: Admission | None = None
+        self.claim: KeyClaim | None = None
         self.channel: str | None = None
         self.attempts = 0
         self.model: str | None = None
@@ -178,6 +185,32 @@ class SideCall:
         except TimeoutError:
             raise RefusedError("body_timeout") from None
 
+    # -- the caller's Idempotency-Key
+
+    async def claim_key(self, body: bytes | None) -> None:
+        """Takes the key, where the caller has sent one. `body`: what a repeat is compared by; None: nothing is known.
+
+        Raises RefusedError: not a key, or another call has it; StoreError.
+        """
+        values = self.request.headers.getall("Idempotency-Key", [])
+        if not values:
+            return
+        if len(values) != 1:
+            raise RefusedError("invalid_value", "idempotency-key")
+        key = values[0].encode("utf-8", "surrogateescape")
+        self.claim = await self.desk.keys.take(self.account_id, key, self.id, self.endpoint.path, body)
+
+    async def bind_key(self) -> None:
+        """Before what may make an object has been forwarded: the key stays this call's, whatever happens."""
+        if self.claim is not None:
+            async with self.desk.keys.binding(self.claim):
+                await self.desk.store.objects.bind_key(self.claim)
+
+    async def free_key(self) -> None:
+        """Nothing was made."""
+        if self.claim is not None:
+            await self.desk.store.objects.free_key(self.claim)
+
     # -- the answer
 
     def own_fields(self) -> Fields:
@@ -210,7 +243,7 @@ class SideCall:
         for name, value in fields:
             response.headers[name.decode()] = value.decode()
         for own_name, own_value in self.own_fields():
-            response.headers.add(own_name, own_value)
+            response.headers[own_name] = own_value  # the call's id stands there already
         self.end(status, code)
         return response
 
@@ -271,6 +304,8 @@ class SideCall:
             return
         self.ended = True
         self.desk.open.pop(self, None)
+        if self.claim is not None:
+            self.desk.keys.let_go(self.claim)
         now = time.monotonic_ns()
         engine = self.desk.engine
         if self.admission is not None:
@@ -393,8 +428,18 @@ def record(
 class Desk:
     """What these calls share, and those that are open."""
 
-    def __init__(self, engine: Engine, keyring: Keyring, hooks: Hooks, body_idle_seconds: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        keyring: Keyring,
+        hooks: Hooks,
+        keys: IdempotencyKeys,
+        body_idle_seconds: Callable[[], float],
+    ) -> None:
+        self.store = store
         self.engine = engine
+        self.keys = keys
         self.keyring = keyring
         self.hooks = hooks
         self.body_idle_seconds = body_idle_seconds

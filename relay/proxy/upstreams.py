@@ -7,6 +7,7 @@ provider: what was made with one of its keys is there for all of them, so they t
 """
 
 import asyncio
+import hashlib
 import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
@@ -45,15 +46,22 @@ class Upstream(msgspec.Struct, frozen=True):
     first_byte_seconds: float
     idle_seconds: float
     models: dict[str, str]
+    key_digest: bytes  # of its first key: channels with the same one at the same place are one account upstream
+
+    @property
+    def account(self) -> tuple[object, ...]:
+        return self.dialect, self.base_url, self.query, self.key_digest
 
 
 class UpstreamError(Exception):
-    """No answer that could be passed on. `code`: a name of relay.errors; `retry_after_ns`: 0 where nobody knows."""
+    """No answer that could be passed on. `code`: a name of relay.errors; `retry_after_ns`: 0 where nobody knows;
+    `processed`: the provider may have done what was asked: it was sent, and nothing came back that says otherwise."""
 
-    def __init__(self, code: str, retry_after_ns: int = 0) -> None:
+    def __init__(self, code: str, retry_after_ns: int = 0, *, processed: bool = True) -> None:
         super().__init__(code)
         self.code = code
         self.retry_after_ns = retry_after_ns
+        self.processed = processed
 
 
 class Answered(msgspec.Struct):
@@ -139,6 +147,14 @@ class Upstreams:
             for configured, channel in zip(config.channels, channels, strict=True)
         }
 
+    def together(self, name: str) -> frozenset[str]:
+        """The channels of one account at one provider: what was made through this one is there for all of them. None
+        where it is not configured any more."""
+        upstream = self.by_name.get(name)
+        return frozenset(
+            other.name for other in self.by_name.values() if upstream is not None and other.account == upstream.account
+        )
+
     def of_dialect(self, dialect: int) -> list[Upstream]:
         """By priority, then in the order of the configuration."""
         found = [upstream for upstream in self.by_name.values() if upstream.dialect == dialect]
@@ -149,7 +165,7 @@ class Upstreams:
         attempts = Attempts(self._engine, routes)
         code = attempts.begin()
         if code:
-            raise UpstreamError(_CODES[code], attempts.wait_ns)
+            raise UpstreamError(_CODES[code], attempts.wait_ns, processed=False)
         return attempts
 
     def begin_in_order(self, routes: Iterable[Route]) -> Attempts:
@@ -160,14 +176,14 @@ class Upstreams:
                 return self.begin([route])
             except UpstreamError as error:
                 failed = failed or error
-        raise failed or UpstreamError("upstream_unavailable")
+        raise failed or UpstreamError("upstream_unavailable", processed=False)
 
     def chosen(self, attempts: Attempts) -> Upstream:
         """Where an attempt goes. Raises UpstreamError: it was chosen before the configuration changed."""
         assert attempts.route is not None
         upstream = self.by_name.get(attempts.route.channel.name)
         if upstream is None or upstream.route.channel is not attempts.route.channel:
-            raise UpstreamError("upstream_unavailable")
+            raise UpstreamError("upstream_unavailable", processed=False)
         return upstream
 
     async def close(self) -> None:
@@ -241,7 +257,7 @@ class Upstreams:
                 if again and attempts.another(key_refused=True, channels=False):
                     continue
                 if refused:
-                    raise UpstreamError("upstream_account")
+                    raise UpstreamError("upstream_account", processed=False)
                 return Reply(answer, attempts, error)
         except BaseException:
             attempts.leave()
@@ -288,17 +304,19 @@ class Upstreams:
                     timeout=timeout,
                     allow_redirects=False,
                 )
+        except aiohttp.ConnectionTimeoutError:
+            raise UpstreamError("upstream_timeout", processed=False) from None
         except (TimeoutError, aiohttp.ServerTimeoutError):
             raise UpstreamError("upstream_timeout") from None
         except aiohttp.ClientConnectorError:
-            raise UpstreamError("upstream_unavailable") from None
+            raise UpstreamError("upstream_unavailable", processed=False) from None
         except (aiohttp.ClientResponseError, ValueError):
             raise UpstreamError("upstream_garbage") from None
         except (aiohttp.ClientError, OSError):
             raise UpstreamError("upstream_failed") from None
         if 300 <= answer.status < 400:
             answer.close()
-            raise UpstreamError("upstream_garbage")
+            raise UpstreamError("upstream_garbage", processed=False)
         return answer
 
     async def connect(
@@ -458,4 +476,5 @@ def _upstream(config: Config, configured: ConfiguredChannel, channel: Channel, e
         first_byte_seconds=seconds(own.first_byte_seconds, default.first_byte_seconds),
         idle_seconds=seconds(own.stream_idle_seconds, default.stream_idle_seconds),
         models=dict(configured.models),
+        key_digest=hashlib.sha256(configured.api_keys[0].reveal().encode() if configured.api_keys else b"").digest(),
     )

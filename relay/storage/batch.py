@@ -27,6 +27,7 @@ from relay.records import (
     CallRecord,
     EventRecord,
 )
+from relay.storage.calls import INSERT_IDEMPOTENCY
 from relay.storage.database import transaction
 from relay.storage.ledger import lots_of
 from relay.storage.objects import mark_ended
@@ -73,8 +74,6 @@ ADD_SPEND: Final = ManyRows(
     "INSERT INTO spend VALUES", 3, "ON CONFLICT DO UPDATE SET cost_nano = cost_nano + excluded.cost_nano"
 )
 INSERT_DETAILS: Final = "INSERT INTO call_details VALUES (?, ?, ?, ?, ?, ?)"
-# A key that is there already is one whose day is over.
-INSERT_IDEMPOTENCY: Final = "REPLACE INTO idempotency_keys VALUES (?, ?, ?)"
 REPLACE_LOT_USE: Final = ManyRows("REPLACE INTO lot_use VALUES", 3)
 
 # Largest lengths of the text columns of a call, as in the schema: where a record breaks one, the text goes, not the

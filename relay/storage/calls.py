@@ -7,11 +7,14 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from relay.records import MS_PER_DAY, call_day, first_call_id
+from relay.records import CALL_IDS_PER_DAY, MS_PER_DAY, call_day, first_call_id
 from relay.storage.database import transaction
-from relay.storage.rows import CallRow, RollupRow
+from relay.storage.errors import Conflict
+from relay.storage.rows import CallRow, KeyClaim, RollupRow
 
 ID_MAX: Final = 2**63 - 1
+# A key that is there already is one whose day is over, or the same call's.
+INSERT_IDEMPOTENCY: Final = "REPLACE INTO idempotency_keys VALUES (?, ?, ?)"
 
 SELECT_CALLS: Final = """
     SELECT * FROM call_records
@@ -129,6 +132,19 @@ def select_idempotency_key(connection: sqlite3.Connection, digest: bytes, since:
         "SELECT body, call_id FROM idempotency_keys WHERE digest = ? AND call_id >= ?", (digest, since)
     ).fetchone()
     return None if row is None else (row[0], row[1])
+
+
+def bind_idempotency_key(connection: sqlite3.Connection, claim: KeyClaim) -> None:
+    """Raises Conflict where another call of the day before has it."""
+    found = select_idempotency_key(connection, claim.digest, claim.call_id - CALL_IDS_PER_DAY)
+    if found is not None and found[1] != claim.call_id:
+        raise Conflict("this idempotency key is another call's")
+    connection.execute(INSERT_IDEMPOTENCY, (claim.digest, claim.body, claim.call_id))
+
+
+def free_idempotency_key(connection: sqlite3.Connection, claim: KeyClaim) -> None:
+    """Where it is still this call's."""
+    connection.execute("DELETE FROM idempotency_keys WHERE digest = ? AND call_id = ?", (claim.digest, claim.call_id))
 
 
 def delete_idempotency_keys(connection: sqlite3.Connection, end: int) -> int:

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from relay.records import CallRecord, first_call_id
-from relay.storage import objects
+from relay.storage import calls, objects
 from relay.storage.database import transaction
-from relay.storage.rows import JobPart, JobRow, ObjectRow
+from relay.storage.rows import JobPart, JobRow, KeyClaim, ObjectRow
 
 if TYPE_CHECKING:
     from relay.storage.groupcommit import GroupCommit
@@ -56,11 +56,30 @@ class ObjectStore:
 
         await self._group.step(lambda db: transaction(db, job))
 
+    # -- Idempotency-Keys of calls that make objects
+
+    async def bind_key(self, claim: KeyClaim) -> None:
+        """Before what may make an object is forwarded; as durable as call records. Raises Conflict: another call's."""
+        await self._group.step(lambda db: transaction(db, lambda db: calls.bind_idempotency_key(db, claim)))
+
+    async def free_key(self, claim: KeyClaim) -> None:
+        """Nothing was made."""
+        await self._group.step(lambda db: transaction(db, lambda db: calls.free_idempotency_key(db, claim)))
+
     # -- jobs
 
-    async def begin_job(self, row: JobRow, parts: Sequence[JobPart] = ()) -> None:
-        """On the disk before the provider is asked: whatever happens then, the hold has a place and an end."""
-        await self._change(lambda db: objects.insert_job(db, row, parts))
+    async def begin_job(self, row: JobRow, parts: Sequence[JobPart] = (), claim: KeyClaim | None = None) -> None:
+        """On the disk before the provider is asked: whatever happens then, the hold has a place and an end.
+
+        `claim`: the caller's Idempotency-Key, bound in the same transaction. Raises Conflict: it is another call's.
+        """
+
+        def change(db: Any) -> None:
+            if claim is not None:
+                calls.bind_idempotency_key(db, claim)
+            objects.insert_job(db, row, parts)
+
+        await self._change(change)
 
     async def name_job(self, job: JobRow, bound: ObjectRow) -> None:
         """The provider has answered: the job's id there, its expiry, and whose it is; one transaction, on the disk."""
@@ -73,9 +92,15 @@ class ObjectStore:
 
         await self._change(change)
 
-    async def drop_job(self, job_id: int) -> None:
-        """A job that never began at its provider."""
-        await self._group.step(lambda db: transaction(db, lambda db: objects.delete_job(db, job_id)))
+    async def drop_job(self, job_id: int, claim: KeyClaim | None = None) -> None:
+        """A job that never began at its provider. `claim`: the key that is free again."""
+
+        def job(db: Any) -> None:
+            objects.delete_job(db, job_id)
+            if claim is not None:
+                calls.free_idempotency_key(db, claim)
+
+        await self._group.step(lambda db: transaction(db, job))
 
     async def open_jobs(self) -> list[JobRow]:
         found: list[JobRow] = await self._read(objects.open_jobs)

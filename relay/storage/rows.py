@@ -217,6 +217,14 @@ class ObjectRow(Struct, frozen=True):
     output_tokens: int = 0
 
 
+class KeyClaim(Struct, frozen=True):
+    """An Idempotency-Key and the call that has it. `digest`: HMAC of account and key; `body`: 63 bits of another."""
+
+    digest: bytes
+    body: int
+    call_id: int
+
+
 class JobRow(Struct, frozen=True):
     """A job that has not ended. Its id is that of the call record that its ending will write."""
 

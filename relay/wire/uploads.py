@@ -1,5 +1,6 @@
 """Reading a multipart upload while it passes: what a file for batches asks for. Keeps a line at a time, no file."""
 
+import json
 import re
 from typing import Any, Final
 
@@ -8,10 +9,12 @@ import orjson
 
 from relay import _fastpath
 from relay._fastpath import TokenTable
+from relay.wire import files
 from relay.wire.multipart import HEAD_BYTES_MAX, FormError, part_head
 
 LINE_BYTES_MAX: Final = 8 << 20
 TEXT_BYTES_MAX: Final = 1024
+FILES_MAX: Final = 10_000  # that the lines of one file may name
 _LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _TEXT_ENDPOINTS: Final = re.compile(r"/v1/(chat/completions|completions|responses)")
 
@@ -83,6 +86,7 @@ class BatchFacts(msgspec.Struct):
     requests: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
+    files: set[str] = msgspec.field(default_factory=set)  # named by its lines
 
 
 class UploadReader:
@@ -153,6 +157,8 @@ class UploadReader:
         except (orjson.JSONDecodeError, KeyError, TypeError):
             return self._give_up()
         facts = self._facts
+        if files.may_be_named(line) and not self._take_names(line, url):
+            return self._give_up()
         if not isinstance(model, str) or not isinstance(url, str) or (facts.model or model) != model:
             return self._give_up()
         facts.model = model
@@ -173,11 +179,29 @@ class UploadReader:
         broken = self._form is None or self._form.broken or not self._readable or self._lines_of > 0
         return not broken and self._facts.model is None and self.purpose in ("", "batch")
 
+    def _take_names(self, line: bytes, url: Any) -> bool:
+        """The files that a line's request names. False: they cannot be told, or are too many."""
+        try:
+            document = json.loads(line, object_pairs_hook=_once)
+            if '"file_id' not in json.dumps(document):
+                return True
+            self._facts.files |= set(files.names(files.FORMATS[url], document["body"], self._table))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return False
+        return len(self._facts.files) <= FILES_MAX
+
     def facts(self) -> BatchFacts:
         """Once the upload is complete."""
         if not self._readable or self._form is None or self._form.broken or self._lines_of != 1:
             return BatchFacts()
         return self._facts
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a key twice")
+    return made
 
 
 def output_bound(body: dict[str, Any], otherwise: int) -> int:

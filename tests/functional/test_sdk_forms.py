@@ -85,6 +85,17 @@ async def test_image_edit(customer: Customer, simulator: Running):
     assert record["path"] == "/v1/images/edits"
 
 
+async def test_a_form_is_the_same_whatever_its_boundary(customer: Customer, simulator: Running):
+    """SDKs draw a new boundary for every attempt: a repeat with the same key is not called another body."""
+    headers = {"Idempotency-Key": "key"}
+    async with async_openai(customer) as client:
+        await client.images.edit(model="gpt-image-1", image=PICTURE, prompt="A hat", extra_headers=headers)
+        with pytest.raises(openai.ConflictError, match=r"That was call_[0-9a-z]{13}\.$"):
+            await client.images.edit(model="gpt-image-1", image=PICTURE, prompt="A hat", extra_headers=headers)
+        with pytest.raises(openai.ConflictError, match="with another body"):
+            await client.images.edit(model="gpt-image-1", image=PICTURE, prompt="A cat", extra_headers=headers)
+
+
 async def test_image_edit_stream(customer: Customer, simulator: Running):
     async with async_openai(customer) as client:
         stream = await client.images.edit(model="gpt-image-1", image=PICTURE, prompt="A hat", stream=True)

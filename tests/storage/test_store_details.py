@@ -5,8 +5,9 @@ import pytest
 from relay.control.published import cost_of
 from relay.policy import pricing
 from relay.records import MS_PER_DAY, first_call_id
+from relay.storage import Conflict
 from relay.storage.batch import mended_call
-from relay.storage.rows import CallDetails
+from relay.storage.rows import CallDetails, JobRow, KeyClaim
 from tests.support.stored import NOON_MS, call_record, customer
 
 CARD = (
@@ -70,6 +71,52 @@ async def test_keys_are_found_for_as_long_as_asked_and_then_pruned(store, mend):
     assert await store.delete_idempotency_keys_before(later) == 0
     assert await store.delete_idempotency_keys_before(later + 1) == 2
     assert await store.idempotency_key(b"b" * 32, 0) is None
+
+
+def claim(number: int, digest: bytes = b"a" * 32, *, later: int = 0) -> KeyClaim:
+    return KeyClaim(digest, 7, first_call_id(NOON_MS + later) + number)
+
+
+def job(number: int) -> JobRow:
+    return JobRow(
+        number, "video", None, 1, 0, 1, "c", "/v1/videos", "m", "m", "card", 5, -1, 4, NOON_MS, NOON_MS + MS_PER_DAY
+    )
+
+
+async def test_a_key_is_bound_once_a_day(store):
+    first = claim(1)
+    await store.objects.bind_key(first)
+    await store.objects.bind_key(first)  # again by itself
+    assert await store.idempotency_key(first.digest, first.call_id) == (7, first.call_id)
+    with pytest.raises(Conflict):
+        await store.objects.bind_key(claim(2))
+    await store.objects.free_key(claim(2))  # it has nothing to give back
+    assert await store.idempotency_key(first.digest, 0) == (7, first.call_id)
+    await store.objects.bind_key(claim(2, b"b" * 32))
+    await store.objects.free_key(first)
+    assert await store.idempotency_key(first.digest, 0) is None
+    await store.objects.bind_key(claim(2))
+    with pytest.raises(Conflict):
+        await store.objects.bind_key(claim(2, later=MS_PER_DAY))
+    next_day = claim(3, later=MS_PER_DAY)
+    await store.objects.bind_key(next_day)
+    assert await store.idempotency_key(first.digest, 0) == (7, next_day.call_id)
+
+
+async def test_a_job_and_its_key_begin_and_are_dropped_together(store):
+    await store.objects.begin_job(job(1), claim=claim(1))
+    with pytest.raises(Conflict):
+        await store.objects.begin_job(job(2), claim=claim(2))
+    assert [row.id for row in await store.objects.open_jobs()] == [1]
+    await store.objects.drop_job(1)  # its provider may have done it
+    assert await store.objects.open_jobs() == []
+    with pytest.raises(Conflict):
+        await store.objects.begin_job(job(2), claim=claim(2))
+    await store.objects.free_key(claim(1))
+    await store.objects.begin_job(job(2), claim=claim(2))
+    await store.objects.drop_job(2, claim(2))
+    await store.objects.begin_job(job(3), claim=claim(3))
+    assert [row.id for row in await store.objects.open_jobs()] == [3]
 
 
 def test_details_are_named_as_they_are_stored():

@@ -39,6 +39,9 @@ LIMITS = {
 CHOICES = {CHAT: ("n",), COMPLETIONS: ("n", "best_of"), IMAGES: ("n",)}
 STREAMS = {CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS, MESSAGES, COUNT_TOKENS, IMAGES, TRANSCRIPTION, OTHER}
 OPTIONS = {CHAT, COMPLETIONS, RESPONSES}
+NAME_FILES = {CHAT, RESPONSES, MESSAGES, COUNT_TOKENS, IMAGES}
+FILES_MAX = 32
+OUTPUTS = {"code_execution_output", "bash_code_execution_output"}  # they tell what a tool has made
 OUTPUT_LIMIT_MAX = 2**31 - 1
 CHOICES_MAX = 128
 
@@ -59,11 +62,14 @@ class Request:
         self.choices = 1
         self.include_usage = -1
         self.background = self.priority = self.stored_context = False
+        self.files: list[str] = []  # that it names, in order
         if not isinstance(doc, Pairs):
             self.faults.add(("invalid_type", None))
             return
         self.fields(doc)
         self.prompt(doc)
+        if format in NAME_FILES:
+            self.named(doc)
 
     def fault(self, code: str, name: str) -> None:
         self.faults.add((code, name.encode()))
@@ -241,6 +247,77 @@ class Request:
             self.text(at(doc, "instructions"))
         if self.format in (CHAT, RESPONSES, MESSAGES, COUNT_TOKENS, GENERATE, GEMINI_COUNT):
             self.tools(tools)
+
+    def named(self, doc: Pairs) -> None:
+        """The places where a provider looks for files of its own, by format."""
+        places = {
+            CHAT: ("messages", "prediction", "tools"),
+            RESPONSES: ("input", "instructions", "prompt", "tools"),
+            MESSAGES: ("messages", "system", "tools"),
+            COUNT_TOKENS: ("messages", "system", "tools"),
+            IMAGES: ("images", "mask", "markup"),
+        }[self.format]
+        for name, value in doc:
+            if name not in places:
+                continue
+            if name == "tools":
+                self.files_of_tools(value)
+            elif name in ("mask", "markup"):
+                self.files_at(value)
+            elif name == "prompt":
+                for prompt in objects(value):
+                    self.files_of_parts(at(prompt, "variables"))
+            else:
+                self.files_of_parts(value)
+        if len(self.files) > FILES_MAX:
+            self.faults |= {("too_many_files", name) for name in (b"file_id", b"file_ids")}
+
+    def files_at(self, value: Any, name: str = "file_id") -> bool:
+        before = len(self.files)
+        for item in objects(value):
+            self.files += strings(at(item, name))
+        return len(self.files) > before
+
+    def files_of_tools(self, value: Any) -> bool:
+        before = len(self.files)
+        for tool in objects(value):
+            for name, item in tool:
+                if name in ("container", "environment"):
+                    self.files_at(item, "file_ids")
+                elif name == "input_image_mask":
+                    self.files_at(item)
+        return len(self.files) > before
+
+    def files_of_parts(self, value: Any) -> None:
+        """A part that is only told again, as a tool's output, names its file for nothing. That is believed where
+        nothing stands behind the name that could name another."""
+        for part in objects(value):
+            output = own = False
+            for name, item in part:
+                if name == "type":
+                    output |= any(text in OUTPUTS for text in strings(item))
+                elif name == "file_id":
+                    named = list(strings(item))
+                    self.files += named
+                    own |= bool(named)
+                elif name in ("file", "image_file"):
+                    own &= not self.files_at(item)
+                elif name == "tools":
+                    own &= not self.files_of_tools(item)
+                elif name == "source":
+                    for source in objects(item):
+                        for key, inner in source:
+                            if key == "file_id" and list(strings(inner)):
+                                self.files += strings(inner)
+                                own = False
+                            elif key == "content":
+                                self.files_of_parts(inner)
+                                output, own = output and not list(objects(inner)), own and not list(objects(inner))
+                elif name in ("content", "output", "summary"):
+                    self.files_of_parts(item)
+                    output, own = output and not list(objects(item)), own and not list(objects(item))
+            if output and own:
+                self.files.pop()
 
     def prompt_tokens(self) -> int:
         return -(-self.units // 4096) + self.overhead

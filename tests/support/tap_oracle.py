@@ -366,6 +366,7 @@ class Oracle:
             out["cache_read_tokens"] = cached
             out["input_tokens"] = prompt - cached + get("tool", 0)
             out["images"] = self.images
+            output = min(output, USAGE_MAX)
             out["output_tokens"] = output - (min(output, get("image_tokens", 0)) if self.images else 0)
             out["web_searches"] = min(len(self.queries), 1) if self.old_gemini else len(self.queries)
         else:
