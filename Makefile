@@ -67,7 +67,7 @@ asan: .make-venv
 	cd build/asan && RELAY_BUILD=asan $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
 	cd build/asan && ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
 	  LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
-	  $(CURDIR)/$(BIN)/python -m pytest tests/fastpath tests/proxy tests/test_estimator.py -p no:cacheprovider
+	  $(CURDIR)/$(BIN)/python -m pytest tests/fastpath tests/proxy tests/storage tests/observe tests/wire tests/test_estimator.py -p no:cacheprovider --timeout 600
 
 # Coverage-guided fuzzing of the parsers: the module built by clang with libFuzzer's counters and both sanitizers, driven
 # by atheris in a venv of its own. Needs clang with its compiler-rt (Debian: clang-14 libclang-rt-14-dev).

@@ -226,10 +226,11 @@ def failing_fsync(tmp_path_factory):
     ("durability", "moment"), [("power", "commit"), ("process", "checkpoint"), ("process", "change")]
 )
 async def test_a_failed_fsync_is_final(tmp_path, failing_fsync, durability, moment):
+    preloaded = [os.environ.get("LD_PRELOAD", ""), str(failing_fsync)]  # `make asan` has libraries of its own there
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(FSYNC_PROGRAM), durability, moment],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "LD_PRELOAD": str(failing_fsync)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LD_PRELOAD": " ".join(preloaded).strip()},
         capture_output=True,
         text=True,
         timeout=60,
