@@ -458,7 +458,12 @@ class JobsApi:
             stream = jobstream.JobStream(self._jobs, reply)
             return await stream.begin()
 
-        answered = await self._begun(job, "response", send, claim)
+        try:
+            answered = await self._begun(job, "response", send, claim)
+        except BaseException:
+            if stream is not None:
+                stream.close()
+            raise
         if stream is not None:
             await stream.pass_on(call, job)
             return

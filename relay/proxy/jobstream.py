@@ -49,6 +49,10 @@ class JobStream:
             raise
         return Answered(self._reply.status, [], events.last or events.first)
 
+    def close(self) -> None:
+        """Where it is not passed on."""
+        self._reply.close()
+
     async def pass_on(self, call: Call, job: Job) -> None:
         """Piece by piece, no faster than the client takes it. Answers the call."""
         reply = self._reply

@@ -51,8 +51,8 @@ class Uploads:
 
 
 class _Upload:
-    """One upload. `complete`: the provider may have all of it, so its file gets an owner, whether the client waits
-    or not."""
+    """One upload. `complete`: all of it is here and goes on, so its file gets an owner, whether the client waits or
+    not."""
 
     def __init__(self, objects: ObjectsApi, call: SideCall, boundary: bytes, bytes_max: int) -> None:
         self._objects = objects
@@ -84,6 +84,9 @@ class _Upload:
                 attempts=attempts,
                 trouble=self._trouble,
             )
+        except RefusedError:  # a small upload was complete, and its key bound, before there was a place for it
+            await call.free_key()
+            raise
         except (UpstreamError, ConnectionResetError) as error:
             if isinstance(error, UpstreamError) and not error.processed:
                 await call.free_key()  # a small upload was complete before its provider was asked
@@ -136,8 +139,8 @@ class _Upload:
                 if size > self._bytes_max:
                     raise RefusedError("body_too_large")
                 if not self.complete and (size == length if length is not None else not data):
+                    self.complete = True  # from here on it is made, or its key would be bound to nothing
                     await call.bind_key()
-                    self.complete = True
                 if not data:
                     return
                 self._reader.feed(data)

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import random
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,24 @@ async def test_the_key_is_free_again_where_the_relay_refused(own: RelayProcess, 
         await own.command("credit refund", id=customer.account, amount=own_money["available"], reason="test")
 
 
+async def test_the_key_of_a_small_upload_is_free_again_where_it_has_no_place_to_go(
+    own: RelayProcess, raw: RawUpstream
+):
+    """All its bytes were there before the relay refused it."""
+    customer = await own.customer()
+    text, exchange = raw.script(made("file"))
+    form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + text.encode() + b"\r\n--b--\r\n"
+    fields = {
+        "Authorization": f"Bearer {customer.secret}", "Content-Type": "multipart/form-data; boundary=b",
+        "Idempotency-Key": "key",
+    }  # fmt: skip
+    for more, status in (({"x-relay-channel": "raw"}, 403), ({}, 200), ({}, 409)):
+        async with await RawClient.connect("127.0.0.1", own.port) as client:
+            await client.send(request_bytes("POST", "/v1/files", fields | more, form))
+            assert (await client.response()).status == status
+    assert len(exchange.requests) == 1
+
+
 @pytest.mark.parametrize("kind", RAW_KINDS)
 @pytest.mark.parametrize(
     "steps",
@@ -313,6 +332,36 @@ async def test_a_client_that_leaves_has_its_object_and_its_key(own: RelayProcess
         await eventually(bound)
         await refused(make("key"), record["id"])
         assert len(exchange.requests) == 1
+
+
+async def test_a_client_that_leaves_while_its_key_is_bound(own: RelayProcess, raw: RawUpstream):
+    """All bytes of its upload are there: the file is made, or else its key would be bound to nothing."""
+    customer = await own.customer()
+    text, exchange = raw.script(made("file"))
+    form = half_an_upload(customer, "key", text) + b"\r\n--b--\r\n"
+    async with await RawClient.connect("127.0.0.1", own.port) as client:
+        await client.send(form[:-9])
+        await until(lambda: any(text.encode() in one.pending for one in raw.open))
+        with contextlib.closing(sqlite3.connect(next(own.data_dir.glob("*.db")), isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            await client.send(form[-9:])
+            await asyncio.sleep(0.1)  # the last bytes are there; should they not be, this test shows less
+            client.reset()
+
+            async def gone() -> bool:
+                return (await own.status())["connections"] == 0
+
+            await eventually(gone)
+            other.execute("ROLLBACK")
+
+    async def bound() -> bool:
+        async with await RawClient.connect("127.0.0.1", own.port) as client:
+            await client.send(form)
+            return (await client.response()).status == 409
+
+    await eventually(bound)
+    await until(lambda: exchange.requests)
+    assert len(exchange.requests) == 1
 
 
 @pytest.mark.parametrize("kind", ["video", "response"])

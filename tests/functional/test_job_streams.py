@@ -341,6 +341,7 @@ async def test_a_stream_that_tells_no_name_makes_no_job(
     assert answer.status == 502
     assert (await customer.calls(1))[0]["error_code"] == "upstream_garbage"
     assert await customer.settled_nano() == CREDITS
+    assert {state["in_flight"] for state in (await relay.status())["channels"]} == {0}
 
 
 async def test_an_upstream_that_knows_no_streams(customer: Customer, relay: RelayProcess, raw: RawUpstream):
