@@ -232,7 +232,10 @@ class Jobs:
         bound = ObjectRow(0, row.kind, object_id, row.account_id, row.key_id, row.channel, row.created_ms, row.model)
         self._by_object[row.kind, object_id] = job
         await self._store.objects.name_job(row, bound)
-        await self.seen(row.kind, object_id, answered.body)
+        try:
+            await self.seen(row.kind, object_id, answered.body)
+        except UpstreamError as error:  # what it used could not be read: the poller tries again
+            log.warning("the results of a job could not be read (%s)", error.code)
 
     async def drop(self, job: Job, claim: KeyClaim | None = None) -> None:
         """The provider has not taken the job: nothing was held, as far as the books go.

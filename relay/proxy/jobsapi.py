@@ -443,6 +443,10 @@ class JobsApi:
                 key, "response", "/v1/responses", model, upstream, name, usage=usage, units=facts["prompt_tokens"],
                 max_cost_nano=facts["max_cost_nano"], claim=claim,
             )  # fmt: skip
+            if call.ended:  # as above
+                await self._jobs.drop(job, claim)
+                attempts.leave()
+                return
         lines = facts["fields"].decode("latin-1").split("\r\n")
         fields = [(name, value.strip()) for name, colon, value in (line.partition(":") for line in lines) if colon]
 

@@ -365,6 +365,45 @@ async def test_a_client_that_leaves_while_its_key_is_bound(own: RelayProcess, ra
 
 
 @pytest.mark.parametrize("kind", ["video", "response"])
+async def test_a_client_that_leaves_before_its_job_is_stored(own: RelayProcess, raw: RawUpstream, kind: str):
+    """Nobody would ever know its name: its provider is not asked, its hold and its key are free."""
+    customer = await own.customer()
+    async with scripted(raw, customer, kind, made(kind)) as (make, exchange):
+        with contextlib.closing(sqlite3.connect(next(own.data_dir.glob("*.db")), isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            first = asyncio.ensure_future(make("key"))
+
+            async def held() -> bool:
+                return nano((await customer.money())["held"]) > 0
+
+            await eventually(held)
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+
+            async def gone() -> bool:
+                return (await own.status())["connections"] == 0
+
+            await eventually(gone)
+            other.execute("ROLLBACK")
+        assert await customer.settled_nano() == CREDITS
+        assert exchange.requests == []
+        await make("key")
+        assert {state["in_flight"] for state in (await own.status())["channels"]} == {0}
+
+
+async def test_a_job_has_its_name_where_its_results_cannot_be_read(own: RelayProcess, raw: RawUpstream):
+    """It has ended before its client hears of it; what it cost is asked for again later."""
+    customer = await own.customer()
+    document = {"id": "batch_ended", "object": "batch", "status": "completed", "output_file_id": "file-output"}
+    answer = response_bytes(json.dumps(document).encode(), headers={"Content-Type": "application/json"})
+    async with scripted(raw, customer, "batch", answer) as (make, exchange):
+        first = await make("key")
+        await refused(make("key"), first)
+        assert len(exchange.requests) == 1
+    assert nano((await customer.money())["held"]) > 0
+
+
+@pytest.mark.parametrize("kind", ["video", "response"])
 async def test_clients_that_leave_at_any_moment(customer: Customer, relay: RelayProcess, simulator: Running, kind: str):
     """Whatever the first call had done by then: one object for one key."""
     rng = random.Random(7)
