@@ -16,6 +16,9 @@ LINE_BYTES_MAX: Final = 8 << 20
 TEXT_BYTES_MAX: Final = 1024
 FILES_MAX: Final = 10_000  # that the lines of one file may name
 _LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+# What a line's request would go on from. It could be anybody's, and how much it brings along is not known.
+_STORED: Final = ("previous_response_id", "conversation")
+_MAYBE_STORED: Final = re.compile(rb'previous_response_id|"conversation"|\\u00[4-7]')  # the key, or letters of it escaped
 _TEXT_ENDPOINTS: Final = re.compile(r"/v1/(chat/completions|completions|responses)")
 
 
@@ -157,7 +160,7 @@ class UploadReader:
         except (orjson.JSONDecodeError, KeyError, TypeError):
             return self._give_up()
         facts = self._facts
-        if files.may_be_named(line) and not self._take_names(line, url):
+        if (files.may_be_named(line) or _MAYBE_STORED.search(line)) and not self._take_names(line, url):
             return self._give_up()
         if not isinstance(model, str) or not isinstance(url, str) or (facts.model or model) != model:
             return self._give_up()
@@ -180,13 +183,16 @@ class UploadReader:
         return not broken and self._facts.model is None and self.purpose in ("", "batch")
 
     def _take_names(self, line: bytes, url: Any) -> bool:
-        """The files that a line's request names. False: they cannot be told, or are too many."""
+        """The files that a line's request names. False: they cannot be told, or are too many; or it goes on from
+        something stored."""
         try:
             document = json.loads(line, object_pairs_hook=_once)
+            if any(document["body"].get(name) is not None for name in _STORED):
+                return False
             if '"file_id' not in json.dumps(document):
                 return True
             self._facts.files |= set(files.names(files.FORMATS[url], document["body"], self._table))
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return False
         return len(self._facts.files) <= FILES_MAX
 

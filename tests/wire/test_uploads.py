@@ -56,6 +56,20 @@ def test_files_that_are_none(lines: bytes):
         assert read(body, *cuts)[1].requests == 0
 
 
+@pytest.mark.parametrize("name", ["previous_response_id", "conversation"])
+def test_lines_that_go_on_from_something_stored_make_no_batch(name: str):
+    """It could be another account's. A text that only speaks of it is none."""
+    plain = line(url="/v1/responses", input=f'What is "{name}"?')
+    named = line(url="/v1/responses", **{name: "resp_1"})
+    escaped = named.replace(name.encode(), b"\\u00%x" % ord(name[0]) + name[1:].encode())
+    twice = named.replace(b'"model"', f'"{name}": null, "model"'.encode())
+    for stored in (named, escaped, twice, line(url="/v1/responses", **{name: {"id": "conv_1"}})):
+        body = upload(plain + b"\n" + stored)
+        for cuts in ((), range(len(body))):
+            assert read(body, *cuts)[1] == BatchFacts()
+    assert read(upload(plain + b"\n" + line(url="/v1/responses", **{name: None})))[1].requests == 2
+
+
 def test_an_upload_that_breaks_off_or_is_no_form_has_no_facts():
     body = upload(line())
     assert read(body[:-12])[1] == BatchFacts()
