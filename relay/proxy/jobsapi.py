@@ -412,7 +412,6 @@ class JobsApi:
                 admission.py_release(now_ns=now_ns, forwarded=True)
         if code:
             raise RefusedError(_CODES[code])
-        rate = engine.models[facts["model"]].rate
         wanted = facts["wanted_channel"]
         routes = narrowed(
             key,
@@ -420,6 +419,7 @@ class JobsApi:
             wanted.decode("latin-1") if wanted is not None else None,
             self._ways_of(key, facts["address"], model, D_OPENAI),
         )
+        rate = engine.models[facts["model"]].rate
         if facts["priority"] and (rate is None or not rate.prices_priority):
             raise RefusedError("unsupported_feature")  # what it would cost the operator has no price here
         attempts, name = self._begin(_at(routes, channels))

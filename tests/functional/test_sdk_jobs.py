@@ -227,6 +227,16 @@ async def test_background_elsewhere(customer: Customer):
     assert (await customer.call())["error_code"] == "unsupported_feature"
 
 
+async def test_background_for_a_model_that_is_not_there(customer: Customer, relay: RelayProcess):
+    async with async_openai(customer) as client:
+        for stream in (False, True):
+            with pytest.raises(openai.NotFoundError) as caught:
+                await client.responses.create(model="gpt-none", input="Hello", background=True, stream=stream)
+            assert caught.value.code == "model_not_found"
+    assert [row["error_code"] for row in await customer.calls(2)] == ["model_not_found"] * 2
+    assert relay.faults == []
+
+
 def message_requests(*prompts: str) -> list[Any]:
     return [
         {
