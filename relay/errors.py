@@ -88,7 +88,9 @@ ERRORS: Final[dict[str, ErrorKind]] = {
         "There is nothing at this path. The base URL has /v1 for OpenAI SDKs, and not for Anthropic and Gemini.",
     ),
     "method_not_allowed": _client(405, "This path does not answer this HTTP method."),
-    "upgrade_required": _client(426, "WebSocket is not supported here: send the request by POST."),
+    "upgrade_required": _client(
+        426, "Realtime sessions are WebSockets, and nothing else is: send any other request by POST."
+    ),
     "model_not_found": _client(404, "There is no such model on this relay. GET /v1/models lists those of your key."),
     "object_not_found": _client(404, "There is no such object of this account."),
     "too_many_files": _client(400, "The request names more than 32 files."),

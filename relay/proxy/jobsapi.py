@@ -351,7 +351,7 @@ class JobsApi:
             files = wire_files.below(said.get("input_reference"))
             found = _fastpath.scan_request(F_OTHER, data, self._objects.engine.default_tables[0])
             if found["error"]:
-                raise RefusedError(found["error"])
+                raise RefusedError(found["error"], (found["error_param"] or b"").decode() or None)
             span = found["model_span"] if found["model"] else None
         model = said.get("model") or VIDEO_MODEL
         seconds = wire_jobs.whole_seconds(said.get("seconds", VIDEO_SECONDS))

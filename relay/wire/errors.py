@@ -75,6 +75,10 @@ _GEMINI_STATUSES: Final = {
 
 _FIRST_CALL: Final = re.compile(r"call_[0-9a-z]{13}")  # of a refusal that names another call
 _PARAM = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+_HELP: Final = {  # for fields whose name alone does not say what is wrong
+    "input_file_id": " A batch takes a file of JSON lines that was uploaded here: each a request, all for one model.",
+    "content-type": " It has to be multipart/form-data with a boundary.",
+}
 _SCOPE_NAMES: Final = ("key", "account", "organisation")
 
 
@@ -176,7 +180,8 @@ def _param_and_message(kind: ErrorKind, param: bytes | str | None) -> tuple[str 
         return None, kind.message
     if kind.status == 429:
         return None, kind.message.rstrip(".") + f" (limit of the {text})." if text in _SCOPE_NAMES else kind.message
-    return text, kind.message.rstrip(".") + f": `{text}`." if kind.status == 400 else kind.message
+    named = kind.status in (400, 404)
+    return text, kind.message.rstrip(".") + f": `{text}`.{_HELP.get(text, '')}" if named else kind.message
 
 
 def _openai_error(name: str, status: int, message: str, param: str | None) -> dict[str, object]:

@@ -18,7 +18,7 @@ FILES_MAX: Final = 10_000  # that the lines of one file may name
 _LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 # What a line's request would go on from. It could be anybody's, and how much it brings along is not known.
 _STORED: Final = ("previous_response_id", "conversation")
-_MAYBE_STORED: Final = re.compile(rb'previous_response_id|"conversation"|\\u00[4-7]')  # the key, or letters of it escaped
+_MAYBE_STORED: Final = re.compile(rb'previous_response_id|"conversation"|\\u00[4-7]')  # or letters of one escaped
 _TEXT_ENDPOINTS: Final = re.compile(r"/v1/(chat/completions|completions|responses)")
 
 

@@ -257,13 +257,12 @@ async def test_the_key_is_free_again_where_the_relay_refused(own: RelayProcess, 
         await own.command("credit refund", id=customer.account, amount=own_money["available"], reason="test")
 
 
-async def test_the_key_of_a_small_upload_is_free_again_where_it_has_no_place_to_go(
-    own: RelayProcess, raw: RawUpstream
-):
+async def test_the_key_of_a_small_upload_is_free_again_where_it_has_no_place_to_go(own: RelayProcess, raw: RawUpstream):
     """All its bytes were there before the relay refused it."""
     customer = await own.customer()
     text, exchange = raw.script(made("file"))
-    form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + text.encode() + b"\r\n--b--\r\n"
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    form = head + text.encode() + b"\r\n--b--\r\n"
     fields = {
         "Authorization": f"Bearer {customer.secret}", "Content-Type": "multipart/form-data; boundary=b",
         "Idempotency-Key": "key",

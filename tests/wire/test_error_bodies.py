@@ -40,6 +40,25 @@ def refusal(dialect, code, retry_after_ns=0, param=None, **options):
 # --- bytes
 
 
+@pytest.mark.parametrize("dialect", [D_OPENAI, D_ANTHROPIC, D_GEMINI])
+def test_messages_say_which_field_and_what_it_should_be(dialect: int):
+    for code, param, words in (
+        (
+            "object_not_found",
+            "previous_response_id",
+            "There is no such object of this account: `previous_response_id`.",
+        ),
+        ("invalid_type", b"model", "A field of the request body has the wrong type: `model`."),
+        (
+            "invalid_value",
+            "input_file_id",
+            "a file of JSON lines that was uploaded here: each a request, all for one model.",
+        ),
+        ("invalid_value", "content-type", "It has to be multipart/form-data with a boundary."),
+    ):
+        assert refusal(dialect, code, 0, param)[2]["error"]["message"].endswith(words)
+
+
 def test_openai_shape():
     status, headers, body = refusal(D_OPENAI, "invalid_key")
     assert status == 401
