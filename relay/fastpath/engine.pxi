@@ -478,7 +478,7 @@ cdef class Engine:
 
     cdef int note_refusal(self, Call call, int code) except -1:
         """A limiter's refusal, for the events: counted, so that a flood of them makes few rows."""
-        cdef Scope scope = call.admission.limited_scope
+        cdef Scope scope = None if call.admission is None else call.admission.limited_scope     # None: Python has refused it
         if len(self.limit_refusals) < 10_000:
             at = (call.key.account_id, call.key.key_id, ERROR_CODES[code], scope.kind if scope is not None else None)
             self.limit_refusals[at] = self.limit_refusals.get(at, 0) + 1

@@ -53,7 +53,7 @@ class Aside:
                 await self.background(call, facts, channels)
             return
         except RefusedError as error:
-            code, param = error.code, error.param
+            code, param, wait_ns = error.code, error.param, error.retry_after_ns
         except UpstreamError as error:
             code, wait_ns = error.code, error.retry_after_ns
         except StoreError:

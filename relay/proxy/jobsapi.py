@@ -18,7 +18,7 @@ from relay.proxy import batchbodies, jobstream
 from relay.proxy.jobparts import Asked
 from relay.proxy.jobs import Job, Jobs
 from relay.proxy.objects import ObjectsApi, object_id_in, path_of
-from relay.proxy.sidecalls import RefusedError, SideCall, narrowed
+from relay.proxy.sidecalls import RefusedError, SideCall, limited, narrowed
 from relay.proxy.upstreams import Answered, Fields, UpstreamError, whole
 from relay.storage.rows import KeyClaim, ObjectRow
 from relay.wire import files as wire_files
@@ -408,8 +408,9 @@ class JobsApi:
                 key, engine.free_rate, prompt_tokens=0, output_bound=0, policy=engine.policy,
                 now_ns=now_ns, wall_ns=wall_ns,
             )  # fmt: skip
-            if code == 0:
-                admission.py_release(now_ns=now_ns, forwarded=True)
+            if code:
+                raise limited(code, admission)
+            admission.py_release(now_ns=now_ns, forwarded=True)
         if code:
             raise RefusedError(_CODES[code])
         wanted = facts["wanted_channel"]

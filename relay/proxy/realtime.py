@@ -58,9 +58,8 @@ class RealtimeCall(SideCall):
         session = Session(engine, self.id, key, self.public, self.endpoint.path, self.address(), self.agent())
         code = session.open(wire.PROMPT_TOKENS, self._max_cost_nano())
         if code:
-            self.retry_after_ns = session.retry_after_ns
             scope = session.limited_scope
-            raise RefusedError(_CODES[code], scope.kind if scope is not None else None)
+            raise RefusedError(_CODES[code], scope.kind if scope is not None else None, session.retry_after_ns)
         self.session = session
         self.stream = True
         self.enter()

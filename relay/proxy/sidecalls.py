@@ -34,12 +34,13 @@ _CODES: Final = _fastpath.ERROR_CODES
 
 
 class RefusedError(Exception):
-    """The call ends with an error of our own. `code`: a name of relay.errors."""
+    """The call ends with an error of our own. `code`: a name of relay.errors; `retry_after_ns`: 0 where nobody knows."""
 
-    def __init__(self, code: str, param: str | None = None) -> None:
+    def __init__(self, code: str, param: str | None = None, retry_after_ns: int = 0) -> None:
         super().__init__(code)
         self.code = code
         self.param = param
+        self.retry_after_ns = retry_after_ns
 
 
 class SideCall:
@@ -114,8 +115,7 @@ class SideCall:
             wall_ns=time.time_ns(),
         )
         if code:
-            self.retry_after_ns = admission.retry_after_ns
-            raise RefusedError(_CODES[code], admission.limited_scope.kind if admission.limited_scope else None)
+            raise limited(code, admission)
         self.admission = admission
         self.enter()
 
@@ -355,6 +355,12 @@ class SideCall:
         return self.desk.hooks.clean_agent(agent.encode("utf-8", "replace"))
 
 
+def limited(code: int, admission: Admission) -> RefusedError:
+    """What an admission has refused."""
+    scope = admission.limited_scope
+    return RefusedError(_CODES[code], scope.kind if scope is not None else None, admission.retry_after_ns)
+
+
 def narrowed(key: ApiKey, address: bytes | None, wanted: str | None, routes: list[Route]) -> list[Route]:
     """Of these ways those that the caller's x-relay-channel names, by channel or by tag. Raises RefusedError."""
     if wanted is None:
@@ -459,6 +465,7 @@ class Desk:
             await call.open()
             return await handler(call)
         except RefusedError as error:
+            call.retry_after_ns = error.retry_after_ns
             return call.refuse(error.code, error.param)
         except UpstreamError as error:
             call.retry_after_ns = error.retry_after_ns

@@ -237,6 +237,31 @@ async def test_background_for_a_model_that_is_not_there(customer: Customer, rela
     assert relay.faults == []
 
 
+@pytest.mark.parametrize("limit", ["rpm", "daily_limit", "concurrency"])
+async def test_background_above_a_limit(relay: RelayProcess, simulator: Running, limit: str):
+    customer = await relay.customer(**{limit: 1 if limit != "daily_limit" else "0.00001"})
+    code = {"rpm": "rate_limit_exceeded", "daily_limit": "insufficient_quota", "concurrency": "rate_limit_exceeded"}[
+        limit
+    ]
+    async with async_openai(customer) as client:
+        if limit == "concurrency":
+            busy = await client.chat.completions.create(
+                model="gpt-4o", messages=[{"role": "user", "content": "Hello #sim events=200 pace_ms=20#"}], stream=True
+            )
+        elif limit == "rpm":
+            await client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hello"}])
+        for stream in (False, True):
+            with pytest.raises(openai.RateLimitError) as caught:
+                await client.responses.create(model="gpt-5", input="Hello", background=True, stream=stream)
+            assert caught.value.code == code
+            assert "(limit of the key)" in str(caught.value)
+            if limit == "rpm":
+                assert 1 < int(caught.value.response.headers["retry-after"]) <= 60
+        if limit == "concurrency":
+            await busy.close()
+    assert relay.faults == []
+
+
 def message_requests(*prompts: str) -> list[Any]:
     return [
         {
