@@ -4,6 +4,7 @@ Bodies have been read by `strict_object`: no key stands in them twice, so what i
 """
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -78,7 +79,7 @@ async def renamed_lines(data: bytes, document: dict[str, Any], model: str, name:
         places += await located(data, ("batch", "model"))
     edits = []
     for start, end in places:
-        said = orjson.loads(data[start:end])
+        said = json.loads(data[start:end])  # as `strict_object` does: it may hold half of a surrogate pair
         if said not in (model, f"models/{model}"):
             raise RefusedError("invalid_value", "model")
         edits.append((start, end, orjson.dumps(said.removesuffix(model) + name)))

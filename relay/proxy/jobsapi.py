@@ -314,11 +314,11 @@ class JobsApi:
         try:
             requests = document["batch"]["inputConfig"]["requests"]["requests"]
             limits = [one["request"].get("generationConfig") or {} for one in requests]
+            bounds = [{"max_tokens": one.get("maxOutputTokens"), "n": one.get("candidateCount")} for one in limits]
         except (KeyError, TypeError, AttributeError):
             raise RefusedError("unsupported_feature", "inputConfig") from None  # files of Google's are not served
         routes = self._ways(call, model, D_GEMINI)
         otherwise = self._objects.config().billing.hold_output_tokens
-        bounds = [{"max_tokens": one.get("maxOutputTokens"), "n": one.get("candidateCount")} for one in limits]
         usage = {
             "input_tokens": self._margin(self._tokens(data)),
             "output_tokens": sum(output_bound(one, otherwise) for one in bounds),

@@ -34,7 +34,7 @@ _CODES: Final = _fastpath.ERROR_CODES
 
 
 class RefusedError(Exception):
-    """The call ends with an error of our own. `code`: a name of relay.errors; `retry_after_ns`: 0 where nobody knows."""
+    """A call ends with an error of our own. `code`: a name of relay.errors; `retry_after_ns`: 0 where nobody knows."""
 
     def __init__(self, code: str, param: str | None = None, retry_after_ns: int = 0) -> None:
         super().__init__(code)
