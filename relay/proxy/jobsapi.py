@@ -17,7 +17,7 @@ from relay._fastpath import Admission, ApiKey, Attempts, Call, Route
 from relay.proxy import batchbodies, jobstream
 from relay.proxy.jobparts import Asked
 from relay.proxy.jobs import Job, Jobs
-from relay.proxy.objects import ObjectsApi, object_id_in, path_of
+from relay.proxy.objects import ObjectsApi, document_in, object_id_in, path_of
 from relay.proxy.sidecalls import RefusedError, SideCall, limited, narrowed
 from relay.proxy.upstreams import Answered, Fields, UpstreamError, whole
 from relay.storage.rows import KeyClaim, ObjectRow
@@ -379,7 +379,7 @@ class JobsApi:
         if shown.status != 200 or row.model is None:
             raise RefusedError("object_not_found")
         await self._jobs.seen("video", object_id, shown.body)
-        seconds = wire_jobs.whole_seconds(orjson.loads(shown.body).get("seconds")) or VIDEO_SECONDS
+        seconds = wire_jobs.whole_seconds(document_in(shown.body).get("seconds")) or VIDEO_SECONDS
         assert call.key is not None
         attempts = self._begin_at(
             row.channel, self._ways_of(call.key, call.packed_address(), row.model, D_OPENAI), "model"

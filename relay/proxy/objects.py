@@ -271,19 +271,25 @@ def path_of(endpoint: Endpoint, object_id: str) -> str:
     return endpoint.upstream_path.replace("{id}", object_id)
 
 
+def document_in(body: bytes) -> dict[str, Any]:
+    """What a provider shows of an object. Raises UpstreamError where that is none."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        document = None
+    if not isinstance(document, dict):
+        raise UpstreamError("upstream_garbage")
+    return document
+
+
 def object_id_in(body: bytes) -> str:
     """The `id` of an object that a provider has made. Raises UpstreamError where there is none."""
-    try:
-        document: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise UpstreamError("upstream_garbage") from None
-    name = document.get("id") if isinstance(document, dict) else None
+    name = document_in(body).get("id")
     if not isinstance(name, str) or not is_object_id(name):
         raise UpstreamError("upstream_garbage")
     return name
 
 
 def _purpose(text: bytes) -> str | None:
-    document: Any = orjson.loads(text)
-    purpose = document.get("purpose") if isinstance(document, dict) else None
+    purpose = document_in(text).get("purpose")
     return purpose if isinstance(purpose, str) else None

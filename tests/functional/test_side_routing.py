@@ -345,3 +345,19 @@ async def test_jobs_obey_a_key_with_addresses_and_models(tmp_path: Path):
         refused = await inside.ask("POST", "/v1/responses", json.dumps(background))
         assert refused == (403, "model_not_allowed")
         assert a.made == 1
+
+
+async def test_a_provider_that_shows_nonsense_is_the_providers_fault(tmp_path: Path):
+    nonsense = "hello"
+
+    async def show(asked: Asked) -> web.StreamResponse | None:
+        return web.Response(text=nonsense, content_type="application/json") if asked.method == "GET" else None
+
+    async with Cabinet(show) as cabinet, running(tmp_path, way("one", cabinet)) as caller:
+        assert (await caller.upload())[0] == 200
+        _, video = await caller.video()
+        for nonsense in ("hello", "[]", "null"):
+            for method, path in (("POST", f"/v1/videos/{video}/remix"), ("GET", "/v1/files?purpose=user_data")):
+                data = json.dumps({"prompt": "p"}) if method == "POST" else None
+                assert await caller.ask(method, path, data) == (502, "upstream_garbage"), (path, nonsense)
+        assert caller.customer.relay.faults == []
