@@ -38,6 +38,10 @@ class Aside:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    @property
+    def open(self) -> int:
+        return len(self._tasks)
+
     async def _decide(self, call: Call) -> None:
         code = "internal"
         param = None

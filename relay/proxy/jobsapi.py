@@ -49,6 +49,10 @@ class JobsApi:
         self._jobs = jobs
         self._beginning: set[asyncio.Task[Answered]] = set()
 
+    @property
+    def open(self) -> int:
+        return len(self._beginning)
+
     # -- about one job
 
     async def one(self, call: SideCall, kind: str, object_id: str) -> web.StreamResponse:

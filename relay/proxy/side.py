@@ -62,7 +62,7 @@ class Side:
         for name, kind in OBJECT_ENDPOINTS.items():
             self._handlers[name] = partial(_about, handlers.one, kind)
         self.jobs = Jobs(store, engine, keyring, keys, self._upstreams, config)
-        jobs_api = JobsApi(handlers, self.jobs)
+        jobs_api = self._jobs_api = JobsApi(handlers, self.jobs)
         handlers.shown = jobs_api.shown
         self._aside.background = jobs_api.background
         for name, method in (
@@ -113,7 +113,8 @@ class Side:
 
     @property
     def open_calls(self) -> int:
-        return len(self.desk.open)
+        """Also what is being made for a client that has left: it has to get its name, or nobody is charged for it."""
+        return len(self.desk.open) + self._uploads.open + self._jobs_api.open + self._aside.open
 
     async def flush(self) -> None:
         """Commits whose the new stored responses are."""

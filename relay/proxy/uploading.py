@@ -26,6 +26,10 @@ class Uploads:
         self._objects = objects
         self._tasks: set[asyncio.Task[Answered]] = set()
 
+    @property
+    def open(self) -> int:
+        return len(self._tasks)
+
     async def upload(self, call: SideCall) -> web.StreamResponse:
         """Raises RefusedError, UpstreamError, StoreError."""
         request = call.request

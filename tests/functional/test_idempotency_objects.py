@@ -521,6 +521,35 @@ async def test_keys_outlive_a_kill_and_a_restart(own: RelayProcess, raw: RawUpst
             assert held == cost_nano("sora-2", video_seconds=4)
 
 
+@pytest.mark.parametrize("kind", RAW_KINDS)
+async def test_a_restart_waits_for_what_is_being_made(own: RelayProcess, raw: RawUpstream, kind: str):
+    """Also where its client has left: it has an owner, and is charged for."""
+    customer = await own.customer()
+    release = asyncio.Event()
+    answer = made(kind)
+    object_id = json.loads(answer.partition(b"\r\n\r\n")[2])["id"]
+    async with scripted(raw, customer, kind, Gate(release), answer) as (make, exchange):
+        first = asyncio.ensure_future(make("key"))
+        await until(lambda: exchange.requests)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+        async def gone() -> bool:
+            return (await own.status())["connections"] == 0
+
+        await eventually(gone)
+        stopped = asyncio.ensure_future(own.stop())
+        await until(lambda: any("stopping" in line for line in own.log))
+        await asyncio.sleep(1.2)  # longer than a relay without calls takes to stop
+        release.set()
+        assert await stopped == 0
+    await own.start()
+    if kind != "file":
+        assert nano((await customer.money())["held"]) > 0
+    with contextlib.closing(sqlite3.connect(next(own.data_dir.glob("*.db")))) as store:
+        assert (kind, object_id) in store.execute("SELECT kind, object_id FROM objects").fetchall()
+
+
 async def again(client: openai.AsyncOpenAI, kind: str, key: str) -> None:
     """A call of this kind with a key, whatever its body."""
     headers = {"Idempotency-Key": key}
