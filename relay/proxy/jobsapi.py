@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from relay import _fastpath, units
+from relay import _fastpath
 from relay._fastpath import Admission, ApiKey, Attempts, Call, Route
 from relay.proxy import batchbodies, jobstream
 from relay.proxy.jobparts import Asked
@@ -124,7 +124,7 @@ class JobsApi:
             call.model, call.upstream_model = model, route.upstream_model
         with left_on_error(attempts):
             upstream = self._objects.upstreams.chosen(attempts)
-            max_cost = max_cost_nano(call)
+            max_cost = call.max_cost_nano
 
         async def send() -> Answered:
             return await self._objects.ask_whole(
@@ -524,19 +524,6 @@ async def strict_object(data: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise RefusedError("malformed_json")
     return document
-
-
-def max_cost_nano(call: SideCall) -> int:
-    """The caller's x-relay-max-cost; -1: none. Raises RefusedError."""
-    values = call.request.headers.getall("x-relay-max-cost", [])
-    if not values:
-        return -1
-    try:
-        if len(values) != 1:
-            raise ValueError
-        return units.parse_credits(values[0])
-    except ValueError:
-        raise RefusedError("invalid_value", "x-relay-max-cost") from None
 
 
 def own_results_url(call: SideCall, body: bytes) -> bytes:

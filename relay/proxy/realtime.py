@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 from aiohttp import WSMsgType, web
 
-from relay import _fastpath, units
+from relay import _fastpath
 from relay._fastpath import Attempts, Session
 from relay.errors import ERRORS
 from relay.proxy.server import Protocol
@@ -56,21 +56,13 @@ class RealtimeCall(SideCall):
             raise RefusedError(_CODES[code])
         self.routes = narrowed(key, self.packed_address(), self.wanted_channel, routes)
         session = Session(engine, self.id, key, self.public, self.endpoint.path, self.address(), self.agent())
-        code = session.open(wire.PROMPT_TOKENS, self._max_cost_nano())
+        code = session.open(wire.PROMPT_TOKENS, self.max_cost_nano)
         if code:
             scope = session.limited_scope
             raise RefusedError(_CODES[code], scope.kind if scope is not None else None, session.retry_after_ns)
         self.session = session
         self.stream = True
         self.enter()
-
-    def _max_cost_nano(self) -> int:
-        """What the caller allows the session to cost; -1: anything."""
-        text = self.request.headers.get("x-relay-max-cost")
-        try:
-            return -1 if text is None else units.parse_credits(text)
-        except ValueError:
-            raise RefusedError("invalid_value", "x-relay-max-cost") from None
 
     def end(self, status: int, code: str | None) -> None:
         session, self.session = self.session, None

@@ -127,6 +127,19 @@ class SideCall:
             raise RefusedError("invalid_value", "x-relay-channel")
         return values[0] if values else None
 
+    @property
+    def max_cost_nano(self) -> int:
+        """What the caller allows it to cost, by x-relay-max-cost; -1: anything. Raises RefusedError."""
+        values = self.request.headers.getall("x-relay-max-cost", [])
+        if not values:
+            return -1
+        try:
+            if len(values) != 1:
+                raise ValueError
+            return units.parse_credits(values[0])
+        except ValueError:
+            raise RefusedError("invalid_value", "x-relay-max-cost") from None
+
     def enter(self) -> None:
         """From here on it can be stopped."""
         task = asyncio.current_task()

@@ -283,6 +283,18 @@ async def test_refusals_are_http(customer: Customer, relay: RelayProcess):
     assert await customer.settled_nano() == 10**9
 
 
+async def test_what_a_session_may_cost_is_said_once(customer: Customer, relay: RelayProcess):
+    """As for any call: of two amounts nobody knows which one is meant."""
+    upgrade = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13")]
+    upgrade += [("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="), ("Authorization", f"Bearer {customer.secret}")]
+    async with aiohttp.ClientSession() as session:
+        for amounts in (("1", "0.01"), ("1", "1"), ("-1",), ("much",)):
+            headers = [*upgrade, *(("x-relay-max-cost", amount) for amount in amounts)]
+            async with session.get(relay.base_url + "/v1/realtime?model=gpt-realtime", headers=headers) as answer:
+                assert answer.status == 400, amounts
+                assert (await answer.json())["error"]["param"] == "x-relay-max-cost"
+
+
 async def test_killed_in_a_session(simulator: Running, tmp_path: Path):
     """What was delivered is charged at the next start, from the journal, with the channel that served it."""
     voice = channel("voice", "openai", f"{simulator.base_url}/v1", '["gpt-realtime"]', KEY, "priority = 1")
