@@ -316,7 +316,8 @@ class Upstreams:
             raise UpstreamError("upstream_failed") from None
         if 300 <= answer.status < 400:
             answer.close()
-            raise UpstreamError("upstream_garbage", processed=False)
+            done = answer.status == 303  # "see other": what was asked for is done, and told elsewhere
+            raise UpstreamError("upstream_garbage", processed=done)
         return answer
 
     async def connect(

@@ -222,7 +222,7 @@ async def test_a_repeat_while_the_first_is_made(own: RelayProcess, raw: RawUpstr
 @pytest.mark.parametrize("kind", RAW_KINDS)
 async def test_the_key_is_free_again_where_nothing_was_made(own: RelayProcess, raw: RawUpstream, kind: str):
     customer = await own.customer()
-    for status in (400, 401, 429, 500, 503):
+    for status in (307, 400, 401, 429, 500, 503):
         refusal = response_bytes(b'{"error":{"message":"x"}}', status=status)
         async with scripted(raw, customer, kind, refusal) as (make, exchange):
             with pytest.raises(openai.APIStatusError) as caught:
@@ -277,8 +277,13 @@ async def test_the_key_of_a_small_upload_is_free_again_where_it_has_no_place_to_
 @pytest.mark.parametrize("kind", RAW_KINDS)
 @pytest.mark.parametrize(
     "steps",
-    [(Close(),), (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", Close()), (response_bytes(b"{}"),)],
-    ids=["no answer", "half an answer", "no id in it"],
+    [
+        (Close(),),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", Close()),
+        (response_bytes(b"{}"),),
+        (response_bytes(b"", status=303),),
+    ],
+    ids=["no answer", "half an answer", "no id in it", "see other"],
 )
 async def test_where_something_may_have_been_made_the_key_stays(
     own: RelayProcess, raw: RawUpstream, kind: str, steps: tuple[Step, ...]
