@@ -5,9 +5,8 @@ wait. A group stays at the head of the queue until its commit has succeeded:
 
 - disk full, or the file locked by another program: the group stays, `writable` is False, and it is tried again every
   second, behind a check for records that are there already. Nothing is lost and nothing doubled.
-- input/output error, failed fsync, damage: final. Nothing is tried again (a second fsync reports success for data
-that the
-  first one lost); the `fatal` callback is to end the process, which recovers from the disk.
+- input/output error, failed fsync, damage: final. Nothing is tried again (a second fsync reports success for data that
+  the first one lost); the `fatal` callback is to end the process, which recovers from the disk.
 """
 
 from __future__ import annotations

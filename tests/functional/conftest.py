@@ -41,8 +41,8 @@ async def shared_relay(
     folder = tmp_path_factory.mktemp("relay")
     relay = await RelayProcess(folder, config_text(simulator.base_url, raw.base_url)).start()
     yield relay
-    # Whatever the tests did: nothing is held, every balance is what its entries and calls say, and it stops in order.
-    await eventually(lambda: _no_open_calls(relay))
+    # Whatever the tests did: nothing is in flight, every balance is what its entries and calls say, it stops in order.
+    await eventually(lambda: _nothing_in_flight(relay))
     verified = await relay.command("ledger verify")
     status = await relay.status()
     assert await relay.stop() == 0
@@ -50,8 +50,10 @@ async def shared_relay(
     assert status["faults"] == 0
 
 
-async def _no_open_calls(relay: RelayProcess) -> bool:
-    return (await relay.status())["open_calls"] == 0
+async def _nothing_in_flight(relay: RelayProcess) -> bool:
+    """Neither a call nor an attempt, by whomever it was made."""
+    status = await relay.status()
+    return status["open_calls"] == 0 and all(channel["in_flight"] == 0 for channel in status["channels"])
 
 
 @pytest_asyncio.fixture(loop_scope="session")
