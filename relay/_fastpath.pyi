@@ -137,6 +137,7 @@ class Rate:
     audio_input: int
     audio_output: int
     image_input: int
+    image_output: int
     discount_ppb: int
     output_tokens_max: int
     prices_priority: bool
@@ -157,11 +158,12 @@ class Rate:
         audio_input: int = -1,
         audio_output: int = -1,
         image_input: int = -1,
+        image_output: int = -1,
         discount_ppb: int = 1_000_000_000,
         output_tokens_max: int = 0,
         tiers: Mapping[tuple[int, int], Mapping[str, int]] | None = None,
     ) -> None:
-        """Tokens of audio and images at -1 are priced as text.
+        """Tokens of audio and images at -1 are priced as text; image_output at -1 beside a price of images is 0.
 
         tiers: whole sets of prices by (prompt tokens above which they hold, service: 0 standard, 1 batch, 2 flex,
         3 priority). A call costs by the largest limit that its prompt, caches included, exceeds, and by the service
@@ -181,6 +183,7 @@ class Rate:
         audio_input_tokens: int = 0,
         audio_output_tokens: int = 0,
         image_input_tokens: int = 0,
+        image_output_tokens: int = 0,
         service: int = 0,
     ) -> int:
         """Nano-credits, rounded up once; usage is clamped to [0, 2^40], the result to 2^61.

@@ -38,7 +38,7 @@ def _texts(prices: Mapping[str, int], factor: Decimal) -> Document:
     return {
         name: _ratio_text(nano * numerator, units.NANO_PER_CREDIT * denominator)
         for name, nano in prices.items()
-        if name not in pricing.APART or nano != prices[pricing.APART[name]]
+        if name not in pricing.APART or nano != pricing.apart(name, prices)
     }
 
 

@@ -87,7 +87,7 @@ cdef enum:
     V_SEARCHES
     V_THOUGHTS          # Gemini: outside candidatesTokenCount
     V_TOOL_PROMPT
-    V_IMAGE_TOKENS      # Gemini: of the output
+    V_IMAGE_TOKENS      # of the output
     V_SECONDS           # of sound, rounded up
     V_AUDIO_IN
     V_AUDIO_OUT
@@ -398,7 +398,8 @@ def _usage_openai(int top):
     _keys(prompt, {"cached_tokens": _value(V_CACHED), "cache_write_tokens": _value(V_CACHE_WRITE),
                    "cache_creation_input_tokens": _value(V_CACHE_WRITE), "audio_tokens": _value(V_AUDIO_IN),
                    "image_tokens": _value(V_IMAGE_IN)})
-    _keys(completion, {"reasoning_tokens": _value(V_REASONING), "audio_tokens": _value(V_AUDIO_OUT)})
+    _keys(completion, {"reasoning_tokens": _value(V_REASONING), "audio_tokens": _value(V_AUDIO_OUT),
+                       "image_tokens": _value(V_IMAGE_TOKENS)})
     _keys(usage, {
         "prompt_tokens": _value(V_PROMPT), "input_tokens": _value(V_PROMPT),
         "completion_tokens": _value(V_COMPLETION, U_OUTPUT), "output_tokens": _value(V_COMPLETION, U_OUTPUT),
