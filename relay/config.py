@@ -223,6 +223,7 @@ class Rate(_Table, frozen=True):
     image_input: Price = UNSET_PRICE
     image_output: Price = UNSET_PRICE
     output_tokens_max: Count = 0
+    inference_geo: bool = False
     tiers: tuple[RateTier, ...] = ()
 
     def __post_init__(self) -> None:

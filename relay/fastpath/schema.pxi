@@ -16,6 +16,7 @@ cdef enum:
     R_INCLUDE_USAGE
     R_BACKGROUND
     R_SERVICE           # the service tier that is asked for
+    R_GEO               # where inference is to be
     R_SEARCH            # its presence asks for web search
     R_SEARCH_TAG        # ... if its string starts with `web`
     R_STORED            # the prompt goes on from something stored upstream
@@ -320,6 +321,7 @@ def _describe_requests():
         "messages": messages, "system": system, "stream": stream,
         "max_tokens": max_tokens, "tools": tools, "output_format": NODE_RAW, "output_config": NODE_RAW,
         "speed": _node(R_SERVICE, flags=NF_SCALAR, mode=M_CAPTURE),
+        "inference_geo": _node(R_GEO, flags=NF_SCALAR, mode=M_CAPTURE),
     })
     REQUEST_ROOTS[F_COUNT_TOKENS] = REQUEST_ROOTS[F_MESSAGES]
     MODEL_NEEDED[F_COUNT_TOKENS] = True

@@ -163,6 +163,7 @@ def _compiled(rate: ConfiguredRate, card: str, discount: Decimal) -> Rate:
         card=card,
         discount_ppb=units.discount_ppb(discount),
         output_tokens_max=rate.output_tokens_max,
+        inference_geo=rate.inference_geo,
         tiers=tiers,
         **_nano(rate),
     )

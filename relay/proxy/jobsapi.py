@@ -253,6 +253,11 @@ class JobsApi:
         otherwise = self._objects.config().billing.hold_output_tokens
         attempts, ways = self._begin_together(call, models, D_ANTHROPIC)
         with left_on_error(attempts):
+            for one in params:
+                if one is not None and one.get("inference_geo") not in (None, "global"):
+                    rate = self._objects.engine.models[one["model"].encode()].rate
+                    if rate is None or not rate.inference_geo:
+                        raise RefusedError("unsupported_feature", "inference_geo")  # it costs more than the price here
             first, *more = await batchbodies.asked(data, requests, ways, self._tokens, self._margin, otherwise)
             data = await batchbodies.renamed(data, requests, ways)
         return await self._make(call, "message_batch", first.model, attempts, first.usage, data, more=more)

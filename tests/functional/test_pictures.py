@@ -155,13 +155,14 @@ async def test_a_picture_without_a_report_is_charged_all_the_same(own: RelayProc
 
 
 async def test_a_hold_is_for_the_dearest_token_of_an_answer(own: RelayProcess, raw: RawUpstream):
-    """4,000 tokens at 60 per million are 0.24 credits, whatever they turn out to be."""
+    """4,000 tokens at 60 per million are 0.24 credits, whatever they turn out to be, and streams are no cheaper."""
     poor, rich = await own.customer("0.2"), await own.customer("0.25")
     text, exchange = raw.script(answer_of(1120, text=9))
     async with google(poor) as client:
-        with pytest.raises(errors.ClientError) as caught:
-            await client.aio.models.generate_content(model="own", contents=text)
-    assert caught.value.code == 402
+        for ask in (client.models.generate_content, client.models.generate_content_stream):
+            with pytest.raises(errors.ClientError) as caught:
+                await asyncio.to_thread(lambda ask=ask: list(ask(model="own", contents=text)))
+            assert caught.value.code == 402
     assert exchange.requests == []
     async with google(rich) as client:
         await client.aio.models.generate_content(model="own", contents=text)

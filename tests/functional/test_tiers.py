@@ -39,7 +39,7 @@ def tiered(text: str) -> str:
     parts = text.split("[[rates]]\n")
     for index, part in enumerate(parts):
         if part.startswith(('model = "raw-chat"', 'model = "raw-gemini"', 'model = "raw-claude"')):
-            parts[index] = part.rstrip("\n") + '\naudio_input = "7"\naudio_output = "9"\n' + TIERS
+            parts[index] = part.rstrip("\n") + '\naudio_input = "7"\naudio_output = "9"\ninference_geo = true\n' + TIERS
     return "[[rates]]\n".join(parts)
 
 
@@ -146,14 +146,25 @@ async def test_jobs_by_the_service_of_their_answer(own: RelayProcess, raw: RawUp
     assert (await own.command("ledger verify"))["differences"] == []
 
 
-async def test_a_service_without_a_price_is_refused(own: RelayProcess, raw: RawUpstream):
+@pytest.mark.parametrize(
+    ("sample", "field", "statuses"),
+    [
+        (DOCUMENTS[0], b'"service_tier":"priority"', {"raw-chat": 200, "raw-uncounted": 400}),
+        (DOCUMENTS[1], b'"speed":"fast"', {"raw-claude": 200, "raw-claude-uncounted": 400}),
+        (DOCUMENTS[1], b'"inference_geo":"us"', {"raw-claude": 200, "raw-claude-uncounted": 400}),
+        (DOCUMENTS[1], b'"inference_geo":"global"', {"raw-claude": 200, "raw-claude-uncounted": 200}),
+    ],
+    ids=["tier", "speed", "place", "anywhere"],
+)
+async def test_what_costs_more_and_has_no_price_is_refused(
+    own: RelayProcess, raw: RawUpstream, sample: Sample, field: bytes, statuses: dict[str, int]
+):
     customer = await own.customer()
-    sample = DOCUMENTS[0]
-    for model, status in (("raw-chat", 200), ("raw-uncounted", 400)):
+    for model, status in statuses.items():
         text, exchange = raw.script(head(sample, "length", len(sample.body)) + sample.body)
         request = sample.request_bytes(customer.secret, text, model)
         body = request.partition(b"\r\n\r\n")[2]
-        asked = body.replace(b"{", b'{"service_tier":"priority",', 1)
+        asked = body.replace(b"{", b"{" + field + b",", 1)
         request = request.replace(b"Content-Length: %d" % len(body), b"Content-Length: %d" % len(asked))
         client = await connect(customer)
         answer = await client.ask(request.replace(body, asked), exchange, 0)
