@@ -56,9 +56,9 @@ def scan_request(format: int, body: bytes, table: TokenTable, cuts: tuple[int, .
     """All that a RequestScanner finds in `body`, fed in pieces cut at the ascending offsets `cuts`.
 
     Keys: error (a name of ERROR_CODES), error_param, model, model_span, stream, output_limit, choices, include_usage,
-    stream_options_span, object_start, object_empty, background, priority, geo, web_search, stored_context, prompt_tokens,
-    prefix_start (of the 4 KiB by which calls of one conversation know each other: tools, else instructions, else
-    messages; -1: there are not so many), and text (the counted text alone, in 1/TOKEN_UNIT token).
+    stream_options_span, object_start, object_empty, background, priority, geo, web_search, stored_context,
+    prompt_tokens, prefix_start (of the 4 KiB by which calls of one conversation know each other: tools, else
+    instructions, else messages; -1: there are not so many), and text (the counted text alone, in 1/TOKEN_UNIT token).
     """
 
 def tap(
@@ -162,7 +162,7 @@ class Rate:
         image_output: int = -1,
         discount_ppb: int = 1_000_000_000,
         output_tokens_max: int = 0,
-        inference_geo: bool = False,
+        inference_geo: int = 0,
         tiers: Mapping[tuple[int, int], Mapping[str, int]] | None = None,
     ) -> None:
         """Tokens of audio and images at -1 are priced as text; image_output at -1 beside a price of images is 0.

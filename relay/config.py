@@ -351,13 +351,14 @@ def _shipped(tables: Tables) -> list[Rate]:
 
 
 def shipped_rate(model: str, entry: Mapping[str, Any]) -> Rate:
-    """An entry of the shipped card as a rate."""
+    """An entry of the shipped card as a rate. List prices are for inference anywhere."""
     tiers = tuple(
         RateTier(service=tier["service"], above=tier["above"], **shipped_rates.prices(tier))
         for tier in entry.get("tiers", ())
     )
     maximum = entry.get("output_tokens_max", 0)
-    return Rate(model=model, tiers=tiers, output_tokens_max=maximum, **shipped_rates.prices(entry))
+    prices = shipped_rates.prices(entry)
+    return Rate(model=model, tiers=tiers, output_tokens_max=maximum, inference_geo=False, **prices)
 
 
 ADMIN_TOKEN_CHARS_MIN: Final = 16

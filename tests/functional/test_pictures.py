@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from google.genai import errors
+from google.genai import errors, types
 
 from relay.simulator import Running
 from tests.functional.clients import async_openai, google
@@ -134,6 +134,24 @@ async def test_a_picture_of_a_stream(own: RelayProcess, simulator: Running):
     output = entry.output_tokens - image.token_count
     cost = entry.input_tokens * 300 + image.token_count * 30_000 + output * 2500
     assert await charged(own, customer) == cost
+
+
+async def test_pictures_of_a_batch(own: RelayProcess, simulator: Running):
+    customer = await own.customer()
+    contents = types.Content(role="user", parts=[types.Part(text="A cat #sim images=1 tokens=9 polls=0 input=40#")])
+    async with google(customer) as client:
+        made = await client.aio.batches.create(model="sim", src=[types.InlinedRequest(contents=contents)])
+        done = await client.aio.batches.get(name=made.name)
+    assert done.state.name == "JOB_STATE_SUCCEEDED"
+    [line] = done.dest.inlined_responses
+    [image] = line.response.usage_metadata.candidates_tokens_details
+    output = line.response.usage_metadata.candidates_token_count - image.token_count
+    charge = next(row for row in await own.calls(key=customer.key) if row["cost"] != "0")
+    assert (charge["images"], image.token_count > 1000, output > 0) == (1, True, True)
+    cost = 40 * 150 + image.token_count * 15_000 + output * 1250  # half of each price
+    assert nano(charge["cost"]) == cost
+    assert await customer.settled_nano() == 100 * 10**9 - cost
+    assert (await own.command("ledger verify"))["differences"] == []
 
 
 @pytest.mark.parametrize("model", ["own", "piece"])
