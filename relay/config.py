@@ -224,6 +224,7 @@ class Rate(_Table, frozen=True):
     image_output: Price = UNSET_PRICE
     output_tokens_max: Count = 0
     inference_geo: bool = False
+    video_sizes: tuple[Name, ...] = ()
     tiers: tuple[RateTier, ...] = ()
 
     def __post_init__(self) -> None:
@@ -351,14 +352,14 @@ def _shipped(tables: Tables) -> list[Rate]:
 
 
 def shipped_rate(model: str, entry: Mapping[str, Any]) -> Rate:
-    """An entry of the shipped card as a rate. List prices are for inference anywhere."""
+    """An entry of the shipped card as a rate."""
     tiers = tuple(
         RateTier(service=tier["service"], above=tier["above"], **shipped_rates.prices(tier))
         for tier in entry.get("tiers", ())
     )
     maximum = entry.get("output_tokens_max", 0)
-    prices = shipped_rates.prices(entry)
-    return Rate(model=model, tiers=tiers, output_tokens_max=maximum, inference_geo=False, **prices)
+    prices: dict[str, Any] = {**shipped_rates.prices(entry)}
+    return Rate(model=model, tiers=tiers, output_tokens_max=maximum, **prices)
 
 
 ADMIN_TOKEN_CHARS_MIN: Final = 16

@@ -292,7 +292,7 @@ class JobsApi:
         span: tuple[int, int] | None = None
         if boundary is not None:
             try:
-                parts = multipart.texts(multipart.parse(boundary, data), data, frozenset({"model", "seconds"}))
+                parts = multipart.texts(multipart.parse(boundary, data), data, frozenset({"model", "seconds", "size"}))
             except multipart.FormError:
                 raise RefusedError("malformed_form") from None
             said = {name: data[part.start : part.end].decode("utf-8", "replace") for name, part in parts.items()}
@@ -310,6 +310,9 @@ class JobsApi:
             raise RefusedError("invalid_type", "model")
         if not 0 < seconds <= VIDEO_SECONDS_MAX:
             raise RefusedError("invalid_value", "seconds")
+        rate = next((rate for rate in self._objects.config().rates if rate.model == model), None)
+        if rate is not None and rate.video_sizes and said.get("size") not in (None, *rate.video_sizes):
+            raise RefusedError("unsupported_feature", "size")  # a second of it costs more than the price here
         attempts, name = self._begin(self._ways(call, model, D_OPENAI, renamed=span is not None))
         if name != model and span is not None:
             put = name.encode() if boundary is not None else orjson.dumps(name)

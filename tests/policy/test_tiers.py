@@ -16,6 +16,7 @@ from relay._fastpath import Rate
 from relay.config import Billing, Config, RateTier, parse, shipped_rate
 from relay.config import Rate as ConfiguredRate
 from relay.config_values import ConfigError
+from relay.control import pricelist
 from relay.policy import pricing
 from relay.storage.rows import CallDetails
 
@@ -272,6 +273,27 @@ def test_tiers_that_contradict_each_other_are_refused() -> None:
         Rate(model=b"m", card="c", tiers={(above, 0): {} for above in range(9)})
     with pytest.raises(KeyError):
         Rate(model=b"m", card="c", tiers={(5, 0): {}})
+
+
+def test_what_a_rate_says_beside_prices_is_kept_with_what_is_scheduled() -> None:
+    text = (
+        "[[rates]]\nmodel = 'm'\ninput = 1\noutput = 3\ninference_geo = true\nvideo_sizes = ['720x1280', '1280x720']\n"
+    )
+    text += "[[rates.tiers]]\nservice = 'batch'\ninput = 0.5\n"
+    rates = rate_files.parse(text, file="f")
+    assert rate_files.read(rate_files.stored(rates)) == rates
+    assert rates[0].inference_geo
+    assert rates[0].video_sizes == ("720x1280", "1280x720")
+
+
+@pytest.mark.parametrize(
+    ("prices", "told"),
+    [("", True), ("image_output = 59", True), ("image_output = 60", False), ("image = 0.067", False)],
+)
+def test_pictures_below_the_list_price_are_told(prices: str, told: bool) -> None:
+    text = f"[[rates]]\nmodel = 'gemini-3.1-flash-image'\ninput = 0.5\noutput = 3\n{prices}\n"
+    warnings = pricelist.check(parse(text))["warnings"]
+    assert any("image_output" in line and "list price (60)" in line for line in warnings) is told
 
 
 # --- the shipped card
