@@ -326,7 +326,7 @@ cdef void tap_open(Tap* s, const Node* node, bint array) noexcept nogil:
             s.image_count += 1
     elif action == U_DETAIL:
         if array and node.slot:
-            s.values[V_AUDIO_IN] = -1
+            s.values[V_AUDIO_IN] = s.values[V_IMAGE_IN] = -1
         elif array:
             s.values[V_IMAGE_TOKENS] = s.values[V_AUDIO_OUT] = -1
         s.modality = 0
@@ -357,8 +357,8 @@ cdef void tap_close(Tap* s, const Node* node, bint array) noexcept nogil:
         if s.modality and s.values[W_DETAIL] >= 0:
             if s.modality == 2:
                 s.values[V_AUDIO_IN if node.slot else V_AUDIO_OUT] = s.values[W_DETAIL]
-            elif not node.slot:
-                s.values[V_IMAGE_TOKENS] = s.values[W_DETAIL]
+            else:
+                s.values[V_IMAGE_IN if node.slot else V_IMAGE_TOKENS] = s.values[W_DETAIL]
 
 
 cdef const uint8_t* tap_bom(Tap* s, const uint8_t* p, const uint8_t* end) noexcept nogil:

@@ -39,7 +39,11 @@ def tiered(text: str) -> str:
     parts = text.split("[[rates]]\n")
     for index, part in enumerate(parts):
         if part.startswith(('model = "raw-chat"', 'model = "raw-gemini"', 'model = "raw-claude"')):
-            parts[index] = part.rstrip("\n") + '\naudio_input = "7"\naudio_output = "9"\ninference_geo = true\n' + TIERS
+            parts[index] = (
+                part.rstrip("\n")
+                + '\naudio_input = "7"\naudio_output = "9"\nimage_input = "4"\ninference_geo = true\n'
+                + TIERS
+            )
     return "[[rates]]\n".join(parts)
 
 
@@ -75,7 +79,8 @@ DONE = (
 )
 GOOGLE = (
     b'data: {"candidates":[{"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":100,"candidatesTokenCount":10,'
-    b'"promptTokensDetails":[{"modality":"TEXT","tokenCount":60},{"modality":"AUDIO","tokenCount":40}],'
+    b'"promptTokensDetails":[{"modality":"TEXT","tokenCount":60},{"modality":"AUDIO","tokenCount":30},'
+    b'{"modality":"IMAGE","tokenCount":10}],'
     b'"trafficType":"%b"}}\n\n'
 )
 
@@ -94,8 +99,8 @@ CASES: list[tuple[Sample, bytes, int]] = [
     # Fast mode is what has the price of priority; the other field beside it says standard.
     (MESSAGES, DELTA % (FAST % (b"fast", b"standard")) + STOP, 5 * 10_000 + 20_000),
     (MESSAGES, DELTA % (FAST % (b"standard", b"standard")) + STOP, 5 * 1000 + 2000),
-    (GEMINI, GOOGLE % b"ON_DEMAND", 60 * 1000 + 40 * 7000 + 10 * 2000),
-    (GEMINI, GOOGLE % b"ON_DEMAND_PRIORITY", 60 * 10_000 + 40 * 7000 + 10 * 20_000),
+    (GEMINI, GOOGLE % b"ON_DEMAND", 60 * 1000 + 30 * 7000 + 10 * 4000 + 10 * 2000),
+    (GEMINI, GOOGLE % b"ON_DEMAND_PRIORITY", 60 * 10_000 + 30 * 7000 + 10 * 4000 + 10 * 20_000),
 ]
 
 

@@ -276,9 +276,8 @@ def test_tiers_that_contradict_each_other_are_refused() -> None:
 
 
 def test_what_a_rate_says_beside_prices_is_kept_with_what_is_scheduled() -> None:
-    text = (
-        "[[rates]]\nmodel = 'm'\ninput = 1\noutput = 3\ninference_geo = true\nvideo_sizes = ['720x1280', '1280x720']\n"
-    )
+    text = "[[rates]]\nmodel = 'm'\ninput = 1\noutput = 3\ninference_geo = true\n"
+    text += "video_sizes = ['720x1280', '1280x720']\n"
     text += "[[rates.tiers]]\nservice = 'batch'\ninput = 0.5\n"
     rates = rate_files.parse(text, file="f")
     assert rate_files.read(rate_files.stored(rates)) == rates

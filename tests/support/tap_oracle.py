@@ -282,10 +282,13 @@ class Oracle:
         prompt_details = at(doc, "usageMetadata", "promptTokensDetails")
         if prompt_details is not None:
             self.reported.pop("audio_in", None)
+            self.reported.pop("image_in", None)
         for entry in objects(prompt_details):
             n = number(at(entry, "tokenCount"))
             if at(entry, "modality") == "AUDIO" and n is not None:
                 self.reported["audio_in"] = n
+            elif at(entry, "modality") == "IMAGE" and n is not None:
+                self.reported["image_in"] = n
         details = at(doc, "usageMetadata", "candidatesTokensDetails")
         if details is not None:
             self.reported.pop("image_tokens", None)
