@@ -56,10 +56,10 @@ def scan_request(format: int, body: bytes, table: TokenTable, cuts: tuple[int, .
     """All that a RequestScanner finds in `body`, fed in pieces cut at the ascending offsets `cuts`.
 
     Keys: error (a name of ERROR_CODES), error_param, model, model_span, stream, output_limit, choices, include_usage,
-    stream_options_span, object_start, object_empty, background, priority, web_search, stored_context, prompt_tokens,
-    files (spans of the raw names of files), prefix_start (of the 4 KiB by which calls of one conversation know each
-    other: tools, else instructions, else messages; -1: there are not so many), and text (the counted text alone, in
-    1/TOKEN_UNIT token).
+    stream_options_span, object_start, object_empty, background, priority, geo, web_search, stored_context,
+    prompt_tokens, files (spans of the raw names of files), prefix_start (of the 4 KiB by which calls of one
+    conversation know each other: tools, else instructions, else messages; -1: there are not so many), and text (the
+    counted text alone, in 1/TOKEN_UNIT token).
     """
 
 def tap(
@@ -138,9 +138,11 @@ class Rate:
     audio_input: int
     audio_output: int
     image_input: int
+    image_output: int
     discount_ppb: int
     output_tokens_max: int
     prices_priority: bool
+    inference_geo: bool
 
     def __init__(
         self,
@@ -158,11 +160,13 @@ class Rate:
         audio_input: int = -1,
         audio_output: int = -1,
         image_input: int = -1,
+        image_output: int = -1,
         discount_ppb: int = 1_000_000_000,
         output_tokens_max: int = 0,
+        inference_geo: int = 0,
         tiers: Mapping[tuple[int, int], Mapping[str, int]] | None = None,
     ) -> None:
-        """Tokens of audio and images at -1 are priced as text.
+        """Tokens of audio and images at -1 are priced as text; image_output at -1 beside a price of images is 0.
 
         tiers: whole sets of prices by (prompt tokens above which they hold, service: 0 standard, 1 batch, 2 flex,
         3 priority). A call costs by the largest limit that its prompt, caches included, exceeds, and by the service
@@ -182,6 +186,7 @@ class Rate:
         audio_input_tokens: int = 0,
         audio_output_tokens: int = 0,
         image_input_tokens: int = 0,
+        image_output_tokens: int = 0,
         service: int = 0,
     ) -> int:
         """Nano-credits, rounded up once; usage is clamped to [0, 2^40], the result to 2^61.

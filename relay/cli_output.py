@@ -113,7 +113,7 @@ def _property_lines(document: Document, indent: str) -> Iterable[str]:
 
 
 # Prices that few models have: for them there is `--json`.
-_OF_SOME_MODELS = frozenset({"audio_input", "audio_output", "image_input", "tiers"})
+_OF_SOME_MODELS = frozenset({"audio_input", "audio_output", "image_input", "image_output", "tiers"})
 
 
 def human(name: str, document: Document) -> str:

@@ -195,6 +195,7 @@ class RateTier(_Table, frozen=True):
     audio_input: Price = UNSET_PRICE
     audio_output: Price = UNSET_PRICE
     image_input: Price = UNSET_PRICE
+    image_output: Price = UNSET_PRICE
     image: Price = UNSET_PRICE
     video_second: Price = UNSET_PRICE
     web_search: Price = UNSET_PRICE
@@ -204,8 +205,8 @@ class Rate(_Table, frozen=True):
     """Prices of one public model, in credits: tokens per million, the rest per piece.
 
     Prices that are left out fall back to a dearer neighbour, never to free: cache_read and cache_write to input,
-    cache_write_1h to cache_write, tokens of audio and images to those of text. After construction every field is a
-    number.
+    cache_write_1h to cache_write, tokens of audio and images to those of text (of pictures in an answer only where they
+    have no price of their own, `image`). After construction every field is a number.
     """
 
     model: ModelName
@@ -220,7 +221,10 @@ class Rate(_Table, frozen=True):
     audio_input: Price = UNSET_PRICE
     audio_output: Price = UNSET_PRICE
     image_input: Price = UNSET_PRICE
+    image_output: Price = UNSET_PRICE
     output_tokens_max: Count = 0
+    inference_geo: bool = False
+    video_sizes: tuple[Name, ...] = ()
     tiers: tuple[RateTier, ...] = ()
 
     def __post_init__(self) -> None:
@@ -230,6 +234,7 @@ class Rate(_Table, frozen=True):
         expand_price(self, "audio_input", self.input)
         expand_price(self, "audio_output", self.output)
         expand_price(self, "image_input", self.input)
+        expand_price(self, "image_output", Decimal(0) if self.image > 0 else self.output)
 
 
 # Plans that always exist. A file that names one changes only the keys that it writes.
@@ -353,7 +358,8 @@ def shipped_rate(model: str, entry: Mapping[str, Any]) -> Rate:
         for tier in entry.get("tiers", ())
     )
     maximum = entry.get("output_tokens_max", 0)
-    return Rate(model=model, tiers=tiers, output_tokens_max=maximum, **shipped_rates.prices(entry))
+    prices: dict[str, Any] = {**shipped_rates.prices(entry)}
+    return Rate(model=model, tiers=tiers, output_tokens_max=maximum, **prices)
 
 
 ADMIN_TOKEN_CHARS_MIN: Final = 16
@@ -425,6 +431,7 @@ def rate_faults(tables: Tables) -> list[Fault]:
     faults = _repeated("rates", "model", [rate.model for rate in tables.rates])
     for index, rate in enumerate(tables.rates):
         faults += _tier_faults(f"rates[{index}]", rate)
+        faults += _picture_faults(f"rates[{index}]", rate)
     return faults
 
 
@@ -440,6 +447,16 @@ def _tier_faults(key: str, rate: Rate) -> list[Fault]:
     if len({above for _, above in seen}) > TIER_LEVELS_MAX:
         faults.append(Fault(f"{key}.tiers", f"at most {TIER_LEVELS_MAX - 1} limits", "more"))
     return faults
+
+
+def _picture_faults(key: str, rate: Rate) -> list[Fault]:
+    """A picture that would be paid twice: by itself and by its tokens."""
+    by_piece = rate.image > 0 or any(tier.image > 0 for tier in rate.tiers)
+    by_tokens = rate.image_output != (0 if rate.image > 0 else rate.output)
+    if by_piece and (by_tokens or any(tier.image_output > 0 for tier in rate.tiers)):
+        expected = "image (per picture) or image_output (by the tokens of pictures), not both"
+        return [Fault(f"{key}.image_output", expected, f"both, for {rate.model}")]
+    return []
 
 
 CHANNELS_PER_MODEL_MAX: Final = 64  # of one dialect: CANDIDATES_MAX in relay/fastpath/routing.pxi

@@ -41,7 +41,7 @@ def _document(value: Rate | RateTier) -> dict[str, Any]:
     for name in value.__struct_fields__:
         field = getattr(value, name)
         if isinstance(field, tuple):
-            field = [_document(tier) for tier in field]
+            field = [_document(item) if isinstance(item, RateTier) else item for item in field]
         elif isinstance(field, Decimal):
             if field < 0:
                 continue  # not stated

@@ -54,6 +54,7 @@ CALL_DETAILS: Final = (
     "audio_output_tokens",
     "image_input_tokens",
     "service",
+    "image_output_tokens",
 )
 
 # Positions that the writer's fold and the journal's recovery use.

@@ -55,6 +55,7 @@ FIELDS = {
     "audio_input": ("input_cost_per_audio_token", "input_audio_mtok"),
     "audio_output": ("output_cost_per_audio_token", "output_audio_mtok"),
     "image_input": ("input_cost_per_image_token", "input_image_mtok"),
+    "image_output": ("output_cost_per_image_token", "output_image_mtok"),
 }
 SERVICES = {
     "batch": ("_batches", {"processing": "batch"}),
@@ -67,9 +68,6 @@ UNCOUNTED = ("ocr_cost_per_page", "input_cost_per_pixel",
 MODES = {None, "chat", "responses", "completion", "embedding", "image_generation", "image_edit", "video_generation",
          "audio_speech", "audio_transcription", "realtime", "rerank", "moderation"}  # fmt: skip
 
-# Google's image models make pictures of 1,024 pixels unless asked for others, of so many tokens (its page of prices).
-DEFAULT_PICTURE_TOKENS = 1120
-
 # (model pattern, field pattern) -> (which source, why). First match counts.
 DECIDED: tuple[tuple[str, str, str, str], ...] = (
     (
@@ -80,12 +78,6 @@ DECIDED: tuple[tuple[str, str, str, str], ...] = (
     ),
     ("gpt-4o(-mini)?-transcribe.*", "standard.audio_input", "genai-prices", "litellm repeats the price of text"),
     ("gpt-4o-mini-tts.*", "standard.output", "genai-prices", "what is spoken are audio tokens, litellm's is for text"),
-    (
-        "(gpt|chatgpt)-image-.*",
-        "(standard|batch).output",
-        "litellm",
-        "what is answered are pictures; genai-prices has the price of text",
-    ),
     ("gemini-2.0-flash-exp-image-generation", ".*", "genai-prices", "litellm's 0 stands for a free trial that is over"),
     ("deepseek-(v4-.*|flash)", ".*", "litellm", "two prices by time of day; a card has one: the dearer"),
     ("mistral-large-4.*", ".*", "genai-prices", "litellm does not have the cut of October 2026"),
@@ -130,8 +122,8 @@ def of_litellm(entry: dict[str, Any]) -> dict[Level, Prices]:
     standard = levels.setdefault(("standard", 0), {})
     if "output_cost_per_image" in entry:
         standard["image"] = Decimal(entry["output_cost_per_image"])
-    if "output_cost_per_image_token" in entry:
-        of_pictures(levels, per_million(entry["output_cost_per_image_token"]))
+    if standard.get("image_output"):
+        of_pictures(levels)
     if entry.get("mode") == "video_generation":
         for name in ("output_cost_per_video_per_second", "output_cost_per_second"):
             if name in entry:
@@ -148,27 +140,24 @@ def of_litellm(entry: dict[str, Any]) -> dict[Level, Prices]:
         standard.setdefault("input", Decimal(0))
     # Zero here is as often "not known" as "free": a price that is left out falls back to a dearer one, zero would not.
     for prices in levels.values():
-        for field in ("cache_read", "cache_write", "cache_write_1h", "audio_input", "audio_output", "image_input"):
+        for field in FIELDS.keys() - {"input", "output"}:
             if prices.get(field) == 0:
                 del prices[field]
     return {level: prices for level, prices in levels.items() if prices}
 
 
-def of_pictures(levels: dict[Level, Prices], token: Decimal) -> None:
-    """Where tokens of pictures in an answer have a price of their own, which a card does not know apart.
+def of_pictures(levels: dict[Level, Prices]) -> None:
+    """Where tokens of pictures in an answer have a price of their own.
 
-    What answers only in pictures is priced by it. What answers in text too has a price of each picture: that of the
-    size that is made unasked, where the list has that of the smallest.
+    It stands for the list's price of a picture, which is of one size. A service whose price for them the list does not
+    know has it in the proportion of its text, as all have that it knows.
     """
     standard = levels["standard", 0]
-    if "image" in standard:
-        standard["image"] = max(standard["image"], token * DEFAULT_PICTURE_TOKENS / 1_000_000)
-        return
-    dearer = token / standard["output"] if standard.get("output") else None
+    standard.pop("image", None)
+    standard.setdefault("output", standard["image_output"])  # text in the answer has no price: there is none
     for prices in levels.values():
-        if dearer is not None and "output" in prices:
-            prices["output"] = (prices["output"] * dearer).normalize()
-    standard["output"] = token
+        if "output" in prices and "image_output" not in prices:
+            prices["image_output"] = (prices["output"] * standard["image_output"] / standard["output"]).normalize()
 
 
 def of_genai(model: Any, when: datetime.datetime) -> dict[Level, Prices]:

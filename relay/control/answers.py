@@ -349,6 +349,7 @@ class Prices(Answer):
     audio_input: Price | UnsetType = UNSET
     audio_output: Price | UnsetType = UNSET
     image_input: Price | UnsetType = UNSET
+    image_output: Price | UnsetType = UNSET
 
 
 class Tier(Prices, kw_only=True):

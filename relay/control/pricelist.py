@@ -38,7 +38,7 @@ def _texts(prices: Mapping[str, int], factor: Decimal) -> Document:
     return {
         name: _ratio_text(nano * numerator, units.NANO_PER_CREDIT * denominator)
         for name, nano in prices.items()
-        if name not in pricing.APART or nano != prices[pricing.APART[name]]
+        if name not in pricing.APART or nano != pricing.apart(name, prices)
     }
 
 
@@ -184,7 +184,9 @@ def _against_the_lists(config: Config, rate: Rate, today: datetime.date | None) 
             warnings += [f"{rate.model}: its provider changes its price on {day}" for day in ahead]
             warnings += [f"{rate.model}: its provider changed its price on {day}, after this card" for day in passed]
     else:
-        for name in ("input", "output"):
+        for name in ("input", "output", "image_output"):
+            if name not in entry or (name == "image_output" and rate.image):
+                continue
             listed, own = Decimal(entry[name]), getattr(rate, name) * pricing.discount_of(config, rate.model)
             if own < listed:
                 price = f"{name} ({decimal_text(own)}, discount included)"

@@ -166,6 +166,7 @@ cdef int call_admit(Call call) except -1:
     cdef Endpoint endpoint = call.endpoint
     cdef bytes name = call.path_model if endpoint.model_in_path else scanner.model
     cdef int64_t now, bound
+    cdef bint rolls
     cdef Rate rate
     call.stream = endpoint.stream_by_path or scanner.stream == 1
     if not engine.store_writable:
@@ -192,7 +193,8 @@ cdef int call_admit(Call call) except -1:
     rate = engine.free_rate if endpoint.free else call.model.rate
     if rate is None:
         return E_MODEL_UNPRICED
-    if scanner.priority and not rate.prices_priority and rate is not engine.free_rate:
+    if ((scanner.priority and not rate.prices_priority) or (scanner.geo and not rate.inference_geo)) \
+            and rate is not engine.free_rate:
         return E_UNSUPPORTED_FEATURE      # what it would cost the operator has no price here
     call.prompt_counted = scanner.prompt_tokens() if call.form is None else call.form.prompt_tokens
     call.prompt_tokens = (<Route>call.routes[0]).prompts.apply_tokens(call.prompt_counted)
@@ -203,8 +205,9 @@ cdef int call_admit(Call call) except -1:
     # The buckets are asked at the time of now: the call may have begun long before, with a slow body or a key that
     # was loaded, and to the clock of its beginning a bucket that others used since, or that is new, is not full.
     now = monotonic_ns()
-    code = call.admission.admit(call.key, rate, call.prompt_tokens, bound, scanner.choices,
-                                call.stream and endpoint.format < F_MODERATIONS, call.max_cost_nano, engine.policy, now, now + engine.wall_offset_ns)
+    # A picture comes whole, in one event: no hold that rolls could be ahead of it.
+    rolls = call.stream and endpoint.format < F_MODERATIONS and rate.prices.image_output <= rate.prices.output
+    code = call.admission.admit(call.key, rate, call.prompt_tokens, bound, scanner.choices, rolls, call.max_cost_nano, engine.policy, now, now + engine.wall_offset_ns)
     if code == 0 and engine.journal is not None and not call_open_slot(call, rate):
         call.admission.release(now)
         code = E_OVERLOADED

@@ -265,11 +265,13 @@ cdef int call_end(Call call, int code, int status, bint complete) except -1:
                 usage.service = tap.usage.service
                 usage.input_tokens = call.prompt_tokens
                 usage.output_tokens = call_counted(call) if not call.output_estimate else call.output_estimate
+                usage.image_output_tokens = call_picture_tokens(call)
                 usage.video_seconds = call.seconds_estimate
                 source = "estimated"
             elif not tap.terminal_seen and (not complete or tap.error_seen):
                 if usage.output_tokens < call_counted(call):
                     usage.output_tokens = call_counted(call)
+                    usage.image_output_tokens += call_picture_tokens(call)
                     source = "estimated"
             elif complete:
                 call.route.prompts.observe_tokens(call.prompt_counted, usage.input_tokens + usage.cache_read_tokens

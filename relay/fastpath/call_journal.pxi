@@ -56,6 +56,9 @@ cdef void call_note_delivery(Call call) noexcept:
         if by_the_piece(tap.tap.format):
             charge_one_way(&tap.tap, &call.admission.rate.prices, &slot.usage)
         slot.usage_seen = 2 if tap.terminal_seen else 1
+    else:
+        slot.usage.image_output_tokens = 0
+    slot.usage.image_output_tokens += call_picture_tokens(call)
     if not call.admission.rate.plain:
         slot_cost(slot, call.admission.rate, tap.tap.service)
     slot.delivered = 1

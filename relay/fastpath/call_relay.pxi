@@ -109,7 +109,16 @@ cdef Py_ssize_t call_payload(Call call, const uint8_t* p, Py_ssize_t n, Buffer o
 cdef int64_t call_counted(Call call) noexcept:
     """Output tokens delivered so far: what a cumulative report has said (Gemini), and from there on our own count with
     what was learnt about this model."""
-    return call.tap.tap.output_at_report + call.route.outputs.apply_tokens(call.tap.unreported_tokens())
+    return (call.tap.tap.output_at_report + call.route.outputs.apply_tokens(call.tap.unreported_tokens())
+            + call_picture_tokens(call))
+
+
+cdef int64_t call_picture_tokens(Call call) noexcept:
+    """Of them, what pictures have that no report tells, where they are priced by tokens."""
+    cdef UsageTap tap = call.tap
+    if call.admission.rate.prices.image or (tap.usage_seen and tap.tap.format != F_GENERATE):
+        return 0
+    return (tap.tap.image_count - tap.tap.images_at_report) * PICTURE_TOKENS
 
 
 cdef int call_correct_prompt(Call call) except -1:

@@ -164,10 +164,11 @@ ctypedef struct Usage:
     int64_t images
     int64_t video_seconds
     int64_t web_searches
-    # Of those above, what may be priced apart: audio and images among input_tokens, audio among output_tokens.
+    # Of those above, what may be priced apart: audio and images among input_tokens, and among output_tokens.
     int64_t audio_input_tokens
     int64_t audio_output_tokens
     int64_t image_input_tokens
+    int64_t image_output_tokens
     int64_t service              # SERVICE_*: how the provider says that it served the call
 
 # Service tiers: what providers charge by, beside what was used.

@@ -228,10 +228,10 @@ cdef tuple slot_more(const Slot* slot, const Usage* usage, bint bound):
 
 cdef tuple more_of(const Usage* u, bytes digest, int64_t body):
     if digest is None and not (u.cache_write_1h_tokens | u.audio_input_tokens | u.audio_output_tokens
-                               | u.image_input_tokens | u.service):
+                               | u.image_input_tokens | u.image_output_tokens | u.service):
         return None
-    return (u.cache_write_1h_tokens, u.audio_input_tokens, u.audio_output_tokens, u.image_input_tokens, u.service, digest,
-            body)
+    return (u.cache_write_1h_tokens, u.audio_input_tokens, u.audio_output_tokens, u.image_input_tokens, u.service,
+            u.image_output_tokens, digest, body)
 
 
 cdef dict slot_document(Slot* slot):

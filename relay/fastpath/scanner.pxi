@@ -31,6 +31,7 @@ ctypedef struct Request:
     uint8_t object_empty
     uint8_t background
     uint8_t priority
+    uint8_t geo
     uint8_t search
     uint8_t stored
     uint8_t tools
@@ -128,6 +129,8 @@ cdef void request_scalar(Request* r, TokenTable t, const Node* node, int type) n
         r.background = <uint8_t>j.magnitude
     elif action == R_SERVICE:
         r.priority = type == T_STRING and (text_is(j, b"priority") or text_is(j, b"fast") or text_is(j, b"PRIORITY"))
+    elif action == R_GEO:
+        r.geo = type == T_STRING and not text_is(j, b"global")
     elif action == R_STORE:
         if type == T_BOOL:
             r.store = <int>j.magnitude
@@ -251,6 +254,7 @@ cdef class RequestScanner:
     cdef readonly bint object_empty          # known once the object has ended
     cdef readonly bint background
     cdef readonly bint priority              # the dearer service tier is asked for
+    cdef readonly bint geo                   # ... inference in one place
     cdef readonly int store                  # -1 absent, 0, 1
     cdef readonly bint web_search            # a web search tool is offered to the model
     cdef readonly bint stored_context        # the prompt goes on from something stored upstream: its size is not known here
@@ -300,6 +304,7 @@ cdef class RequestScanner:
         self.object_empty = r.object_empty
         self.background = r.background
         self.priority = r.priority
+        self.geo = r.geo
         self.store = r.store
         self.web_search = r.search
         self.stored_context = r.stored
@@ -391,6 +396,7 @@ def scan_request(int format, bytes body not None, TokenTable table not None, tup
         "object_empty": bool(scanner.object_empty),
         "background": bool(scanner.background),
         "priority": bool(scanner.priority),
+        "geo": bool(scanner.geo),
         "store": scanner.store,
         "web_search": bool(scanner.web_search),
         "stored_context": bool(scanner.stored_context),

@@ -16,6 +16,7 @@ cdef enum:
     R_INCLUDE_USAGE
     R_BACKGROUND
     R_SERVICE           # the service tier that is asked for
+    R_GEO               # where inference is to be
     R_SEARCH            # its presence asks for web search
     R_SEARCH_TAG        # ... if its string starts with `web`
     R_STORED            # the prompt goes on from something stored upstream
@@ -94,7 +95,7 @@ cdef enum:
     V_SEARCHES
     V_THOUGHTS          # Gemini: outside candidatesTokenCount
     V_TOOL_PROMPT
-    V_IMAGE_TOKENS      # Gemini: of the output
+    V_IMAGE_TOKENS      # of the output
     V_SECONDS           # of sound, rounded up
     V_AUDIO_IN
     V_AUDIO_OUT
@@ -344,6 +345,7 @@ def _describe_requests():
         "messages": messages, "system": system, "stream": stream,
         "max_tokens": max_tokens, "tools": tools, "output_format": NODE_RAW, "output_config": NODE_RAW,
         "speed": _node(R_SERVICE, flags=NF_SCALAR, mode=M_CAPTURE),
+        "inference_geo": _node(R_GEO, flags=NF_SCALAR, mode=M_CAPTURE),
     })
     REQUEST_ROOTS[F_COUNT_TOKENS] = REQUEST_ROOTS[F_MESSAGES]
     MODEL_NEEDED[F_COUNT_TOKENS] = True
@@ -424,7 +426,8 @@ def _usage_openai(int top):
     _keys(prompt, {"cached_tokens": _value(V_CACHED), "cache_write_tokens": _value(V_CACHE_WRITE),
                    "cache_creation_input_tokens": _value(V_CACHE_WRITE), "audio_tokens": _value(V_AUDIO_IN),
                    "image_tokens": _value(V_IMAGE_IN)})
-    _keys(completion, {"reasoning_tokens": _value(V_REASONING), "audio_tokens": _value(V_AUDIO_OUT)})
+    _keys(completion, {"reasoning_tokens": _value(V_REASONING), "audio_tokens": _value(V_AUDIO_OUT),
+                       "image_tokens": _value(V_IMAGE_TOKENS)})
     _keys(usage, {
         "prompt_tokens": _value(V_PROMPT), "input_tokens": _value(V_PROMPT),
         "completion_tokens": _value(V_COMPLETION, U_OUTPUT), "output_tokens": _value(V_COMPLETION, U_OUTPUT),

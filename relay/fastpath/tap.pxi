@@ -85,6 +85,7 @@ ctypedef struct Tap:
     # Gemini reports what it has put out so far with every event: what the last one said, and our own count at its end.
     int64_t output_at_report
     uint64_t counted_at_report      # in 1/4096 tokens
+    int64_t images_at_report
     int64_t added[W_DETAIL - V_COUNT]
     int64_t values[W_COUNT]         # as reported, -1 absent
     uint32_t states[TAP_CHOICES]
@@ -114,12 +115,9 @@ cdef inline int64_t reported(const Tap* s, int slot) noexcept nogil:
     return max(s.values[slot], <int64_t>0)
 
 
-cdef int64_t gemini_output(const Tap* s) noexcept nogil:
-    """Answer and thoughts, without the tokens of images, which have a price of their own."""
-    cdef int64_t output = clamp_usage(reported(s, V_COMPLETION) + reported(s, V_THOUGHTS))
-    if s.image_count:
-        output -= min(output, reported(s, V_IMAGE_TOKENS))
-    return output
+cdef inline int64_t gemini_output(const Tap* s) noexcept nogil:
+    """Answer, pictures among it, and thoughts."""
+    return clamp_usage(reported(s, V_COMPLETION) + reported(s, V_THOUGHTS))
 
 
 cdef void tap_event_end(Tap* s, bint complete) noexcept nogil:
@@ -132,6 +130,7 @@ cdef void tap_event_end(Tap* s, bint complete) noexcept nogil:
     if s.event_output and s.format == F_GENERATE and gemini_output(s) <= ABSURD_TOKENS:
         s.output_at_report = gemini_output(s)
         s.counted_at_report = s.json.counter.acc
+        s.images_at_report = s.image_count
     if s.type == EV_TERMINAL or s.type == EV_FAILED or s.ends:
         s.done = True
     if s.type == EV_FAILED or s.type == EV_ERROR:
@@ -327,7 +326,7 @@ cdef void tap_open(Tap* s, const Node* node, bint array) noexcept nogil:
             s.image_count += 1
     elif action == U_DETAIL:
         if array and node.slot:
-            s.values[V_AUDIO_IN] = -1
+            s.values[V_AUDIO_IN] = s.values[V_IMAGE_IN] = -1
         elif array:
             s.values[V_IMAGE_TOKENS] = s.values[V_AUDIO_OUT] = -1
         s.modality = 0
@@ -358,8 +357,8 @@ cdef void tap_close(Tap* s, const Node* node, bint array) noexcept nogil:
         if s.modality and s.values[W_DETAIL] >= 0:
             if s.modality == 2:
                 s.values[V_AUDIO_IN if node.slot else V_AUDIO_OUT] = s.values[W_DETAIL]
-            elif not node.slot:
-                s.values[V_IMAGE_TOKENS] = s.values[W_DETAIL]
+            else:
+                s.values[V_IMAGE_IN if node.slot else V_IMAGE_TOKENS] = s.values[W_DETAIL]
 
 
 cdef const uint8_t* tap_bom(Tap* s, const uint8_t* p, const uint8_t* end) noexcept nogil:
@@ -563,7 +562,8 @@ cdef void normal_gemini(const Tap* s, Usage* u) noexcept nogil:
                      <int64_t>0)
     u.cache_read_tokens = min(prompt, reported(s, V_CACHED))
     u.input_tokens = prompt - u.cache_read_tokens + reported(s, V_TOOL_PROMPT)
-    u.images = s.image_count
+    # Where tokens of pictures are reported there is one, even if what would show it was left out of the answer.
+    u.images = max(s.image_count, <int64_t>(reported(s, V_IMAGE_TOKENS) > 0))
     u.output_tokens = gemini_output(s)
     u.web_searches = 1 if s.old_gemini and s.queries else s.queries
 
@@ -588,6 +588,9 @@ cdef void tap_normalise(const Tap* s, Usage* u) noexcept nogil:
     u.audio_input_tokens = min(u.input_tokens, reported(s, V_AUDIO_IN))
     u.image_input_tokens = min(u.input_tokens - u.audio_input_tokens, reported(s, V_IMAGE_IN))
     u.audio_output_tokens = min(u.output_tokens, reported(s, V_AUDIO_OUT))
+    u.image_output_tokens = min(u.output_tokens - u.audio_output_tokens, reported(s, V_IMAGE_TOKENS))
+    if s.format == F_IMAGES and s.values[V_IMAGE_TOKENS] < 0:
+        u.image_output_tokens = u.output_tokens     # the older models do not say it: they answer in nothing else
     u.service = s.service
 
 
@@ -737,6 +740,7 @@ def tap(int format, int kind, list chunks not None, TokenTable table not None, b
         "audio_input_tokens": it.usage.audio_input_tokens,
         "audio_output_tokens": it.usage.audio_output_tokens,
         "image_input_tokens": it.usage.image_input_tokens,
+        "image_output_tokens": it.usage.image_output_tokens,
         "service": it.usage.service,
         "usage_seen": bool(it.usage_seen),
         "output_seen": bool(it.output_seen),

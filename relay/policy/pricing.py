@@ -30,11 +30,11 @@ DIMENSIONS: Final = (
     "video_second",
     "web_search",
 )
-# Tokens that may be priced apart from text, and the price that they have otherwise.
-APART: Final = {"audio_input": "input", "audio_output": "output", "image_input": "input"}
+# Tokens that may be priced apart from text, and the price that they have otherwise (`apart`).
+APART: Final = {"audio_input": "input", "audio_output": "output", "image_input": "input", "image_output": "output"}
 ALL_DIMENSIONS: Final = (*DIMENSIONS, *APART)
 # What a price that is not stated follows where it is the same without the condition of a tier.
-_FOLLOWS: Final = {"cache_read": "input", "cache_write": "input", "cache_write_1h": "cache_write", **APART}
+_FOLLOWS: Final = {"cache_read": "input", "cache_write": "input", "cache_write_1h": "cache_write"}
 # Records under these are of many requests together: prices that depend on the length of a prompt do not apply.
 WHOLE_PATHS: Final = ("/v1/batches", "/v1/messages/batches", "/v1beta/models/{model}:batchGenerateContent")
 SERVICES: Final = ("standard", "batch", "flex", "priority")
@@ -53,6 +53,14 @@ def discount_of(config: Config, model: str) -> Decimal:
         return discounts[model]
     matching = [pattern for pattern in discounts if pattern.endswith("*") and model.startswith(pattern[:-1])]
     return discounts[max(matching, key=len)] if matching else config.billing.discount
+
+
+def apart(name: str, prices: Mapping[str, int]) -> int:
+    """What tokens of audio or images cost where nothing is said of them: as text.
+
+    Nothing, for those of pictures in an answer, where a picture itself has a price: it is not paid twice.
+    """
+    return 0 if name == "image_output" and prices["image"] else prices[APART[name]]
 
 
 def tier_table(rate: ConfiguredRate) -> dict[tuple[int, str], Prices]:
@@ -90,6 +98,8 @@ def _tier_prices(tier: RateTier | None, otherwise: Prices) -> Prices:
         parent = _FOLLOWS.get(name)
         if value >= 0:
             prices[name] = units.exact_nano(value)
+        elif name in APART:
+            prices[name] = apart(name, prices) if otherwise[name] == apart(name, otherwise) else otherwise[name]
         elif parent is not None and otherwise[name] == otherwise[parent]:
             prices[name] = prices[parent]
         else:
@@ -102,7 +112,7 @@ def _texts(prices: Prices) -> dict[str, str]:
     return {
         name: units.format_credits(nano)
         for name, nano in prices.items()
-        if name not in APART or nano != prices[APART[name]]
+        if name not in APART or nano != apart(name, prices)
     }
 
 
@@ -153,6 +163,7 @@ def _compiled(rate: ConfiguredRate, card: str, discount: Decimal) -> Rate:
         card=card,
         discount_ppb=units.discount_ppb(discount),
         output_tokens_max=rate.output_tokens_max,
+        inference_geo=rate.inference_geo,
         tiers=tiers,
         **_nano(rate),
     )
@@ -210,6 +221,8 @@ class Details(Protocol):
     @property
     def image_input_tokens(self) -> int: ...
     @property
+    def image_output_tokens(self) -> int: ...
+    @property
     def service(self) -> int: ...
 
 
@@ -258,19 +271,21 @@ def cost_by_card(body: str, call: Billed) -> int:
         SERVICES[call.details.service] if call.details else "standard",
     )
     ppb = units.parse_credits(stated.get("discount", card["discount"]))  # parts per 10^9, as nano-credits are
-    audio_in = audio_out = image_in = 0
+    audio_in = audio_out = image_in = image_out = 0
     if call.details is not None:
         audio_in = min(call.details.audio_input_tokens, call.input_tokens)
         image_in = min(call.details.image_input_tokens, call.input_tokens - audio_in)
         audio_out = min(call.details.audio_output_tokens, call.output_tokens)
+        image_out = min(call.details.image_output_tokens, call.output_tokens - audio_out)
 
     def total(hour: int) -> int:
         parts = (
             (call.input_tokens - audio_in - image_in) * prices["input"]
             + audio_in * prices["audio_input"]
             + image_in * prices["image_input"]
-            + (call.output_tokens - audio_out) * prices["output"]
+            + (call.output_tokens - audio_out - image_out) * prices["output"]
             + audio_out * prices["audio_output"]
+            + image_out * prices["image_output"]
             + call.cache_read_tokens * prices["cache_read"]
             + (call.cache_write_tokens - hour) * prices["cache_write"]
             + hour * prices["cache_write_1h"]
@@ -294,8 +309,8 @@ def sets_on_card(stated: Mapping[str, Any]) -> dict[tuple[int, str], Prices]:
     sets = {}
     for found in (stated, *stated.get("tiers", ())):
         prices = {name: units.parse_credits(found[name]) for name in DIMENSIONS}
-        for name, otherwise in APART.items():
-            prices[name] = units.parse_credits(found[name]) if name in found else prices[otherwise]
+        for name in APART:
+            prices[name] = units.parse_credits(found[name]) if name in found else apart(name, prices)
         sets[found.get("above", 0), found.get("service", "standard")] = prices
     return sets
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from relay._fastpath import Rate
 from relay.policy import pricing
 from relay.proxy.sidecalls import record
-from relay.records import CallRecord
+from relay.records import CALL_DETAILS, CallRecord
 from relay.storage.rows import JobPart, JobRow
 from relay.wire import jobs as wire_jobs
 
@@ -106,11 +106,8 @@ def ending(
     )
     if usage is None:
         return fields
-    hour, audio_in, audio_out, image_in = (
-        usage.get(name, 0)
-        for name in ("cache_write_1h_tokens", "audio_input_tokens", "audio_output_tokens", "image_input_tokens")
-    )
-    service = BATCH_SERVICE if _is_batch(row) else usage.get("service", 0)
-    if hour or audio_in or audio_out or image_in or service:
-        return (*fields, (hour, audio_in, audio_out, image_in, service, None, 0))
-    return fields
+    found = dict(usage)
+    if _is_batch(row):
+        found["service"] = BATCH_SERVICE
+    details = tuple(found.get(name, 0) for name in CALL_DETAILS)
+    return (*fields, (*details, None, 0)) if any(details) else fields

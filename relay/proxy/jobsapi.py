@@ -35,7 +35,7 @@ VIDEO_MODEL: Final = "sora-2"  # the provider's own default
 VIDEO_SECONDS: Final = 4
 VIDEO_SECONDS_MAX: Final = 600
 REFERENCE: Final = "input_reference[file_id]"  # as SDKs write an object into a form
-VIDEO_FIELDS: Final = frozenset({"model", "seconds", REFERENCE})
+VIDEO_FIELDS: Final = frozenset({"model", "seconds", "size", REFERENCE})
 UNREAD_FIELDS: Final = frozenset({"input_reference", "input_reference.file_id"})
 BATCH_REQUESTS_MAX: Final = 100_000
 _RESULTS_URL = re.compile(rb'("results_url"\s*:\s*)"https?://[^"]*?(/v1/messages/batches/[^"/]+/results)"')
@@ -299,6 +299,11 @@ class JobsApi:
         otherwise = self._objects.config().billing.hold_output_tokens
         attempts, ways = self._begin_together(call, models, D_ANTHROPIC, channels)
         with left_on_error(attempts):
+            for one in params:
+                if one is not None and one.get("inference_geo") not in (None, "global"):
+                    rate = self._objects.engine.models[one["model"].encode()].rate
+                    if rate is None or not rate.inference_geo:
+                        raise RefusedError("unsupported_feature", "inference_geo")  # it costs more than the price here
             first, *more = await batchbodies.asked(data, requests, ways, self._tokens, self._margin, otherwise)
             data = await batchbodies.renamed(data, requests, ways)
         return await self._make(call, "message_batch", first.model, attempts, first.usage, data, more=more)
@@ -363,6 +368,9 @@ class JobsApi:
             raise RefusedError("invalid_type", "model")
         if not 0 < seconds <= VIDEO_SECONDS_MAX:
             raise RefusedError("invalid_value", "seconds")
+        rate = next((rate for rate in self._objects.config().rates if rate.model == model), None)
+        if rate is not None and rate.video_sizes and said.get("size") not in (None, *rate.video_sizes):
+            raise RefusedError("unsupported_feature", "size")  # a second of it costs more than the price here
         channels = await self._objects.objects.channels_of(call.account_id, files)
         ways = self._ways(call, model, D_OPENAI, renamed=span is not None, channels=channels)
         attempts, name = self._begin(ways)

@@ -22,6 +22,7 @@ from relay.records import (
     C_MORE,
     C_WRITE_OFF_NANO,
     CALL_COLUMNS,
+    CALL_DETAILS,
     CALL_IDS_PER_DAY,
     EVENT_COLUMNS,
     CallRecord,
@@ -73,7 +74,8 @@ ADD_COMMON_ROLLUPS: Final = ManyRows(
 ADD_SPEND: Final = ManyRows(
     "INSERT INTO spend VALUES", 3, "ON CONFLICT DO UPDATE SET cost_nano = cost_nano + excluded.cost_nano"
 )
-INSERT_DETAILS: Final = "INSERT INTO call_details VALUES (?, ?, ?, ?, ?, ?)"
+DETAILS: Final = len(CALL_DETAILS)
+INSERT_DETAILS: Final = "INSERT INTO call_details VALUES (?, ?, ?, ?, ?, ?, ?)"
 REPLACE_LOT_USE: Final = ManyRows("REPLACE INTO lot_use VALUES", 3)
 
 # Largest lengths of the text columns of a call, as in the schema: where a record breaks one, the text goes, not the
@@ -213,9 +215,10 @@ class BatchWriter:
         if used:
             connection.executemany("UPDATE keys SET last_used_day = max(last_used_day, ?) WHERE id = ?", used)
         if more:
-            details = [(call_id, *field[:5]) for call_id, field in more if any(field[:5])]
+            details = [(call_id, *field[:DETAILS]) for call_id, field in more if any(field[:DETAILS])]
             connection.executemany(INSERT_DETAILS, details)
-            keys = [(field[5], field[6], call_id) for call_id, field in more if field[5] is not None]
+            bound = [(call_id, field[DETAILS:]) for call_id, field in more]
+            keys = [(digest, body, call_id) for call_id, (digest, body) in bound if digest is not None]
             connection.executemany(INSERT_IDEMPOTENCY, keys)
         if events:
             INSERT_EVENTS.run(connection, list(chain.from_iterable(events)), self.pause)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("relay.journal")
 
 NAME = "journal"
-_MAGIC = b"relay-journal-2\n"
+_MAGIC = b"relay-journal-3\n"
 _HEADER = struct.Struct("<16sII16s36s")  # magic, slot bytes, slots, store id, boot id; then the CRC-32 of these
 
 

@@ -164,6 +164,7 @@ class CallDetails(Struct, frozen=True):
     audio_output_tokens: int = 0
     image_input_tokens: int = 0
     service: int = 0
+    image_output_tokens: int = 0
 
 
 class CallRow(Struct, frozen=True):

@@ -24,6 +24,7 @@ MEASURES: Final = (
     "audio_input_tokens",
     "audio_output_tokens",
     "image_input_tokens",
+    "image_output_tokens",
 )
 ABSURD_TOKENS: Final = 1_000_000_000  # no single answer has this many: such a report counts as missing
 BATCHES: Final = ("batch", "message_batch", "gemini_batch")  # priced in the provider's batch service

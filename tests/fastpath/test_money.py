@@ -15,6 +15,7 @@ from tests.support import money_oracle
 from tests.support.money_oracle import (
     APART,
     NANO_MAX,
+    REPLIES,
     TOKEN_DIMENSIONS,
     UNIT_DIMENSIONS,
     USAGE_MAX,
@@ -115,7 +116,7 @@ def test_prices_that_depend_on_the_call_are_their_oracle(
     if prompt < USAGE_MAX:
         assert rate.bound(prompt, usage["output"], *units) >= cost
     count = rate.affordable(prompt, budget, *units)
-    if ppb and oracle.dearest(("output", "audio_output"), prompt) and budget < NANO_MAX:
+    if ppb and oracle.dearest(REPLIES, prompt) and budget < NANO_MAX:
         assert min(count, 2**50) == oracle.affordable(prompt, held, budget, 2**50)
 
 

@@ -301,6 +301,7 @@ BODIES = st.fixed_dictionaries(
         "tools": st.lists(st.dictionaries(st.sampled_from(["type", "name", "a"]), TEXTS, max_size=3), max_size=2),
         "service_tier": st.sampled_from(["priority", "auto"]),
         "speed": st.sampled_from(["fast", "standard"]),
+        "inference_geo": st.sampled_from(["us", "global", None]),
         "other": JUNK,
     },
 )
@@ -434,7 +435,17 @@ def test_any_request(format, data, ascii, cuts):
     assert not result["error"]
     assert result["text"] == oracle.units
     assert result["prompt_tokens"] == oracle.prompt_tokens()
-    names = ("model", "stream", "output_limit", "choices", "include_usage", "web_search", "background", "priority")
+    names = (
+        "model",
+        "stream",
+        "output_limit",
+        "choices",
+        "include_usage",
+        "web_search",
+        "background",
+        "priority",
+        "geo",
+    )
     for name in names:
         assert result[name] == getattr(oracle, name), name
     if format == RESPONSES:
@@ -503,3 +514,12 @@ def test_the_dearer_service_is_seen(tier: object, dearer: bool):
     assert scan(GENERATE, {"serviceTier": tier})["priority"] is dearer
     assert scan(MESSAGES, {"model": "x", "speed": tier})["priority"] is dearer
     assert not scan(CHAT, {"model": "x", "messages": [{"role": "user", "service_tier": "priority"}]})["priority"]
+
+
+@pytest.mark.parametrize(
+    ("geo", "named"), [("us", True), ("eu", True), ("", True), ("global", False), (None, False), (3, False)]
+)
+def test_a_place_of_inference_is_seen(geo: object, named: bool):
+    assert scan(MESSAGES, {"model": "x", "inference_geo": geo})["geo"] is named
+    assert not scan(CHAT, {"model": "x", "inference_geo": geo})["geo"]
+    assert not scan(MESSAGES, {"model": "x", "metadata": {"inference_geo": geo}})["geo"]

@@ -269,7 +269,7 @@ OPENAI = st.fixed_dictionaries(
         **dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens"), VALUES),
         **dict.fromkeys(("prompt_cache_hit_tokens", "prompt_cache_miss_tokens", "num_search_queries"), VALUES),
         "prompt_tokens_details": usage_of("cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens"),
-        "completion_tokens_details": usage_of("reasoning_tokens", "audio_tokens"),
+        "completion_tokens_details": usage_of("reasoning_tokens", "audio_tokens", "image_tokens"),
     },
 )
 TEXTS = st.text(max_size=12).filter(lambda text: not any(0xD800 <= ord(c) < 0xE000 for c in text))

@@ -171,6 +171,13 @@ REFUSED = {
         [*requests(("small", "a")), {"params": requests(("large", "b"))[0]["params"]}],
         anthropic.BadRequestError,
     ),
+    "a dearer place": (
+        [
+            *requests(("small", "a")),
+            {"custom_id": "us", "params": requests(("large", "b"))[0]["params"] | {"inference_geo": "us"}},
+        ],
+        anthropic.BadRequestError,
+    ),
     "above the balance": (requests(("small", "a"), ("large", "b"), limit=4_000_000), anthropic.APIStatusError),
 }
 

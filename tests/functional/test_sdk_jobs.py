@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -13,7 +14,7 @@ import pytest_asyncio
 from relay.simulator import Running
 from tests.functional.clients import async_anthropic, async_openai, google
 from tests.functional.relay_process import Customer, RelayProcess, eventually, nano
-from tests.functional.setting import SIM_KEY, channel, cost_nano, rates
+from tests.functional.setting import SIM_KEY, channel, config_text, cost_nano, rates
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
@@ -160,6 +161,28 @@ async def test_video(customer: Customer, relay: RelayProcess, simulator: Running
     assert await customer.settled_nano() == CREDITS - 2 * cost_nano("sora-2", video_seconds=8)
     paid = [row for row in await customer.calls(11) if row["cost"] != "0"]
     assert [(row["path"], row["video_seconds"]) for row in paid] == [("/v1/videos/{id}/remix", 8), ("/v1/videos", 8)]
+
+
+async def test_a_video_of_a_size_without_a_price_is_refused(tmp_path: Path, simulator: Running):
+    text = config_text(simulator.base_url, "http://127.0.0.1:9")
+    text = text.replace('model = "sora-2"\n', 'model = "sora-2"\nvideo_sizes = ["720x1280"]\n')
+    relay = RelayProcess(tmp_path, text)
+    await relay.start()
+    customer = await relay.customer()
+    url = relay.base_url + "/v1/videos"
+    try:
+        async with async_openai(customer) as client:
+            with pytest.raises(openai.BadRequestError) as caught:  # a form
+                await client.videos.create(model="sora-2", prompt="A cat", size="1024x1792")
+            assert (caught.value.code, caught.value.param) == ("unsupported_feature", "size")
+            with pytest.raises(openai.BadRequestError):
+                await client.post(url, body={"model": "sora-2", "prompt": "A cat", "size": "1792x1024"}, cast_to=object)
+            assert await customer.settled_nano() == CREDITS
+            await client.videos.create(model="sora-2", prompt="A cat #sim polls=9#", size="720x1280", seconds="4")
+            await client.videos.create(model="sora-2", prompt="A cat #sim polls=9#", seconds="4")
+        assert await held_nano(customer) == 2 * cost_nano("sora-2", video_seconds=4)
+    finally:
+        await relay.kill()
 
 
 async def test_a_video_that_failed_costs_nothing(customer: Customer, simulator: Running):

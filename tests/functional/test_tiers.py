@@ -39,7 +39,11 @@ def tiered(text: str) -> str:
     parts = text.split("[[rates]]\n")
     for index, part in enumerate(parts):
         if part.startswith(('model = "raw-chat"', 'model = "raw-gemini"', 'model = "raw-claude"')):
-            parts[index] = part.rstrip("\n") + '\naudio_input = "7"\naudio_output = "9"\n' + TIERS
+            parts[index] = (
+                part.rstrip("\n")
+                + '\naudio_input = "7"\naudio_output = "9"\nimage_input = "4"\ninference_geo = true\n'
+                + TIERS
+            )
     return "[[rates]]\n".join(parts)
 
 
@@ -75,7 +79,8 @@ DONE = (
 )
 GOOGLE = (
     b'data: {"candidates":[{"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":100,"candidatesTokenCount":10,'
-    b'"promptTokensDetails":[{"modality":"TEXT","tokenCount":60},{"modality":"AUDIO","tokenCount":40}],'
+    b'"promptTokensDetails":[{"modality":"TEXT","tokenCount":60},{"modality":"AUDIO","tokenCount":30},'
+    b'{"modality":"IMAGE","tokenCount":10}],'
     b'"trafficType":"%b"}}\n\n'
 )
 
@@ -94,8 +99,8 @@ CASES: list[tuple[Sample, bytes, int]] = [
     # Fast mode is what has the price of priority; the other field beside it says standard.
     (MESSAGES, DELTA % (FAST % (b"fast", b"standard")) + STOP, 5 * 10_000 + 20_000),
     (MESSAGES, DELTA % (FAST % (b"standard", b"standard")) + STOP, 5 * 1000 + 2000),
-    (GEMINI, GOOGLE % b"ON_DEMAND", 60 * 1000 + 40 * 7000 + 10 * 2000),
-    (GEMINI, GOOGLE % b"ON_DEMAND_PRIORITY", 60 * 10_000 + 40 * 7000 + 10 * 20_000),
+    (GEMINI, GOOGLE % b"ON_DEMAND", 60 * 1000 + 30 * 7000 + 10 * 4000 + 10 * 2000),
+    (GEMINI, GOOGLE % b"ON_DEMAND_PRIORITY", 60 * 10_000 + 30 * 7000 + 10 * 4000 + 10 * 20_000),
 ]
 
 
@@ -146,14 +151,25 @@ async def test_jobs_by_the_service_of_their_answer(own: RelayProcess, raw: RawUp
     assert (await own.command("ledger verify"))["differences"] == []
 
 
-async def test_a_service_without_a_price_is_refused(own: RelayProcess, raw: RawUpstream):
+@pytest.mark.parametrize(
+    ("sample", "field", "statuses"),
+    [
+        (DOCUMENTS[0], b'"service_tier":"priority"', {"raw-chat": 200, "raw-uncounted": 400}),
+        (DOCUMENTS[1], b'"speed":"fast"', {"raw-claude": 200, "raw-claude-uncounted": 400}),
+        (DOCUMENTS[1], b'"inference_geo":"us"', {"raw-claude": 200, "raw-claude-uncounted": 400}),
+        (DOCUMENTS[1], b'"inference_geo":"global"', {"raw-claude": 200, "raw-claude-uncounted": 200}),
+    ],
+    ids=["tier", "speed", "place", "anywhere"],
+)
+async def test_what_costs_more_and_has_no_price_is_refused(
+    own: RelayProcess, raw: RawUpstream, sample: Sample, field: bytes, statuses: dict[str, int]
+):
     customer = await own.customer()
-    sample = DOCUMENTS[0]
-    for model, status in (("raw-chat", 200), ("raw-uncounted", 400)):
+    for model, status in statuses.items():
         text, exchange = raw.script(head(sample, "length", len(sample.body)) + sample.body)
         request = sample.request_bytes(customer.secret, text, model)
         body = request.partition(b"\r\n\r\n")[2]
-        asked = body.replace(b"{", b'{"service_tier":"priority",', 1)
+        asked = body.replace(b"{", b"{" + field + b",", 1)
         request = request.replace(b"Content-Length: %d" % len(body), b"Content-Length: %d" % len(asked))
         client = await connect(customer)
         answer = await client.ask(request.replace(body, asked), exchange, 0)

@@ -16,7 +16,6 @@ import pytest
 from relay import shipped_rates
 from relay._fastpath import Rate
 from relay.config import Config, shipped_rate
-from relay.config import Rate as ConfiguredRate
 from relay.policy import pricing
 
 
@@ -51,7 +50,7 @@ SERVICES = {name: number for number, name in enumerate(pricing.SERVICES)}
 
 class Bill(NamedTuple):
     page: Page
-    model: str | dict[str, str]  # of the shipped card, or prices that stand on the page
+    model: str  # of the shipped card
     usage: dict[str, int]
     published: str
     apart: str = "0"  # what the page adds that is no price of a call
@@ -90,18 +89,20 @@ PICTURE_PRICES = {
 }
 # 4,160 tokens at $40 are 0.1664, where the table has 0.167. Of GPT Image 1 Mini no price follows from tokens at $8.
 NOT_REPRODUCED = {("gpt-image-1", "high", "0.167")}
-# Google's footnotes: tokens of one picture and what it is "equivalent to", at $ per million tokens of pictures.
+# Google's footnotes: tokens of one picture, from 512 pixels to 4K, and what it is "equivalent to".
 GOOGLE_PICTURES = {
-    "30": [(1290, "0.039")],
-    "60": [(747, "0.045"), (1120, "0.067"), (1680, "0.101"), (2520, "0.151")],
-    "120": [(1120, "0.134"), (2000, "0.24")],
-}
-GOOGLE_BATCH_PICTURES = {
-    "30": [(747, "0.022"), (1120, "0.034"), (1680, "0.050"), (2520, "0.076")],
-    "60": [(1120, "0.067"), (2000, "0.12")],
+    ("gemini-2.5-flash-image", "standard"): [(1290, "0.039")],
+    ("gemini-3.1-flash-image", "standard"): [(747, "0.045"), (1120, "0.067"), (1680, "0.101"), (2520, "0.151")],
+    ("gemini-3-pro-image", "standard"): [(1120, "0.134"), (2000, "0.24")],
+    ("gemini-3.1-flash-image", "batch"): [(747, "0.022"), (1120, "0.034"), (1680, "0.050"), (2520, "0.076")],
+    ("gemini-3-pro-image", "batch"): [(1120, "0.067"), (2000, "0.12")],
 }
 PRO = "gemini-2.5-pro"
 LONG = {"input_tokens": 1_000_000}
+
+
+def pictures(tokens: int) -> dict[str, int]:
+    return {"output_tokens": tokens, "image_output_tokens": tokens}
 
 
 def bills() -> Iterator[Bill]:
@@ -129,16 +130,11 @@ def bills() -> Iterator[Bill]:
     for (model, quality), prices in PICTURE_PRICES.items():
         for tokens, price in zip(PICTURE_TOKENS[quality], prices, strict=True):
             if (model, quality, price) not in NOT_REPRODUCED:
-                yield Bill(IMAGES, model, {"output_tokens": tokens}, price)
+                yield Bill(IMAGES, model, pictures(tokens), price)
 
-    for token_prices in (GOOGLE_PICTURES, GOOGLE_BATCH_PICTURES):
-        for price, pictures in token_prices.items():
-            for tokens, published in pictures:
-                yield Bill(GEMINI, {"output": price}, {"output_tokens": tokens}, published)
-    # Unasked for another size a picture has 1K.
-    yield Bill(GEMINI, "gemini-2.5-flash-image", {"images": 1}, "0.039")
-    yield Bill(GEMINI, "gemini-3.1-flash-image", {"images": 1}, "0.067")
-    yield Bill(GEMINI, "gemini-3-pro-image", {"images": 1}, "0.134")
+    for (model, service), sizes in GOOGLE_PICTURES.items():
+        for tokens, published in sizes:
+            yield Bill(GEMINI, model, pictures(tokens) | {"images": 1}, published, service=service)
     # A picture in the prompt: 560 tokens.
     yield Bill(GEMINI, "gemini-3-pro-image", {"input_tokens": 560}, "0.0011")
     yield Bill(GEMINI, "gemini-3-pro-image", {"input_tokens": 560}, "0.0006", service="batch")
@@ -158,20 +154,15 @@ def bills() -> Iterator[Bill]:
     yield Bill(GEMINI, "gemini-3.1-pro-preview", {"web_searches": 1_000}, "14")
 
 
-def rate_of(model: str | dict[str, str]) -> Rate:
-    if isinstance(model, str):
-        entry = shipped_rates.entry(model)
-        assert entry is not None, model
-        configured = shipped_rate(model, entry)
-    else:
-        configured = ConfiguredRate(model="m", input=Decimal(0), output=Decimal(model["output"]))
-    return pricing.build_rates(Config(rates=(configured,)))[configured.model]
+def rate_of(model: str) -> Rate:
+    entry = shipped_rates.entry(model)
+    assert entry is not None, model
+    return pricing.build_rates(Config(rates=(shipped_rate(model, entry),)))[model]
 
 
 def name_of(value: Any) -> str | None:
     if isinstance(value, Bill):
-        model = value.model if isinstance(value.model, str) else f"{value.model['output']} per million"
-        return f"{model} {value.service} {'+'.join(map(str, value.usage.values()))} {value.published}"
+        return f"{value.model} {value.service} {'+'.join(map(str, value.usage.values()))} {value.published}"
     return None
 
 
@@ -190,4 +181,4 @@ def test_a_published_bill(bill: Bill) -> None:
 @pytest.mark.parametrize(("model", "quality", "published"), sorted(NOT_REPRODUCED))
 def test_what_a_page_contradicts_itself_in_is_still_so(model: str, quality: str, published: str) -> None:
     tokens = PICTURE_TOKENS[quality][PICTURE_PRICES[model, quality].index(published)]
-    assert not shown(Fraction(rate_of(model).cost(output_tokens=tokens), 10**9), published)
+    assert not shown(Fraction(rate_of(model).cost(**pictures(tokens)), 10**9), published)

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from relay import shipped_rates
+from relay import rate_files, shipped_rates
 from relay._fastpath import Rate
 from relay.config import Billing, Config, RateTier, parse, shipped_rate
 from relay.config import Rate as ConfiguredRate
+from relay.config_values import ConfigError
+from relay.control import pricelist
 from relay.policy import pricing
 from relay.storage.rows import CallDetails
 
@@ -52,13 +54,15 @@ def exact(table: dict[tuple[int, str], dict[str, int]], ppb: int, usage: dict[st
     audio_in = min(usage["audio_input"], usage["input"])
     image_in = min(usage["image_input"], usage["input"] - audio_in)
     audio_out = min(usage["audio_output"], usage["output"])
+    image_out = min(usage["image_output"], usage["output"] - audio_out)
     tokens = {
         **{name: usage[name] for name in TOKENS},
         "input": usage["input"] - audio_in - image_in,
-        "output": usage["output"] - audio_out,
+        "output": usage["output"] - audio_out - image_out,
         "audio_input": audio_in,
         "audio_output": audio_out,
         "image_input": image_in,
+        "image_output": image_out,
     }
     cost = sum((Fraction(count * prices[name], 10**6) for name, count in tokens.items()), Fraction(0))
     cost += sum(usage[name] * prices[name] for name in PIECES)
@@ -155,6 +159,54 @@ def test_audio_and_images_are_priced_apart() -> None:
     assert rate.cost(input_tokens=10, audio_input_tokens=1000, image_input_tokens=1000) == 400_000
 
 
+PICTURES = ConfiguredRate(
+    model="m", input=Decimal("0.5"), output=Decimal(3), image_output=Decimal(60),
+    tiers=(RateTier(service="batch", input=Decimal("0.25"), output=Decimal("1.5"), image_output=Decimal(30)),),
+)  # fmt: skip
+
+
+def test_pictures_in_an_answer_are_priced_by_their_tokens() -> None:
+    rate = compiled(PICTURES)
+    assert rate.cost(output_tokens=1320, image_output_tokens=1120) == 1120 * 60_000 + 200 * 3000
+    assert rate.cost(output_tokens=1320, image_output_tokens=1120, service=1) == 1120 * 30_000 + 200 * 1500
+    # A service that is not priced is as standard, and no report makes more pictures than there is output.
+    assert (
+        rate.cost(output_tokens=10, image_output_tokens=1000, audio_output_tokens=4, service=3) == 6 * 60_000 + 4 * 3000
+    )
+    # A hold is for an answer of nothing but pictures.
+    assert rate.bound(0, 1120) == 1120 * 60_000
+    assert rate.affordable(0, 1120 * 60_000 + 59_999) == 1120
+
+
+def test_a_picture_with_a_price_of_its_own_is_not_paid_by_its_tokens_too() -> None:
+    piece = ConfiguredRate(model="m", input=Decimal(1), output=Decimal(3), image=Decimal("0.067"))
+    rate = compiled(piece)
+    assert rate.cost(output_tokens=1320, image_output_tokens=1120, images=1) == 67_000_000 + 200 * 3000
+    # The card says it as before: a new way to price does not give old prices another card.
+    assert "image_output" not in pricing.card_body(Config(rates=(piece,)))
+    for service in ("batch", "standard"):
+        tier = RateTier(service=service, above=5, image=Decimal("0.03"))
+        plain = ConfiguredRate(model="m", input=Decimal(1), output=Decimal(3), tiers=(tier,))
+        assert pricing.tier_table(plain)[5, service]["image_output"] == 0
+
+
+@pytest.mark.parametrize(
+    "prices",
+    [
+        "image = 0.067\nimage_output = 60",
+        "image = 0.067\n[[rates.tiers]]\nservice = 'batch'\nimage_output = 30",
+        "image_output = 60\n[[rates.tiers]]\nservice = 'batch'\nimage = 0.03",
+        "[[rates.tiers]]\nservice = 'batch'\nimage = 0.03\nimage_output = 30",
+    ],
+)
+def test_a_rate_by_the_picture_and_by_its_tokens_is_refused(prices: str) -> None:
+    text = f"[[rates]]\nmodel = 'm'\ninput = 1\noutput = 3\n{prices}\n"
+    with pytest.raises(ConfigError, match=r"rates\[0\].image_output.*not both"):
+        parse(text)
+    with pytest.raises(ConfigError, match="not both"):
+        rate_files.parse(text, file="f")
+
+
 def test_terms_N03_groups_of_models_have_a_discount_of_their_own() -> None:
     names = ("gpt-4o", "gpt-4o-mini", "claude", "other")
     rates = tuple(ConfiguredRate(model=name, input=Decimal(1), output=Decimal(2)) for name in names)
@@ -181,7 +233,15 @@ def test_a_card_gives_every_cost_again() -> None:
     audio = ConfiguredRate(
         model="audio", input=Decimal(1), output=Decimal(2), audio_input=Decimal(30), image_input=Decimal(4)
     )
-    config = Config(rates=(BASE, audio), billing=Billing(discount=Decimal("0.85")))
+    pictures = ConfiguredRate(
+        model="pictures", input=Decimal("0.5"), output=Decimal(3), audio_output=Decimal(7), image_output=Decimal(60),
+        tiers=(RateTier(service="batch", image_output=Decimal(30)), RateTier(service="flex", output=Decimal("1.5"))),
+    )  # fmt: skip
+    piece = ConfiguredRate(
+        model="piece", input=Decimal("0.5"), output=Decimal(3), image=Decimal("0.067"),
+        tiers=(RateTier(service="batch", output=Decimal("1.5"), image=Decimal("0.034")),),
+    )  # fmt: skip
+    config = Config(rates=(BASE, audio, pictures, piece), billing=Billing(discount=Decimal("0.85")))
     body = pricing.card_body(config)
     rates = pricing.build_rates(config)
     rng = random.Random(7)
@@ -201,6 +261,7 @@ def test_a_card_gives_every_cost_again() -> None:
                     audio_input_tokens=usage["audio_input"],
                     audio_output_tokens=usage["audio_output"],
                     image_input_tokens=usage["image_input"],
+                    image_output_tokens=usage["image_output"],
                     service=service,
                 ),
             )
@@ -212,6 +273,26 @@ def test_tiers_that_contradict_each_other_are_refused() -> None:
         Rate(model=b"m", card="c", tiers={(above, 0): {} for above in range(9)})
     with pytest.raises(KeyError):
         Rate(model=b"m", card="c", tiers={(5, 0): {}})
+
+
+def test_what_a_rate_says_beside_prices_is_kept_with_what_is_scheduled() -> None:
+    text = "[[rates]]\nmodel = 'm'\ninput = 1\noutput = 3\ninference_geo = true\n"
+    text += "video_sizes = ['720x1280', '1280x720']\n"
+    text += "[[rates.tiers]]\nservice = 'batch'\ninput = 0.5\n"
+    rates = rate_files.parse(text, file="f")
+    assert rate_files.read(rate_files.stored(rates)) == rates
+    assert rates[0].inference_geo
+    assert rates[0].video_sizes == ("720x1280", "1280x720")
+
+
+@pytest.mark.parametrize(
+    ("prices", "told"),
+    [("", True), ("image_output = 59", True), ("image_output = 60", False), ("image = 0.067", False)],
+)
+def test_pictures_below_the_list_price_are_told(prices: str, told: bool) -> None:
+    text = f"[[rates]]\nmodel = 'gemini-3.1-flash-image'\ninput = 0.5\noutput = 3\n{prices}\n"
+    warnings = pricelist.check(parse(text))["warnings"]
+    assert any("image_output" in line and "list price (60)" in line for line in warnings) is told
 
 
 # --- the shipped card

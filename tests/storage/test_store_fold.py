@@ -26,7 +26,7 @@ records = st.builds(
     write_off_nano=st.sampled_from([0, 0, 5, 10**17]),
     source_ip=st.sampled_from([None, "::1"]),
 )
-more = st.sampled_from([(), (), ((1, 0, 0, 0, 0, None, 0),), ((0, 0, 0, 0, 0, b"k" * 32, 5),)])
+more = st.sampled_from([(), (), ((1, 0, 0, 0, 0, 0, None, 0),), ((0, 0, 0, 0, 0, 0, b"k" * 32, 5),)])
 
 
 @given(

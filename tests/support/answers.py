@@ -517,7 +517,32 @@ ANSWERS = [
                 },
             }
         ),
-        {"images": 1, "input_tokens": 50, "output_tokens": 4160, **SEEN},
+        {
+            "images": 1,
+            "input_tokens": 50,
+            "image_input_tokens": 40,
+            "output_tokens": 4160,
+            "image_output_tokens": 4160,
+            **SEEN,
+        },
+    ),
+    Answer(
+        "images by tokens, with text among them",
+        IMAGES,
+        JSON,
+        dumps(
+            {
+                "data": [{"b64_json": "iVBOR" * 40}],
+                "usage": {
+                    "input_tokens": 50,
+                    "input_tokens_details": {"text_tokens": 50, "image_tokens": 0},
+                    "output_tokens": 4200,
+                    "output_tokens_details": {"text_tokens": 40, "image_tokens": 4160},
+                    "total_tokens": 4250,
+                },
+            }
+        ),
+        {"images": 1, "input_tokens": 50, "output_tokens": 4200, "image_output_tokens": 4160, **SEEN},
     ),
     Answer(
         "image stream",
@@ -532,7 +557,7 @@ ANSWERS = [
             },
             named=True,
         ),
-        {"images": 1, "input_tokens": 5, "output_tokens": 100, **SEEN},
+        {"images": 1, "input_tokens": 5, "output_tokens": 100, "image_output_tokens": 100, **SEEN},
     ),
     Answer(
         "transcription by tokens",
@@ -847,7 +872,7 @@ ANSWERS = [
             },
             end="\r\n",
         ),
-        {"input_tokens": 8, "output_tokens": 10, "images": 1, **SEEN},
+        {"input_tokens": 8, "output_tokens": 1300, "image_output_tokens": 1290, "images": 1, **SEEN},
     ),
     Answer(
         "gemini 3 search",

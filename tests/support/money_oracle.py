@@ -20,7 +20,9 @@ SECOND = 10**9
 
 TOKEN_DIMENSIONS = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
 UNIT_DIMENSIONS = ("image", "video_second", "web_search")
-APART = {"audio_input": "input", "image_input": "input", "audio_output": "output"}  # among which tokens they are
+# Among which tokens they are.
+APART = {"audio_input": "input", "image_input": "input", "audio_output": "output", "image_output": "output"}
+REPLIES = ("output", "audio_output", "image_output")
 SERVICES = range(4)
 
 
@@ -55,6 +57,8 @@ class RateOracle:
         else:
             return self.price(name, level) if service else self.price(name)
         price = table.get(name, -1)
+        if name == "image_output" and price == -1 and table.get("image", 0):
+            return 0  # the picture itself has a price
         return table.get(APART[name], 0) if name in APART and price == -1 else max(price, 0)
 
     @property
@@ -82,7 +86,7 @@ class RateOracle:
         """The dearest outcome: every token charged in the dearest way, in the dearest service."""
         prompts = tuple(name for name in (*TOKEN_DIMENSIONS, *APART) if APART.get(name, name) != "output")
         exact = Fraction(prompt * self.dearest(prompts, prompt), 10**6)
-        exact += Fraction(output * self.dearest(("output", "audio_output"), prompt), 10**6)
+        exact += Fraction(output * self.dearest(REPLIES, prompt), 10**6)
         exact += sum(units.get(name, 0) * self.dearest((name,), prompt) for name in UNIT_DIMENSIONS)
         return min(ceil(exact * Fraction(self.discount_ppb, 10**9)), NANO_MAX)
 
@@ -264,7 +268,7 @@ class CallOracle:
                         there.append(cap - spent - scope.reserved)
             if min(there) < missing:
                 hold = self.hold + max(min(there), 0)
-                if self.rate.discount_ppb and self.rate.dearest(("output", "audio_output"), self.prompt_hold):
+                if self.rate.discount_ppb and self.rate.dearest(REPLIES, self.prompt_hold):
                     self.allowance = self.rate.affordable(self.prompt_hold, self.units, hold, self.allowance)
         self._set_hold(hold)
 

@@ -61,7 +61,7 @@ class Request:
         self.output_limit = -1
         self.choices = 1
         self.include_usage = -1
-        self.background = self.priority = self.stored_context = False
+        self.background = self.priority = self.geo = self.stored_context = False
         self.files: list[str] = []  # that it names, in order
         if not isinstance(doc, Pairs):
             self.faults.add(("invalid_type", None))
@@ -133,6 +133,9 @@ class Request:
         tier = at(doc, tiers.get(self.format, "service_tier"))
         if self.format in (CHAT, RESPONSES, *tiers) and not isinstance(tier, Number | list):
             self.priority = tier in ("priority", "fast", "PRIORITY")
+        if self.format in (MESSAGES, COUNT_TOKENS):
+            geo = at(doc, "inference_geo")
+            self.geo = isinstance(geo, str) and not isinstance(geo, Number) and geo != "global"
         if self.format in (CHAT, MESSAGES, COUNT_TOKENS):
             messages = at(doc, "messages")
             if messages is not None and (not isinstance(messages, list) or isinstance(messages, Pairs)):

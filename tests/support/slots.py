@@ -19,7 +19,16 @@ class Prices(ctypes.Structure):
         for name in ("input", "output", "cache_read", "cache_write", "cache_write_1h", "image", "video_second")
     ] + [
         (name, ctypes.c_int64)
-        for name in ("web_search", "audio_input", "audio_output", "image_input", "prompt", "reply", "ppb")
+        for name in (
+            "web_search",
+            "audio_input",
+            "audio_output",
+            "image_input",
+            "image_output",
+            "prompt",
+            "reply",
+            "ppb",
+        )
     ]
 
 
@@ -30,7 +39,7 @@ class Usage(ctypes.Structure):
         (name, ctypes.c_int64)
         for name in (
             *("cache_write_1h_tokens", "images", "video_seconds", "web_searches"),
-            *("audio_input_tokens", "audio_output_tokens", "image_input_tokens", "service"),
+            *("audio_input_tokens", "audio_output_tokens", "image_input_tokens", "image_output_tokens", "service"),
         )
     ]
 
@@ -139,4 +148,11 @@ def document(slot: Slot, error_codes: tuple[str, ...]) -> dict[str, Any]:
 
 
 _PLAIN = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens")
-_MORE = ("cache_write_1h_tokens", "audio_input_tokens", "audio_output_tokens", "image_input_tokens", "service")
+_MORE = (
+    "cache_write_1h_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "image_input_tokens",
+    "service",
+    "image_output_tokens",
+)

@@ -118,6 +118,9 @@ class Oracle:
                 "completion_tokens_details.audio_tokens": "audio_out",
                 "output_tokens_details.audio_tokens": "audio_out",
                 "output_token_details.audio_tokens": "audio_out",
+                "completion_tokens_details.image_tokens": "image_tokens",
+                "output_tokens_details.image_tokens": "image_tokens",
+                "output_token_details.image_tokens": "image_tokens",
                 "completion_tokens_details.reasoning_tokens": "reasoning",
                 "output_tokens_details.reasoning_tokens": "reasoning",
                 "prompt_cache_hit_tokens": "hit",
@@ -279,10 +282,13 @@ class Oracle:
         prompt_details = at(doc, "usageMetadata", "promptTokensDetails")
         if prompt_details is not None:
             self.reported.pop("audio_in", None)
+            self.reported.pop("image_in", None)
         for entry in objects(prompt_details):
             n = number(at(entry, "tokenCount"))
             if at(entry, "modality") == "AUDIO" and n is not None:
                 self.reported["audio_in"] = n
+            elif at(entry, "modality") == "IMAGE" and n is not None:
+                self.reported["image_in"] = n
         details = at(doc, "usageMetadata", "candidatesTokensDetails")
         if details is not None:
             self.reported.pop("image_tokens", None)
@@ -365,9 +371,8 @@ class Oracle:
             cached = min(prompt, get("cached", 0))
             out["cache_read_tokens"] = cached
             out["input_tokens"] = prompt - cached + get("tool", 0)
-            out["images"] = self.images
-            output = min(output, USAGE_MAX)
-            out["output_tokens"] = output - (min(output, get("image_tokens", 0)) if self.images else 0)
+            out["images"] = self.images or min(get("image_tokens", 0), 1)
+            out["output_tokens"] = output
             out["web_searches"] = min(len(self.queries), 1) if self.old_gemini else len(self.queries)
         else:
             prompt, completion, total = get("prompt"), get("completion"), get("total")
@@ -393,16 +398,14 @@ class Oracle:
         out["audio_input_tokens"] = min(out["input_tokens"], get("audio_in", 0))
         out["image_input_tokens"] = min(out["input_tokens"] - out["audio_input_tokens"], get("image_in", 0))
         out["audio_output_tokens"] = min(out["output_tokens"], get("audio_out", 0))
+        of_images = get("image_tokens", out["output_tokens"] if self.format == IMAGES else 0)
+        out["image_output_tokens"] = min(out["output_tokens"] - out["audio_output_tokens"], of_images)
         out["service"] = self.service
         return out
 
     def charged(self, prices: dict[str, int]) -> dict[str, int]:
         """What a rate charges of the report: pieces that have a price, and then no tokens that were reported beside."""
         out = self.normalised()
-        if self.format == GENERATE and self.images and not prices.get("image"):
-            output = self.reported.get("completion", 0) + self.reported.get("thoughts", 0)
-            out["output_tokens"] = min(output, USAGE_MAX)
-            out["audio_output_tokens"] = min(out["output_tokens"], self.reported.get("audio_out", 0))
         pieces = {
             IMAGES: ("images", "image"),
             TRANSCRIPTION: ("video_seconds", "video_second"),
