@@ -7,6 +7,7 @@ provider: what was made with one of its keys is there for all of them, so they t
 """
 
 import asyncio
+import contextlib
 import hashlib
 import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -85,9 +86,12 @@ class HandshakeError(Exception):
 class Reply:
     """An answer whose head is there. It occupies its channel until it is closed, whatever happens."""
 
-    def __init__(self, answer: aiohttp.ClientResponse, attempts: Attempts, error: bytes | None = None) -> None:
+    def __init__(
+        self, answer: aiohttp.ClientResponse, attempts: Attempts, idle_seconds: float, error: bytes | None = None
+    ) -> None:
         self._answer = answer
         self._attempts = attempts
+        self._idle_seconds = idle_seconds
         self._error = error  # the body of an error answer, which is read before anything is decided
         self._closed = False
         self.status = answer.status
@@ -109,9 +113,12 @@ class Reply:
             yield self._error
             return
         try:
-            async for data in self._answer.content.iter_any():
+            while True:
+                async with asyncio.timeout(self._idle_seconds):
+                    data = await self._answer.content.readany()
+                if not data:
+                    return
                 yield data
-            return
         except TimeoutError:
             code = "upstream_stalled"
         except (aiohttp.ClientError, OSError):
@@ -250,7 +257,7 @@ class Upstreams:
                     raise
                 if error is None:
                     attempts.good()
-                    return Reply(answer, attempts)
+                    return Reply(answer, attempts, upstream.idle_seconds)
                 verdict = self.judge(upstream, attempts, answer.status, _encoding(answer), error, _lines(answer))
                 refused = verdict == upstream_errors.ACCOUNT
                 again = (refused or answer.status == 429) and not streamed
@@ -258,7 +265,7 @@ class Upstreams:
                     continue
                 if refused:
                     raise UpstreamError("upstream_account", processed=False)
-                return Reply(answer, attempts, error)
+                return Reply(answer, attempts, upstream.idle_seconds, error)
         except BaseException:
             attempts.leave()
             raise
@@ -288,14 +295,13 @@ class Upstreams:
         fields: Fields | None,
         data: bytes | AsyncIterator[bytes] | None,
     ) -> aiohttp.ClientResponse:
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=upstream.connect_seconds, sock_read=upstream.idle_seconds
-        )
+        # No `sock_read`: aiohttp's timer can outlive its answer, and then fails the next request on that connection.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=upstream.connect_seconds)
         sent = [*(fields or ()), *_key_fields(attempts), ("Accept-Encoding", "identity")]
-        # A body that is passed on as it arrives takes as long as its client takes.
-        first_byte = upstream.first_byte_seconds if data is None or isinstance(data, bytes) else None
         try:
-            async with asyncio.timeout(first_byte):
+            async with asyncio.timeout(upstream.first_byte_seconds) as limit:
+                if data is not None and not isinstance(data, bytes):
+                    data = _passing(data, limit, upstream.first_byte_seconds)
                 answer = await self._open_session().request(
                     method,
                     _url(upstream, path, query),
@@ -364,6 +370,17 @@ class Upstreams:
         return await whole(
             await self.send(upstream, method, path, query=query, fields=fields, data=data, attempts=attempts)
         )
+
+
+async def _passing(
+    pieces: AsyncIterator[bytes], limit: asyncio.Timeout, first_byte_seconds: float
+) -> AsyncIterator[bytes]:
+    """A body that is passed on as it arrives takes as long as its client takes; then the provider has to answer."""
+    limit.reschedule(None)
+    async for data in pieces:
+        yield data
+    with contextlib.suppress(RuntimeError):  # it has answered before it had all
+        limit.reschedule(asyncio.get_running_loop().time() + first_byte_seconds)
 
 
 async def whole(reply: Reply, bytes_max: int = ANSWER_BYTES_MAX) -> Answered:

@@ -154,6 +154,25 @@ async def test_an_upload_is_not_sent_twice(tmp_path: Path, status: int, error: s
         assert cabinet.keys == ["a-1", "a-2"]
 
 
+async def test_a_kept_connection_outlives_the_deadline_of_the_answer_before(tmp_path: Path):
+    """aiohttp starts a read timer again when a long answer is taken slowly, also behind its end."""
+
+    async def long(asked: Asked) -> web.Response | None:
+        long_one = asked.path.endswith("/content")
+        return web.Response(body=b"x" * 4_000_000, content_type="text/plain") if long_one else None
+
+    slow = "[channels.timeouts]\nstream_idle_seconds = 0.3\n"
+    async with Cabinet(long) as cabinet, running(tmp_path, way("a", cabinet, slow)) as caller:
+        _, file = await caller.upload()
+        url = f"{caller.customer.relay.base_url}/v1/files/{file}/content"
+        own = {"Authorization": f"Bearer {caller.customer.secret}"}
+        for _ in range(3):
+            async with caller.session.get(url, headers=own) as answer:
+                assert len(await answer.read()) == 4_000_000
+            await asyncio.sleep(0.5)  # the time has to pass
+            assert await caller.get(file) == (200, file)
+
+
 async def test_what_failed_is_not_repeated(tmp_path: Path):
     """A video may have been begun: neither another key nor another channel is asked."""
 
