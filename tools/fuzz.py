@@ -24,17 +24,18 @@ OUT = Path(os.environ.get("FUZZ_OUT", "build"))
 INPUT_BYTES_MAX = 4096
 
 from relay import _fastpath  # noqa: E402
-from relay._fastpath import decode_chunked, parse_request_head, parse_response_head, scan_request, tap  # noqa: E402
+from relay._fastpath import Rate, decode_chunked, parse_request_head, parse_response_head, scan_request, tap  # noqa: E402
 from relay.policy.tokenizers import table_for  # noqa: E402
 from tests.support import http_oracle, json_oracle, request_oracle, tap_oracle  # noqa: E402
 from tests.support.answers import ANSWERS  # noqa: E402
 from tests.support.http1 import chunk_bytes  # noqa: E402
-from tests.support.request_bodies import REQUESTS  # noqa: E402
+from tests.support.request_bodies import NAMED, REQUESTS  # noqa: E402
 
 TABLE = table_for("claude")
 FORMATS = tap_oracle.OTHER + 1
-
-
+WITH_ORACLE = request_oracle.NAME_FILES  # formats whose bodies have an oracle that holds for any document
+# Where pieces have a price, tokens reported beside them are not charged.
+RATES = (Rate(model=b"m", card="c"), Rate(model=b"m", card="c", image=1, video_second=1, web_search=1))
 FIELDS = http_oracle.field_table()
 
 
@@ -91,20 +92,28 @@ def scanner(data: bytes) -> None:
         assert start == end == -1 or 0 <= start < len(body)
         if start >= 0 and not whole["error"]:
             json.loads(body[start:end])
+    assert len(whole["files"]) <= request_oracle.FILES_MAX
+    edge = 0
+    for start, end in whole["files"]:  # in order, each a string of its own
+        assert edge < start < end <= len(body)
+        edge = end
+    files = [json.loads(body[start:end]) for start, end in whole["files"]]
+    assert all(type(name) is str for name in files)
     try:
         document = json_oracle.strict(body)
     except ValueError:
         assert whole["error"], "json.loads refuses it"
         return
     assert whole["error"] != "malformed_json", "json.loads takes it"
-    if format not in (tap_oracle.CHAT, tap_oracle.MESSAGES, tap_oracle.COUNT_TOKENS) or repeats(document):
+    if format not in WITH_ORACLE or repeats(document):
         return
     oracle = request_oracle.Request(format, document, TABLE)
     if oracle.faults:
         assert (whole["error"], whole["error_param"]) in oracle.faults, oracle.faults
         return
     assert not whole["error"], whole["error"]
-    for name in ("model", "stream", "output_limit", "choices", "include_usage"):
+    assert files == oracle.files
+    for name in ("model", "stream", "output_limit", "choices", "include_usage", "background", "priority"):
         assert whole[name] == getattr(oracle, name), name
 
 
@@ -117,9 +126,13 @@ def usage_tap(data: bytes) -> None:
     for result in (whole, parts, events):
         del result["pieces"], result["boundaries"]
     assert whole == parts == events, "the cuts matter"
-    for name, value in whole.items():
-        if name.endswith("_tokens") or name in ("images", "web_searches", "video_seconds", "events"):
-            assert 0 <= value <= tap_oracle.USAGE_MAX, name
+    charged = tap(format, kind, pieces(body, how), TABLE, rate=RATES[how % 2])
+    for result in (whole, charged):
+        for name, value in result.items():
+            if name.endswith("_tokens") or name in ("images", "web_searches", "video_seconds", "events"):
+                assert 0 <= value <= tap_oracle.USAGE_MAX, name
+        assert result["audio_input_tokens"] + result["image_input_tokens"] <= result["input_tokens"]
+        assert result["audio_output_tokens"] <= result["output_tokens"]
 
 
 FIELD_LINES = b"""Host: relay.example
@@ -136,6 +149,11 @@ X-Stainless-Lang: python
 anthropic-version: 2023-06-01
 X-Relay-Max-Cost: 0.25
 X-Forwarded-For: 10.0.0.1, 10.0.0.2
+X-Relay-Channel: main
+X-Relay-Usage: include
+Idempotency-Key: 5f2d
+traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01
+ETag: "a"
 Expect: 100-continue
 Upgrade: h2c
 Retry-After: 3
@@ -164,7 +182,7 @@ def chunked_seeds() -> Iterator[bytes]:
 
 
 def scanner_seeds() -> Iterator[bytes]:
-    for number, (format, body, _) in enumerate(REQUESTS):
+    for number, (format, body, _) in enumerate((*REQUESTS, *NAMED)):
         for ascii in (True, False):
             yield bytes([format, number * 11 % 256]) + json.dumps(body, ensure_ascii=ascii).encode()
 

@@ -660,5 +660,5 @@ def parse_request_head(bytes block, int dialect, FieldTable table):
         "passed": head.passed.take(), "max_cost_nano": head.max_cost_nano, "bad_max_cost": bool(head.bad_max_cost),
         "usage": bool(head.usage), "idempotency_key": head.idempotency_key,
         "bad_idempotency_key": bool(head.bad_idempotency_key), "encoded": bool(head.encoded), "agent": head.agent, "forwarded_for": head.forwarded_for,
-        "channel": head.channel, "bad_channel": bool(head.bad_channel),
+        "channel": head.channel, "bad_channel": bool(head.bad_channel), "traceparent": head.traceparent,
     }

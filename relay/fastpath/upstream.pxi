@@ -372,8 +372,9 @@ cdef class ResponseHead:
             elif f.kind == H_UPGRADE or f.kind == H_DROP:
                 pass
             else:
-                # names that mean something only in a request (x-api-key, host …) have no business in an answer
-                if f.kind == H_RETRY_AFTER:
+                # names that mean something only in a request (x-api-key, host …) have no business in an answer; what a
+                # provider tells of a call as it was sent is an answer like any other
+                if f.kind in (H_RETRY_AFTER, H_TRACEPARENT, H_IDEMPOTENCY_KEY):
                     self.passed.add(f.name, f.line_size)
         if q + 2 != end:
             return -1

@@ -12,7 +12,7 @@ import pytest
 from relay._fastpath import ERROR_CODES, scan_request, tap
 from relay.policy.tokenizers import table_for
 from tests.support.answers import ANSWERS
-from tests.support.request_bodies import REQUESTS
+from tests.support.request_bodies import NAMED, REQUESTS
 from tests.support.tap_oracle import OTHER, USAGE_MAX
 
 TABLE = table_for("claude")
@@ -77,11 +77,12 @@ def test_answers(seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_requests(seed):
     rng = random.Random(seed)
-    bodies = [json.dumps(body, ensure_ascii=rng.random() < 0.5).encode() for _, body, _ in REQUESTS]
+    requests = [(format, body) for format, body, _ in (*REQUESTS, *NAMED)]
+    bodies = [json.dumps(body, ensure_ascii=rng.random() < 0.5).encode() for _, body in requests]
     for _ in range(700):
         index = rng.randrange(len(bodies))
         body = damaged(rng, bodies[index], rng.choice(bodies)) if rng.random() < 0.9 else bodies[index]
-        format = REQUESTS[index][0] if rng.random() < 0.8 else rng.randrange(OTHER + 1)
+        format = requests[index][0] if rng.random() < 0.8 else rng.randrange(OTHER + 1)
         cuts = tuple(sorted(rng.randrange(len(body) + 1) for _ in range(rng.randint(0, 8))))
         whole = scan_request(format, body, TABLE)
         parts = scan_request(format, body, TABLE, cuts)
@@ -98,3 +99,4 @@ def test_requests(seed):
             assert start == end == -1 or 0 <= start < len(body)
             if not whole["error"] and start >= 0:
                 assert json.loads(body[start:end]) is None or value is None or len(value) <= 256
+        assert all(type(json.loads(body[start:end])) is str for start, end in whole["files"])

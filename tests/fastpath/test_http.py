@@ -30,6 +30,7 @@ NAMES = [
         b"Date",
     ),
     *(b"ratelimit", b"anthropic-ratelimit-tokens", b"anthropic-priority", b"cf-ray", b"x", b"a^b", b"session~id"),
+    *(b"traceparent", b"Idempotency-Key", b"x-relay-usage", b"ETag"),
 ]
 VALUES = [
     *(
@@ -66,6 +67,7 @@ VALUES = [
         b"a\tb",
         b"v" * 40,
     ),
+    *(b"t" * 128, b"t" * 129, b"i" * 255, b"i" * 256, b"include"),
 ]
 
 known = st.sampled_from(NAMES)
@@ -174,6 +176,13 @@ status_lines = st.one_of(
     st.sampled_from([b"HTTP/1.1 600 OK\r\n", b"HTTP/1.1 200\r\n", b"HTTP/2.0 200 OK\r\n", b"HTTP/1.1  200 OK\r\n"]),
     st.binary(max_size=30).map(lambda text: text + b"\r\n"),
 )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_known_field_of_an_answer_passes_as_the_oracle_says(name: bytes) -> None:
+    for value in VALUES:
+        head = b"HTTP/1.1 200 OK\r\n" + name + b": " + value + b"\r\n\r\n"
+        assert parse_response_head(head, TABLE) == oracle.response_head(head)
 
 
 @given(first=status_lines, block=blocks, cut=st.integers(0, 400))

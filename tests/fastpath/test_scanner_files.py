@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from relay._fastpath import scan_request
 from relay.policy.tokenizers import table_for
 from tests.support import request_oracle
-from tests.support.tap_oracle import CHAT, COUNT_TOKENS, GENERATE, IMAGES, MESSAGES, OTHER, RERANK, RESPONSES
+from tests.support.request_bodies import NAMED, in_message
+from tests.support.tap_oracle import CHAT, COUNT_TOKENS, IMAGES, MESSAGES, RERANK, RESPONSES
 
 TABLE = table_for("gpt-4o")
 TEXTS = st.text(max_size=15)
@@ -31,124 +32,7 @@ def fault(format, body):
     return result["error"], result["error_param"]
 
 
-def in_message(*parts):
-    return {"model": "x", "messages": [{"role": "user", "content": list(parts)}]}
-
-
-SCREENSHOT = {"type": "computer_call_output", "output": {"type": "computer_screenshot", "file_id": "f4"}}
-SANDBOX = {"type": "code_interpreter", "container": {"type": "auto", "file_ids": ["f6", "f7"]}}
-
-
-@pytest.mark.parametrize(
-    ("format", "body", "files"),
-    [
-        (CHAT, in_message({"type": "file", "file": {"file_id": "f1"}}, {"type": "text", "text": "f2"}), ["f1"]),
-        (CHAT, in_message({"type": "image_file", "image_file": {"file_id": "f1", "detail": "low"}}), ["f1"]),
-        (CHAT, in_message({"type": "file", "file": {"file_data": "data:text/plain;base64,QQ=="}}), []),
-        (CHAT, in_message({"type": "file", "file": {"file_id": None}}), []),
-        (CHAT, {"model": "x", "metadata": {"file_id": "f1"}, "file_id": "f2"}, []),
-        (
-            RESPONSES,
-            {
-                "model": "x",
-                "input": [
-                    {
-                        "role": "user",
-                        "content": [
-                            {"type": "input_file", "file_id": "f1"},
-                            {"type": "input_image", "file_id": "f2"},
-                            {"type": "input_image", "image_url": "https://x.example/f9"},
-                        ],
-                    },
-                    {
-                        "type": "function_call_output",
-                        "call_id": "c",
-                        "output": [{"type": "input_file", "file_id": "f3"}],
-                    },
-                    SCREENSHOT,
-                    {"type": "file_search_call", "results": [{"file_id": "f9", "text": "t"}]},
-                    {
-                        "role": "assistant",
-                        "content": [
-                            {
-                                "type": "output_text",
-                                "text": "t",
-                                "annotations": [{"type": "file_citation", "file_id": "f9"}],
-                            }
-                        ],
-                    },
-                    {"type": "function_call", "arguments": '{"file_id": "f9"}'},
-                    {"type": "tool_search_output", "tools": [{**SANDBOX, "environment": {"file_ids": ["f5"]}}]},
-                ],
-                "prompt": {"id": "p", "variables": {"content": {"type": "input_file", "file_id": "f8"}}},
-                "tools": [
-                    SANDBOX,
-                    {"type": "image_generation", "input_image_mask": {"file_id": "f0"}},
-                    {"type": "function", "parameters": {"container": {"file_ids": ["f9"]}, "file_id": "f9"}},
-                    {"type": "file_search", "vector_store_ids": ["f9"]},
-                    {"type": "code_interpreter", "container": "f9"},
-                ],
-            },
-            ["f1", "f2", "f3", "f4", "f6", "f7", "f5", "f8", "f6", "f7", "f0"],
-        ),
-        (MESSAGES, in_message({"type": "document", "source": {"type": "file", "file_id": "f1"}}), ["f1"]),
-        (MESSAGES, in_message({"type": "image", "source": {"file_id": "f1", "type": "file"}}), ["f1"]),
-        (MESSAGES, in_message({"type": "container_upload", "file_id": "f1"}), ["f1"]),
-        (COUNT_TOKENS, in_message({"type": "container_upload", "file_id": "f1"}), ["f1"]),
-        (
-            MESSAGES,
-            in_message(
-                {"type": "tool_result", "content": [{"type": "document", "source": {"type": "file", "file_id": "f1"}}]}
-            ),
-            ["f1"],
-        ),
-        (MESSAGES, in_message({"type": "tool_use", "input": {"file_id": "f9"}}), []),
-        # What Anthropic's sandbox has made comes back with every turn.
-        (
-            MESSAGES,
-            in_message(
-                {
-                    "type": "bash_code_execution_tool_result",
-                    "content": {
-                        "type": "bash_code_execution_result",
-                        "content": [
-                            {"type": "bash_code_execution_output", "file_id": "f9"},
-                            {"file_id": "f9", "type": "code_execution_output"},
-                        ],
-                    },
-                },
-                {"type": "container_upload", "file_id": "f1"},
-            ),
-            ["f1"],
-        ),
-        # ... and is no cloak for others.
-        (
-            MESSAGES,
-            in_message({"type": "code_execution_output", "file_id": "f1", "source": {"file_id": "f2"}}),
-            ["f1", "f2"],
-        ),
-        (
-            MESSAGES,
-            in_message({"type": "code_execution_output", "file_id": "f1", "content": [{"file_id": "f2"}]}),
-            ["f1", "f2"],
-        ),
-        (
-            MESSAGES,
-            in_message({"type": "code_execution_output", "content": [{"file_id": "f2", "type": "input_file"}]}),
-            ["f2"],
-        ),
-        (MESSAGES, in_message({"type": "code_execution_output", "file_id": ["f1", "f2"]}), ["f1"]),
-        (
-            IMAGES,
-            {"model": "x", "images": [{"file_id": "f1"}], "mask": {"file_id": "f2"}, "markup": {"file_id": "f3"}},
-            ["f1", "f2", "f3"],
-        ),
-        # A field of that name means nothing to these.
-        (RERANK, {"model": "x", "query": "q", "documents": [{"text": "t", "file_id": "f9"}]}, []),
-        (GENERATE, {"contents": [{"parts": [{"fileData": {"fileUri": "files/f9"}, "file_id": "f9"}]}]}, []),
-        (OTHER, {"file_id": "f9"}, []),
-    ],
-)
+@pytest.mark.parametrize(("format", "body", "files"), NAMED)
 def test_files_that_are_named(format, body, files):
     for text in (json.dumps(body), json.dumps(body, indent=1), json.dumps(body).replace("file_id", "f\\u0069le_id")):
         data = text.encode()

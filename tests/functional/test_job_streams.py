@@ -253,7 +253,7 @@ async def test_a_client_that_does_not_read(
         await eventually(begun)
         if comes_back:
             client.transport.resume_reading()
-            answer = await client.response()
+            answer = await client.response(timeout_seconds=60.0)
             assert answer.complete
             assert answer.body == bytes(simulator.book.entries[-1].sent)
         else:

@@ -34,6 +34,7 @@ NOT_IN_ANSWERS = {
 def field_table() -> Any:
     """The table as the proxy fills it."""
     table = _fastpath._standard_fields()  # type: ignore[attr-defined]
+    table.traced = True
     for dialect, allowed in enumerate(headers.REQUEST_ALLOWED):
         for name in sorted(allowed):
             table.allow(name, dialect)
@@ -100,6 +101,7 @@ def request_head(block: bytes, dialect: int) -> dict[str, Any] | None:
     keys = values.get(b"idempotency-key", [])
     wanted = values.get(b"x-relay-channel", [])
     named = [value for value in wanted if 0 < len(value) <= 64]
+    traces = values.get(b"traceparent", [])
     return {
         "odd": False,
         "hosts": len(values.get(b"host", [])),
@@ -117,6 +119,7 @@ def request_head(block: bytes, dialect: int) -> dict[str, Any] | None:
         "forwarded_for": None if forwarded is None else b",".join(forwarded),
         "channel": named[0] if named else None,
         "bad_channel": len(wanted) > 1 or len(named) < len(wanted),
+        "traceparent": (traces[0] if len(traces) == 1 and len(traces[0]) <= 128 else b"") if traces else None,
     }
 
 
