@@ -142,8 +142,10 @@ def _run(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     done: list[tuple[Scenario, ScenarioResult]] = []
     environment: dict[str, Any] = {}
+    commands = []
     for path in arguments.results:
         environment, found = report.read_json(path)
+        commands.append(environment.get("command", "python -m benchmarks run"))
         done += found
     for scenario, result in done:
         _say(report.terminal(scenario, result))
@@ -151,8 +153,7 @@ def _report(arguments: argparse.Namespace) -> int:
     page.write_page(arguments.output / "report.html", environment, done)
     _say(f"written: {arguments.output / 'report.html'}")
     if arguments.write_docs:
-        command = environment.get("command", "python -m benchmarks run")
-        report.write_docs(arguments.write_docs, arguments.section, environment, done, command)
+        report.write_docs(arguments.write_docs, arguments.section, environment, done, "`, `".join(commands))
         _say(f"written: {arguments.write_docs}")
     return 1 if any(result.all_wrong for _, result in done) else 0
 
