@@ -155,6 +155,8 @@ class Jobs:
         rate = known.rate if known is not None else None
         if rate is None:
             raise RefusedError("model_unpriced")
+        if kind == "video" and not rate.video_second and (rate.input or rate.output):
+            raise RefusedError("model_unpriced")  # videos report no tokens: they would be free
         card = await self._store.rate_card(rate.card)
         if card is None:
             raise RefusedError("store_unavailable")

@@ -133,6 +133,16 @@ async def test_files_that_no_batch_can_be_made_of(customer: Customer, relay: Rel
         assert caught.value.code == "insufficient_balance"
 
 
+async def test_a_model_that_is_priced_by_tokens_makes_no_videos(customer: Customer):
+    async with async_openai(customer) as client:
+        with pytest.raises(openai.NotFoundError) as caught:
+            await client.videos.create(model="gpt-4o", prompt="A cat", seconds="8")
+    assert caught.value.code == "model_unpriced"
+    (record,) = await customer.calls(1)
+    assert (record["attempts"], record["cost"]) == (0, "0")
+    assert await held_nano(customer) == 0
+
+
 async def test_video(customer: Customer, relay: RelayProcess, simulator: Running):
     stranger = await relay.customer()
     async with async_openai(customer) as client:
