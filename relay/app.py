@@ -144,6 +144,7 @@ class Relay:
         await self._apply(self.config)
         await self.side.start()
         self._store.on_fatal(self._store_failed)
+        self._store.on_flush(self._hand_over_records)  # `relay calls` shows every call that has ended
         health.add_routes(
             self.api.app,
             not_ready=self._not_ready,

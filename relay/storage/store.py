@@ -115,6 +115,7 @@ class Store:
         store._writing, store._looking_up, store._reading = workers
         store._writer = writer
         store._fatal_callbacks = []
+        store._gathering = []
         store._closed = False
         store._group = GroupCommit(
             store._writing,
@@ -160,6 +161,7 @@ class Store:
     _writer: BatchWriter
     _group: GroupCommit
     _fatal_callbacks: list[Callable[[BaseException], None]]
+    _gathering: list[Callable[[], None]]
     _closed: bool
 
     def _report_fatal(self, error: BaseException) -> None:
@@ -249,7 +251,13 @@ class Store:
 
     async def flush(self) -> None:
         """Commit everything queued so far. Raises StoreUnavailable if that is not possible now (it stays queued)."""
+        for gather in self._gathering:
+            gather()
         await self._group.flush()
+
+    def on_flush(self, gather: Callable[[], None]) -> None:
+        """Called before each flush, to queue what waits elsewhere."""
+        self._gathering.append(gather)
 
     async def settle_recovered(self, records: Sequence[CallRecord]) -> int:
         """Commit call records of which some may be there already; those change nothing. Returns how many were new."""

@@ -328,3 +328,12 @@ async def test_nobody_who_waits_is_kept_waiting_by_pauses(store, monkeypatch):
     store.append_calls([call_record(n) for n in range(500)])
     await store.flush()
     assert len(await store.calls(limit=1000)) == 500
+
+
+async def test_a_flush_takes_with_it_what_waits_elsewhere(store):
+    await customer(store)
+    waiting = [[call_record(1)]]
+    store.on_flush(lambda: store.append_calls(waiting.pop()) if waiting else None)
+    await store.flush()
+    assert len(await store.calls()) == 1
+    assert waiting == []
