@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py relay/_fastpath.pyx $(wildcard relay/fastpath/*)
 
-.PHONY: run test lint bench soak asan fuzz clients clean
+.PHONY: run test lint bench soak asan fuzz properties clients clean
 
 run: .make-build
 	$(BIN)/python -m relay demo
@@ -79,14 +79,19 @@ asan: .make-venv
 	  $(CURDIR)/$(BIN)/python -m pytest $(ASAN_TESTS) -p no:cacheprovider --timeout 600; \
 	status=$$?; ! cat report.* 2>/dev/null && exit $$status
 
-# Coverage-guided fuzzing of the parsers: the module built by clang with libFuzzer's counters and both sanitizers, driven
-# by atheris in a venv of its own. Needs clang with its compiler-rt (Debian: clang-14 libclang-rt-14-dev).
+# The generated tests with new examples in each run; `make test` makes the same ones always. A failure prints how to have it
+# again (@reproduce_failure).
+properties: .make-build
+	$(BIN)/python -m pytest -p no:cacheprovider -m hypothesis --hypothesis-profile random
+
+# Those, and coverage-guided fuzzing of the parsers: the module built by clang with libFuzzer's counters and both
+# sanitizers, driven by atheris in a venv of its own. Needs clang with its compiler-rt (Debian: clang-14 libclang-rt-14-dev).
 FUZZ_SECONDS ?= 600
 CLANG ?= $(firstword $(shell command -v clang-14 clang))
 FUZZ_VENV := build/fuzz-venv
 ATHERIS := atheris==3.0.0
 
-fuzz: build/fuzz/.built
+fuzz: properties build/fuzz/.built
 	cp -r tests build/fuzz/
 	cd build/fuzz && FUZZ_OUT=$(CURDIR)/build PYTHONPATH=. PYTHONMALLOC=malloc \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_parser import HttpRequestParser
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from relay._fastpath import decode_chunked, keyed_hash, parse_request_head, parse_response_head
@@ -131,6 +131,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(block=st.one_of(served, near, near, blocks))
+@example(block=b"Host: a\r\nContent-Length: 4\r\nConnection: close\r\n\r\n")  # nothing may come after it
 def test_nothing_is_served_that_aiohttps_parser_refuses(loop: asyncio.AbstractEventLoop, block: bytes) -> None:
     """And what is served says the same to both: the fields, and where the body ends."""
     head = parse_request_head(block, 0, TABLE)
@@ -142,7 +143,9 @@ def test_nothing_is_served_that_aiohttps_parser_refuses(loop: asyncio.AbstractEv
     protocol = BaseProtocol(loop)
     protocol.connection_made(asyncio.Transport())
     parser = HttpRequestParser(protocol, loop, 2**16, max_line_size=8190, max_field_size=8190, auto_decompress=False)
-    messages, upgraded, _ = parser.feed_data(b"POST /v1/x HTTP/1.1\r\n" + found[0] + body + b"GET")
+    # What comes after the body belongs to the next request. aiohttp refuses it where there is to be none.
+    more = b"" if head["close"] else b"GET"
+    messages, upgraded, _ = parser.feed_data(b"POST /v1/x HTTP/1.1\r\n" + found[0] + body + more)
     assert not upgraded
     message, payload = messages[0]
     fields = [(name.lower(), value) for name, value, _ in oracle.lines_of(found[1])]

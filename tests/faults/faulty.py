@@ -1,5 +1,6 @@
 """Switches for what `faulty.c` does to a relay: its wall clock, its disk. The library is compiled on first use."""
 
+import atexit
 import functools
 import mmap
 import os
@@ -24,7 +25,9 @@ def library() -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("needs a C compiler")
-    built = Path(tempfile.mkdtemp(prefix="relay-faulty-")) / "faulty.so"
+    folder = Path(tempfile.mkdtemp(prefix="relay-faulty-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    built = folder / "faulty.so"
     command = [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(built), str(SOURCE), "-ldl"]
     subprocess.run(command, check=True, capture_output=True)
     return built

@@ -16,6 +16,7 @@ from relay.cli_client import send as send_command
 from tests.support.waiting import until
 
 START_SECONDS = 20.0
+CALLS_MAX = 2048  # a journal of 4 MiB instead of 32: it is written whole when it is made
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -118,6 +119,8 @@ class RelayProcess:
     def write_config(self, text: str) -> None:
         self.config = text
         listen = f'[server]\nlisten = "127.0.0.1:0"\ndata_dir = "{self.data_dir}"\n'
+        if "calls_max" not in text:
+            listen += f"calls_max = {CALLS_MAX}\n"
         self.config_file.write_text(text.replace("[server]\n", listen, 1))
 
     async def start(self) -> "RelayProcess":

@@ -108,12 +108,13 @@ async def test_a_request_arrives_once(customer: Customer, raw: RawUpstream, end:
 
 async def test_many_calls_at_once_do_not_mix(customer: Customer, raw: RawUpstream):
     """Answers of random sizes in random order over many connections: each client gets its own."""
+    rng = random.Random(1)
 
     async def one(number: int) -> None:
-        body = b'{"number":%d,"pad":"%b"}' % (number, b"x" * random.randrange(20_000))
-        cut = random.randrange(1, len(body))
+        body = b'{"number":%d,"pad":"%b"}' % (number, b"x" * rng.randrange(20_000))
+        cut = rng.randrange(1, len(body))
         framed = response_bytes(body)
-        answer, _ = await call(customer, raw, framed[:-cut], Turn(random.random() / 50), framed[-cut:])
+        answer, _ = await call(customer, raw, framed[:-cut], Turn(rng.random() / 50), framed[-cut:])
         assert answer.body == body
 
     await asyncio.gather(*[one(number) for number in range(200)])
