@@ -726,8 +726,13 @@ async def _serve(config: Config, descriptors_max: int) -> int:
         await relay.start(sockets)
         log.info("listening on %s%s", relay.address, " (socket from the supervisor)" if sockets else "")
         await relay.stopping.wait()
-        log.info("stopping: %d calls in flight", relay.engine.open_calls)
+        log.info(
+            "stopping: %d calls in flight have %d s to finish; a second signal ends them now",
+            relay.engine.open_calls,
+            relay.config.server.drain_seconds,
+        )
         await relay.stop()
+        log.info("stopped")
         if relay.failure is not None:
             log.critical("%s", relay.failure)
             return 1

@@ -1,9 +1,14 @@
-"""`relay demo`: a relay, a simulated upstream, an account and a key, all on one machine."""
+"""`relay demo`: a relay, a simulated upstream, an account and a key, all on one machine.
+
+Everything is kept in `.demo/` of the working directory: the configuration, the store and the key. So the relay's commands
+can be tried on it, and the key still works after a restart. To begin anew, delete the folder.
+"""
 
 import asyncio
 import logging
+import os
 import signal
-import tempfile
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -17,6 +22,11 @@ from relay.simulator import server as simulator
 from relay.storage import Store
 
 log = logging.getLogger("relay.demo")
+
+FOLDER = Path(".demo")
+EMAIL = "demo@example.com"
+CREDITS = "100"
+DRAIN_SECONDS = 5
 
 MODELS = {
     "openai": ("gpt-4o", "gpt-4o-mini", "text-embedding-3-small", "gpt-realtime"),
@@ -36,7 +46,15 @@ PRICES = {
 
 def config_text(upstream: str, data_dir: str, listen: str) -> str:
     """The demo's configuration: what an operator would write in config.toml for these channels."""
-    lines = ["[server]", f'listen = "{listen}"', f'data_dir = "{data_dir}"', "drain_seconds = 5"]
+    lines = [
+        "# Written anew by each start of `relay demo`: the simulated upstream has another port each time.",
+        "[server]",
+        f'listen = "{listen}"',
+        f'data_dir = "{data_dir}"',
+        f"drain_seconds = {DRAIN_SECONDS}",
+        "[observe]",
+        'access_log = "stderr"  # a line per call',
+    ]
     for api, names in MODELS.items():
         lines += [
             "[[channels]]",
@@ -58,15 +76,17 @@ def config_text(upstream: str, data_dir: str, listen: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def banner(base: str, secret: str) -> str:
+def banner(base: str, secret: str, available: str, config_file: Path) -> str:
     """What the demo prints; every snippet works when pasted."""
+    command = f"{sys.executable} -m relay --config {config_file}"
     return f"""
 relay demo: a relay with a simulated upstream. Nothing leaves this machine; Ctrl-C ends it.
+Account, key and calls are kept in {config_file.parent}.
 
   OpenAI SDKs      base_url  {base}/v1
   Anthropic SDKs   base_url  {base}
   Gemini SDKs      base_url  {base}
-  API key          {secret}   (100 credits)
+  API key          {secret}   ({available} credits)
 
 Try it:
 
@@ -91,7 +111,13 @@ messages = [{{"role": "user", "content": "Hello"}}]
 message = client.messages.create(model="claude-sonnet-5", max_tokens=200, messages=messages)
 print(message.content[0].text)
 
-What is left:    curl {base}/relay/v1/balance -H "Authorization: Bearer {secret}"
+As its operator:
+
+{command} calls
+{command} account list
+{command} --help
+
+What is left, as the customer:    curl {base}/relay/v1/balance -H "Authorization: Bearer {secret}"
 """
 
 
@@ -100,35 +126,64 @@ def reachable(address: str) -> str:
     return address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
 
 
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that only its owner may read."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+
+
+async def account_and_key(relay: Relay, key_file: Path) -> tuple[str, str]:
+    """The demo's secret and its available credits; account and key are made at the first start."""
+    operations = relay.operations
+    accounts = (await operations.account_list(commands.AccountList()))["accounts"]
+    if accounts and key_file.exists():
+        return key_file.read_text().strip(), accounts[0]["available"]
+    if not accounts:
+        account = await operations.account_create(commands.AccountCreate(email=EMAIL, plan="paid"))
+        await operations.credit_add(commands.CreditAdd(id=account["id"], amount=CREDITS, kind="trial"))
+        accounts = (await operations.account_list(commands.AccountList()))["accounts"]
+    key = await operations.key_create(commands.KeyCreate(id=accounts[0]["id"], name="demo"))
+    write_private(key_file, key["secret"] + "\n")
+    return key["secret"], accounts[0]["available"]
+
+
 async def run(arguments: Namespace) -> int:
-    """Until SIGINT or SIGTERM; 0. The data directory is a temporary one and goes with it."""
+    """Until SIGINT or SIGTERM; 0."""
     quiet.watch_loop(asyncio.get_running_loop())
     listen = getattr(arguments, "listen", None) or "127.0.0.1:8787"
+    folder = FOLDER.absolute()
+    folder.mkdir(mode=0o700, exist_ok=True)
+    config_file, key_file, data_dir = folder / "config.toml", folder / "key", folder / "data"
     upstream = await simulator.start()
-    with tempfile.TemporaryDirectory(prefix="relay-demo-") as folder:
-        config = configuration.parse(config_text(upstream.base_url, folder, listen), file="(demo)")
-        if config.server.listen.unix_path:
-            raise CommandError("invalid", "--listen: the demo listens on HOST:PORT, so that SDKs can be pointed at it")
-        store = await Store.open(Path(folder))
-        try:
-            relay = Relay(config, store, load_pepper(folder, create=True))
-            loop = asyncio.get_running_loop()
+    config = configuration.parse(config_text(upstream.base_url, str(data_dir), listen), file=str(config_file))
+    if config.server.listen.unix_path:
+        raise CommandError("invalid", "--listen: the demo listens on HOST:PORT, so that SDKs can be pointed at it")
+    store = await Store.open(data_dir)
+    try:
+        pepper = load_pepper(str(data_dir), create=not await store.accounts(limit=1))
+        relay = Relay(config, store, pepper)
+        loop = asyncio.get_running_loop()
 
-            def ask_to_stop() -> None:
-                (relay.stop_now if relay.stopping.is_set() else relay.stopping).set()
+        def ask_to_stop() -> None:
+            (relay.stop_now if relay.stopping.is_set() else relay.stopping).set()
 
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, ask_to_stop)
-            await relay.start()
-            account = await relay.operations.account_create(
-                commands.AccountCreate(email="demo@example.com", plan="paid")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ask_to_stop)
+        await relay.start()
+        # Only now: another demo in this folder would have kept the store, and its configuration must stay as it is.
+        write_private(config_file, config_text(upstream.base_url, str(data_dir), relay.address))
+        secret, available = await account_and_key(relay, key_file)
+        print(banner(f"http://{reachable(relay.address)}", secret, available, config_file), flush=True)
+        await relay.stopping.wait()
+        if relay.engine.open_calls:
+            print(
+                f"stopping: {relay.engine.open_calls} calls are in flight and have {DRAIN_SECONDS} s to finish; "
+                "Ctrl-C again ends them now",
+                flush=True,
             )
-            await relay.operations.credit_add(commands.CreditAdd(id=account["id"], amount="100", kind="trial"))
-            key = await relay.operations.key_create(commands.KeyCreate(id=account["id"], name="demo"))
-            print(banner(f"http://{reachable(relay.address)}", key["secret"]), flush=True)
-            await relay.stopping.wait()
-            await relay.stop()
-        finally:
-            await store.close()
-            await upstream.stop()
+        await relay.stop()
+        print(f"stopped; account, key and calls are kept in {folder}", flush=True)
+    finally:
+        await store.close()
+        await upstream.stop()
     return 0

@@ -12,10 +12,10 @@ PAGE = (Path(__file__).parent.parent / "docs" / "clients.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def demo() -> Iterator[Demo]:
-    running = Demo()
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    running = Demo(tmp_path_factory.mktemp("demo"))
     yield running
-    assert running.stop() == (0, "")
+    assert running.stop() == (0, [])
 
 
 def titles(language: str) -> list[str]:

@@ -25,12 +25,13 @@ def blocks(language: str, text: str = README) -> list[str]:
 
 
 class Demo:
-    """`relay demo` on a free port."""
+    """`relay demo` on a free port, in a folder of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.process = subprocess.Popen(
             [*RELAY, "demo", "--listen", "127.0.0.1:0"],
-            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder,
         )  # fmt: skip
         assert self.process.stdout is not None
         self.banner = ""
@@ -41,17 +42,19 @@ class Demo:
         self.address = re.search(r"127\.0\.0\.1:\d+", self.banner)[0]  # type: ignore[index]
         self.secret = re.search(r"sk-\w+-\w+", self.banner)[0]  # type: ignore[index]
 
-    def stop(self) -> tuple[int, str]:
+    def stop(self) -> tuple[int, list[str]]:
+        """The exit status, and what stands on stderr beside the lines of calls."""
         self.process.send_signal(signal.SIGINT)
-        _, errors = self.process.communicate(timeout=30)
-        return self.process.returncode, errors
+        self.output, errors = self.process.communicate(timeout=30)
+        self.calls = [line for line in errors.splitlines() if line.startswith('{"id":"call_')]
+        return self.process.returncode, [line for line in errors.splitlines() if line not in self.calls]
 
 
 @pytest.fixture(scope="module")
-def demo() -> Iterator[Demo]:
-    running = Demo()
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    running = Demo(tmp_path_factory.mktemp("demo"))
     yield running
-    assert running.stop() == (0, "")
+    assert running.stop() == (0, [])
 
 
 def run(command: list[str], code: str = "", cwd: Path | None = None, **environment: str) -> str:
@@ -79,11 +82,33 @@ def test_what_the_demo_prints_works_when_pasted(demo: Demo) -> None:
     curl = re.search(r"^curl .*?'$", demo.banner, re.MULTILINE | re.DOTALL)
     assert curl is not None
     assert '"chat.completion"' in run(["bash"], curl[0])
-    snippets = re.split(r"^Python .*:$", demo.banner.partition("What is left")[0], flags=re.MULTILINE)[1:]
+    snippets = re.split(r"^Python .*:$", demo.banner.partition("As its operator")[0], flags=re.MULTILINE)[1:]
     assert len(snippets) == 2
     for snippet in snippets:
         assert run([sys.executable, "-"], snippet).strip()
-    assert '"balance"' in run(["bash"], demo.banner.partition("What is left:")[2])
+    assert '"balance"' in run(["bash"], demo.banner.partition("as the customer:")[2])
+
+
+def test_finding_newcomer_26_the_demo_can_be_operated_and_is_kept(tmp_path: Path) -> None:
+    """Its commands work as printed; the key works after a restart; each call leaves a line; the end says what is kept."""
+    first = Demo(tmp_path)
+    commands = re.findall(r"^/.* -m relay --config .*(?:calls|list)$", first.banner, re.MULTILINE)
+    assert len(commands) == 2
+    curl = re.search(r"^curl .*?'$", first.banner, re.MULTILINE | re.DOTALL)
+    assert curl is not None
+    run(["bash"], curl[0])
+    assert "gpt-4o" in run(["bash"], commands[0])
+    assert "demo@example.com" in run(["bash"], commands[1])
+    assert first.stop() == (0, [])
+    assert len(first.calls) == 1
+    assert f"stopped; account, key and calls are kept in {tmp_path / '.demo'}" in first.output
+    second = Demo(tmp_path)
+    assert second.secret == first.secret
+    assert "(99.9" in second.banner
+    assert '"chat.completion"' in run(["bash"], curl[0].replace(first.address, second.address))
+    assert "gpt-4o" in run(["bash"], commands[0])
+    assert second.stop() == (0, [])
+    assert (tmp_path / ".demo" / "key").stat().st_mode & 0o077 == 0
 
 
 def test_the_demo_serves_a_realtime_session(demo: Demo) -> None:
