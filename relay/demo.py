@@ -1,7 +1,7 @@
 """`relay demo`: a relay, a simulated upstream, an account and a key, all on one machine.
 
-Everything is kept in `.demo/` of the working directory: the configuration, the store and the key. So the relay's commands
-can be tried on it, and the key still works after a restart. To begin anew, delete the folder.
+Everything is kept in `.demo/` of the working directory: the configuration, the store and the key. So the relay's
+commands can be tried on it, and the key still works after a restart. To begin anew, delete the folder.
 """
 
 import asyncio
@@ -132,12 +132,25 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
+def read_key(path: Path) -> str:
+    """The secret that an earlier start kept; empty where there is none."""
+    return path.read_text().strip() if path.exists() else ""
+
+
+def folder_of_the_demo() -> Path:
+    """`.demo` in the working directory, made if it is not there."""
+    folder = FOLDER.absolute()
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 async def account_and_key(relay: Relay, key_file: Path) -> tuple[str, str]:
     """The demo's secret and its available credits; account and key are made at the first start."""
     operations = relay.operations
     accounts = (await operations.account_list(commands.AccountList()))["accounts"]
-    if accounts and key_file.exists():
-        return key_file.read_text().strip(), accounts[0]["available"]
+    kept = read_key(key_file)
+    if accounts and kept:
+        return kept, accounts[0]["available"]
     if not accounts:
         account = await operations.account_create(commands.AccountCreate(email=EMAIL, plan="paid"))
         await operations.credit_add(commands.CreditAdd(id=account["id"], amount=CREDITS, kind="trial"))
@@ -151,8 +164,7 @@ async def run(arguments: Namespace) -> int:
     """Until SIGINT or SIGTERM; 0."""
     quiet.watch_loop(asyncio.get_running_loop())
     listen = getattr(arguments, "listen", None) or "127.0.0.1:8787"
-    folder = FOLDER.absolute()
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = folder_of_the_demo()
     config_file, key_file, data_dir = folder / "config.toml", folder / "key", folder / "data"
     upstream = await simulator.start()
     config = configuration.parse(config_text(upstream.base_url, str(data_dir), listen), file=str(config_file))

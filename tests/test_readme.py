@@ -90,7 +90,7 @@ def test_what_the_demo_prints_works_when_pasted(demo: Demo) -> None:
 
 
 def test_finding_newcomer_26_the_demo_can_be_operated_and_is_kept(tmp_path: Path) -> None:
-    """Its commands work as printed; the key works after a restart; each call leaves a line; the end says what is kept."""
+    """Commands work as printed, the key works after a restart, each call leaves a line, the end says what is kept."""
     first = Demo(tmp_path)
     commands = re.findall(r"^/.* -m relay --config .*(?:calls|list)$", first.banner, re.MULTILINE)
     assert len(commands) == 2
