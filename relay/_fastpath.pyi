@@ -56,10 +56,10 @@ def scan_request(format: int, body: bytes, table: TokenTable, cuts: tuple[int, .
     """All that a RequestScanner finds in `body`, fed in pieces cut at the ascending offsets `cuts`.
 
     Keys: error (a name of ERROR_CODES), error_param, model, model_span, stream, output_limit, choices, include_usage,
-    stream_options_span, object_start, object_empty, background, priority, geo, web_search, stored_context,
-    prompt_tokens, files (spans of the raw names of files), prefix_start (of the 4 KiB by which calls of one
-    conversation know each other: tools, else instructions, else messages; -1: there are not so many), and text (the
-    counted text alone, in 1/TOKEN_UNIT token).
+    stream_options_span, usage_request (the edit that asks for usage: start, end, text), object_start, object_empty,
+    background, priority, geo, web_search, stored_context, prompt_tokens, files (spans of the raw names of files),
+    prefix_start (of the 4 KiB by which calls of one conversation know each other: tools, else instructions, else
+    messages; -1: there are not so many), and text (the counted text alone, in 1/TOKEN_UNIT token).
     """
 
 def tap(

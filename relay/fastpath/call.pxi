@@ -272,7 +272,10 @@ cdef class Call:
             connection.give_back(monotonic_ns())     # the call ended meanwhile; the connection is good for another
             return
         try:
-            call_send(self, connection)
+            if connection.closed or connection.transport is None:      # accepted, and closed before the loop came to this
+                call_attempt_failed(self, E_UPSTREAM_FAILED)
+            else:
+                call_send(self, connection)
         except Exception as error:
             call_broken(self, error)
 

@@ -57,7 +57,7 @@ cdef int call_forward_to(Call call, Route route, int64_t now) except -1:
     call_note_route(call)
     route.channel.in_flight += 1
     call.on_channel = True
-    connection = route.channel.take_idle(now)
+    connection = route.channel.take_idle()
     call.phase_ns = now
     if connection is None:
         call.state = C_CONNECT
@@ -74,13 +74,14 @@ cdef int call_status_of_failure(Call call):
 cdef int call_send(Call call, UpstreamConnection connection) except -1:
     cdef Buffer b = call.engine.buffer
     cdef Channel channel = call.route.channel
-    cdef list body = call_upstream_body(call)
+    cdef list body
     cdef int64_t size = 0
     cdef bytes part
+    call.connection = connection      # first: whatever goes wrong from here on, the end of the call closes it
+    connection.call = call
+    body = call_upstream_body(call)
     for part in body:
         size += PyBytes_GET_SIZE(part)
-    call.connection = connection
-    connection.call = call
     b.size = 0
     b.add(b"POST ", 5)
     b.add_bytes(call.route.base_path)
@@ -130,8 +131,8 @@ cdef list call_upstream_body(Call call):
     if call.route.channel.ask_usage and call.endpoint.format in (F_CHAT, F_COMPLETIONS) and call.stream \
             and scanner.include_usage != 1:
         call.strip = True
-        edits.append(call.engine.hooks.usage_request(
-            call.body, scanner.stream_options_start, scanner.stream_options_end, scanner.object_start, scanner.object_empty))
+        call.body = [b"".join(call.body)]
+        edits.append(scanner.usage_request(<bytes>call.body[0]))
     if not edits:
         return call.body
     return splice(call.body, edits)

@@ -16,6 +16,7 @@ ctypedef struct Request:
     int64_t model_end
     int64_t options_start
     int64_t options_end
+    int64_t usage_end                   # of the value of `include_usage` in it
     int64_t object_start
     int64_t tools_start                 # where what providers cache begins, -1 absent: tools, instructions, messages
     int64_t system_start
@@ -25,6 +26,7 @@ ctypedef struct Request:
     int64_t overhead                    # tokens besides text and files
     int stream
     int include_usage
+    int usage_size                      # of that value: 0 absent
     int resolution                      # Gemini: tokens per image
     int store
     int model_size
@@ -111,6 +113,9 @@ cdef void request_scalar(Request* r, TokenTable t, const Node* node, int type) n
         if action == R_STREAM_OPTIONS:
             r.options_end = j.at
             r.options_start = j.at - 4
+        elif action == R_INCLUDE_USAGE:
+            r.usage_end = j.at
+            r.usage_size = 4
         return                              # anywhere else, null is as good as absent
     if action == R_MODEL:
         if j.text_over or not j.text_size:
@@ -125,6 +130,8 @@ cdef void request_scalar(Request* r, TokenTable t, const Node* node, int type) n
         request_integer(r, node)
     elif action == R_INCLUDE_USAGE:
         r.include_usage = <int>j.magnitude
+        r.usage_end = j.at
+        r.usage_size = 4 if j.magnitude else 5
     elif action == R_BACKGROUND:
         r.background = <uint8_t>j.magnitude
     elif action == R_SERVICE:
@@ -338,6 +345,19 @@ cdef class RequestScanner:
         self.publish()
         return self.error
 
+    cdef tuple usage_request(self, bytes body):
+        """The edit (start, end, replacement) of a whole body that makes a chat stream report its usage. The text around it
+        stays as the caller wrote it: what is in it is for the provider to judge."""
+        cdef Request* r = &self.request
+        if r.options_start < 0:
+            return r.object_start, r.object_start, b'"stream_options":{"include_usage":true}' + (b"" if r.object_empty else b",")
+        if r.usage_size:
+            return r.usage_end - r.usage_size, r.usage_end, b"true"
+        if PyBytes_AS_STRING(body)[r.options_start] != 123:
+            return r.options_start, r.options_end, b'{"include_usage":true}'      # null
+        empty = not body[r.options_start + 1:r.options_end - 1].strip(b" \t\r\n")
+        return r.options_start + 1, r.options_start + 1, b'"include_usage":true' + (b"" if empty else b",")
+
     cdef int64_t prefix_start(self, int64_t size) noexcept:
         """Where `size` bytes of what a provider's prompt cache looks at first begin, -1: there are not so many.
 
@@ -392,6 +412,7 @@ def scan_request(int format, bytes body not None, TokenTable table not None, tup
         "choices": scanner.choices,
         "include_usage": scanner.include_usage,
         "stream_options_span": (scanner.stream_options_start, scanner.stream_options_end),
+        "usage_request": scanner.usage_request(body) if not scanner.error else None,
         "object_start": scanner.object_start,
         "object_empty": bool(scanner.object_empty),
         "background": bool(scanner.background),

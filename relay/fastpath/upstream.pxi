@@ -162,13 +162,13 @@ cdef class Channel:
     def py_calm(self, int64_t now):
         return bool(self.calm(now))
 
-    cdef UpstreamConnection take_idle(self, int64_t now_ns):
+    cdef UpstreamConnection take_idle(self):
         """The most recently used idle connection, or None. LIFO: the rest cools down and can be closed."""
         cdef UpstreamConnection connection
         while self.idle:
             connection = <UpstreamConnection>self.idle.pop()
             if not connection.closed and not connection.transport.is_closing():
-                if now_ns - connection.idle_since_ns < LOOKED_AT_IDLE_NS or connection.still_open():
+                if connection.still_quiet():
                     return connection
                 connection.close()
         return None
@@ -193,6 +193,7 @@ cdef class UpstreamConnection:
     cdef Call call
     cdef bint closed
     cdef bint want_read_paused
+    cdef int descriptor
     cdef int64_t idle_since_ns
     cdef ResponseHead head             # used again by every call on this connection: one at a time
 
@@ -202,6 +203,7 @@ cdef class UpstreamConnection:
 
     def connection_made(self, transport):
         self.transport = transport
+        self.descriptor = transport.get_extra_info("socket").fileno()
         self.channel.connects += 1
 
     # A call may end, and lose its last reference elsewhere, inside these methods: each holds it in a variable meanwhile.
@@ -250,15 +252,12 @@ cdef class UpstreamConnection:
             self.idle_since_ns = now_ns
             self.channel.idle.append(self)
 
-    cdef bint still_open(self):
-        """Whether the far side has sent nothing, no end either: what the loop has not read yet shows in the socket."""
+    cdef bint still_quiet(self):
+        """Whether the far side has sent nothing, no end either, since its last answer: what the loop has not read yet shows in
+        the socket. Asked before every use, however short the connection was idle: what is there answers no request of ours,
+        and would be read as the answer to the next one. One system call, less than a microsecond."""
         cdef char byte
-        cdef int descriptor
-        try:
-            descriptor = self.transport.get_extra_info("socket").fileno()
-        except Exception:
-            return False
-        return recv(descriptor, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN
+        return recv(self.descriptor, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN
 
     cdef void pause(self):
         if not self.want_read_paused and not self.closed and self.transport is not None:
@@ -271,9 +270,6 @@ cdef class UpstreamConnection:
             self.transport.resume_reading()
 
 
-# A connection that was idle for longer is looked at before it is used: one system call, which calls in quick succession
-# do not pay.
-cdef int64_t LOOKED_AT_IDLE_NS = 1_000_000_000
 cdef Py_ssize_t IDLE_CONNECTIONS_MAX = 1024     # per channel
 
 

@@ -81,7 +81,7 @@ class Connector:
                 )
         except TimeoutError:
             call.connect_failed(True)
-        except OSError as error:  # includes ssl.SSLError and name resolution
+        except (OSError, ValueError, RuntimeError) as error:  # TLS, name resolution, a name that IDNA cannot write
             log.warning("channel %s: no connection (%s)", channel.name, type(error).__name__)
             call.connect_failed(False)
         else:

@@ -95,19 +95,6 @@ class Hooks:
             log.warning("channel %s: in use again", channel.name)
             self.on_event("channel_closed", None, channel.name)
 
-    def usage_request(
-        self, parts: list[bytes], start: int, end: int, object_start: int, object_empty: bool
-    ) -> tuple[int, int, bytes]:
-        """The edit (start, end, replacement) that makes a chat stream report its usage."""
-        if start < 0:
-            text = b'"stream_options":{"include_usage":true}' + (b"" if object_empty else b",")
-            return object_start, object_start, text
-        options: Any = orjson.loads(b"".join(parts)[start:end])
-        if not isinstance(options, dict):
-            options = {}
-        options["include_usage"] = True
-        return start, end, orjson.dumps(options)
-
     def annotate(self, data: bytes, is_event: bool, cost_nano: int, card: str, balance_nano: int) -> bytes | None:
         member = annotate.addition(cost_nano, card, balance_nano)
         return (annotate.event if is_event else annotate.document)(data, member)

@@ -201,7 +201,8 @@ class Upstreams:
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=self._tls, limit=0, keepalive_timeout=30),
+                # A connection for each request: aiohttp takes what came on an idle one as the next answer.
+                connector=aiohttp.TCPConnector(ssl=self._tls, limit=0, force_close=True),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 skip_auto_headers=("User-Agent", "Accept", "Content-Type", "Accept-Encoding"),

@@ -422,6 +422,20 @@ DOCUMENTS = {
 }
 
 
+@settings(deadline=None)
+@given(data=st.data(), ascii=st.booleans(), indent=st.sampled_from([None, 1]))
+def test_the_edit_that_asks_for_usage(data, ascii, indent):
+    """It sets `include_usage` and changes nothing else."""
+    document = data.draw(DOCUMENTS[CHAT])
+    body = json.dumps(document, ensure_ascii=ascii, indent=indent).encode("utf-8", "surrogatepass")
+    result = scan(CHAT, body)
+    if result["error"]:
+        return
+    start, end, put = result["usage_request"]
+    expected = {**document, "stream_options": {**(document.get("stream_options") or {}), "include_usage": True}}
+    assert json.loads((body[:start] + put + body[end:]).decode("utf-8", "surrogatepass")) == expected
+
+
 @pytest.mark.parametrize("format", DOCUMENTS)
 @settings(deadline=None)
 @given(data=st.data(), ascii=st.booleans(), cuts=st.lists(st.integers(0, 500), max_size=8))
