@@ -266,6 +266,18 @@ def _list_words(words: _Words) -> None:
     calls.add_argument("--status", metavar="S", help="HTTP status (402) or error code (rate_limit_requests)")
     calls.add_argument("--limit", type=_count, metavar="N", help="default 100; 0: all")
     calls.add_argument("--csv", action="store_true")
+    usage = words.add("usage", "what was used and what it cost; kept for ever, unlike calls")
+    usage.add_argument(
+        "--by", metavar="GROUP", action="append",
+        help="day or month (default), model, key, account, organisation; repeatable",
+    )  # fmt: skip
+    usage.add_argument("--account", metavar="ID")
+    usage.add_argument("--key", metavar="KEY")
+    usage.add_argument("--organisation", metavar="NAME")
+    usage.add_argument("--model", metavar="M")
+    usage.add_argument("--since", metavar="T", help="first day (UTC), or an age such as 30d")
+    usage.add_argument("--until", metavar="T", help="the day after the last one")
+    usage.add_argument("--csv", action="store_true")
     words.group("rates", "prices")
     words.add("rates show", "the prices in force")
     words.add("rates check", "check the prices; exit 1 when something is wrong")
@@ -304,5 +316,7 @@ def fields_of(arguments: argparse.Namespace) -> dict[str, Any]:
             value = None
         elif name == "tokens_per_call":
             value = dict(value)
+        elif name == "by":
+            value = ",".join(value)
         fields[name] = value
     return fields

@@ -22,6 +22,7 @@ LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
             "output_tokens", "usage_source", "cost", "latency_ms",
         ),
     ),
+    "usage": ("usage", ()),  # the columns follow from what was asked for
     "events": ("events", ("time", "kind", "code", "account_id", "key_id", "scope", "channel", "count", "detail")),
 }  # fmt: skip
 
@@ -34,7 +35,18 @@ CALL_FIELDS = (
 )  # fmt: skip
 # Spreadsheets run a cell that begins with one of these as a formula, and a User-Agent is a stranger's text.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-_RIGHT = {"balance", "held", "count", "status", "input_tokens", "output_tokens", "cost", "latency_ms", "amount"}
+_RIGHT = {
+    "balance", "held", "count", "status", "input_tokens", "output_tokens", "cost", "latency_ms", "amount", "calls",
+    "failed", "cache_read_tokens", "cache_write_tokens", "images", "video_seconds", "web_searches",
+}  # fmt: skip
+# Columns of sums that are left out for people where they are 0 in every row.
+_RARE = {"failed", "cache_read_tokens", "cache_write_tokens", "images", "video_seconds", "web_searches"}
+
+
+def usage_columns(rows: Sequence[Document], *, all_of_them: bool) -> tuple[str, ...]:
+    """The columns of `relay usage`: the groups that were asked for, then the sums."""
+    names = tuple(rows[0]) if rows else ()
+    return tuple(name for name in names if all_of_them or name not in _RARE or any(row[name] for row in rows))
 
 
 def as_json(document: Any) -> str:
@@ -42,14 +54,14 @@ def as_json(document: Any) -> str:
     return json.dumps(document, ensure_ascii=False, separators=(", ", ": "))
 
 
-def as_csv(rows: Iterable[Document], *, head: bool) -> str:
-    """Call records as CSV (RFC 4180 quoting, LF line ends)."""
+def as_csv(rows: Iterable[Document], fields: Sequence[str], *, head: bool) -> str:
+    """Rows as CSV (RFC 4180 quoting, LF line ends)."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     if head:
-        writer.writerow(CALL_FIELDS)
+        writer.writerow(fields)
     for row in rows:
-        writer.writerow([_csv_cell(row.get(field)) for field in CALL_FIELDS])
+        writer.writerow([_csv_cell(row.get(field)) for field in fields])
     return out.getvalue()
 
 

@@ -203,6 +203,14 @@ def test_calls_as_csv(either: Cli):
     assert len(rows) == 1
 
 
+def test_finding_newcomer_8_usage(either: Cli):
+    assert either("usage").stdout == "none\n"
+    assert either.json("usage", "--by", "account", "--by", "day", "--since", "30d") == []
+    refused = either("usage", "--by", "weekday")
+    assert refused.returncode == 1
+    assert "by: expected some of day, month, model, key, account, organisation" in refused.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     [

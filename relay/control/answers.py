@@ -213,6 +213,51 @@ class Calls(Answer):
     next: str | None
 
 
+class UsageSums(Answer):
+    """Sums over calls. `failed`: those with an error code."""
+
+    calls: int
+    failed: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    images: int
+    video_seconds: int
+    web_searches: int
+    cost: Amount
+
+
+class CustomerUsageRow(UsageSums):
+    """The sums of a group; the fields that name the group are those that were asked for."""
+
+    day: Day | UnsetType = UNSET
+    month: str | UnsetType = UNSET
+    model: str | UnsetType | None = UNSET
+
+
+class UsageRow(CustomerUsageRow):
+    """The sums of a group; the fields that name the group are those that were asked for."""
+
+    key_id: str | UnsetType | None = UNSET
+    account_id: str | UnsetType | None = UNSET
+    organisation_id: str | UnsetType | None = UNSET
+
+
+class CustomerUsage(Answer):
+    """What this key used. `total`: of all rows."""
+
+    usage: list[CustomerUsageRow]
+    total: UsageSums
+
+
+class Usage(Answer):
+    """What was used. `total`: of all rows."""
+
+    usage: list[UsageRow]
+    total: UsageSums
+
+
 class Event(Answer):
     """A refusal of a limiter (`count` of them), a security event or an operator's act."""
 
@@ -515,6 +560,7 @@ OF_COMMAND: dict[str, type[msgspec.Struct]] = {
     "key suspend": Key,
     "key resume": Key,
     "calls": Calls,
+    "usage": Usage,
     "rates show": Rates,
     "rates check": RatesCheck,
     "rates schedule": NewlyScheduled,

@@ -154,6 +154,23 @@ class Calls(Params, frozen=True, kw_only=True):
     limit: int = 100
 
 
+class UsagePeriod(Params, frozen=True, kw_only=True):
+    """Which days (UTC, whole ones) and which model."""
+
+    since: str | None = None
+    until: str | None = None
+    model: str | None = None
+
+
+class Usage(UsagePeriod, frozen=True, kw_only=True):
+    """Sums over calls. `by`: day or month, model, key, account, organisation, separated by commas."""
+
+    by: str = "month"
+    account: str | None = None
+    key: str | None = None
+    organisation: str | None = None
+
+
 class Events(Params, frozen=True, kw_only=True):
     """Events, newest first: at most `limit`."""
 
@@ -234,6 +251,7 @@ def _table() -> dict[str, Command]:
         Command("key suspend", "POST", "/keys/{id}/suspend", IdReason),
         Command("key resume", "POST", "/keys/{id}/resume", IdReason),
         Command("calls", "GET", "/calls", Calls),
+        Command("usage", "GET", "/usage", Usage),
         Command("rates show", "GET", "/rates", Nothing),
         Command("rates check", "GET", "/rates/check", Nothing),
         Command("rates schedule", "POST", "/rates/schedule", RatesSchedule),

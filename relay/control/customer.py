@@ -1,4 +1,4 @@
-"""What a customer may ask with an API key: /relay/v1/balance, limits, calls, rates.
+"""What a customer may ask with an API key: /relay/v1/balance, limits, calls, usage, rates.
 
 The key is checked by a function of the app (the same check as for API calls, network and expiry included; asking
 takes no permits and costs nothing). A key sees the balance of its account and its own calls, not those of other keys:
@@ -12,13 +12,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
 
 from relay import units
 from relay.config import Config
-from relay.control import answers, commands, documents, openapi, pricelist, values
+from relay.control import answers, commands, documents, openapi, pricelist, usage, values
 from relay.control.documents import Document
 from relay.control.failures import CommandError
 from relay.control.live import Live, ScopeView
@@ -43,6 +44,8 @@ class Caller:
     models: frozenset[str] | None
 
 
+Q = TypeVar("Q", bound=commands.Params)
+
 # Gives the caller of a request, or raises CommandError("unauthorized" | "refused", ...).
 Authenticate = Callable[[web.Request], Awaitable[Caller]]
 
@@ -57,11 +60,18 @@ class CallsQuery(commands.Params, frozen=True, kw_only=True):
     limit: int = 100
 
 
+class UsageQuery(commands.UsagePeriod, frozen=True, kw_only=True):
+    """Sums over the key's calls. `by`: day or month, model, separated by commas."""
+
+    by: str = "month"
+
+
 # Name below PREFIX, which is the name of the method too: parameters, answer.
 ROUTES: dict[str, tuple[type[commands.Params], type[msgspec.Struct]]] = {
     "balance": (commands.Nothing, answers.CustomerBalance),
     "limits": (commands.Nothing, answers.CustomerLimits),
     "calls": (CallsQuery, answers.CustomerCalls),
+    "usage": (UsageQuery, answers.CustomerUsage),
     "rates": (commands.Nothing, answers.CustomerRates),
 }
 
@@ -89,7 +99,7 @@ def openapi_document() -> Document:
 
 
 class CustomerApi:
-    """The four routes, and their description. `config` gives the configuration in force."""
+    """The routes, and their description. `config` gives the configuration in force."""
 
     def __init__(self, store: Store, live: Live, config: Callable[[], Config], authenticate: Authenticate) -> None:
         self._store = store
@@ -146,10 +156,7 @@ class CustomerApi:
 
     async def calls(self, caller: Caller, request: web.Request) -> Document:
         """The key's own calls."""
-        try:
-            query = msgspec.convert(query_fields(request), CallsQuery, strict=False)
-        except msgspec.ValidationError as failure:
-            raise CommandError("invalid", str(failure), "query") from None
+        query = _query(request, CallsQuery)
         now_ms = time.time_ns() // 1_000_000
         limit = values.page(query.limit)
         status, error_code = values.status_filter(query.status)
@@ -169,10 +176,25 @@ class CustomerApi:
                 del record[field]
         return {"calls": records, "next": records[-1]["id"] if len(records) == limit else None}
 
+    async def usage(self, caller: Caller, request: web.Request) -> Document:
+        """What the key used, also beyond the retention of its calls."""
+        query = _query(request, UsageQuery)
+        by = usage.groups(query.by, ("day", "month", "model"))
+        return await usage.document(
+            self._store, by, query, time.time_ns() // 1_000_000, account_id=caller.account_id, key_id=caller.key_id
+        )
+
     async def rates(self, caller: Caller, _: web.Request) -> Document:
         """The prices of the models this key may use, discount included."""
         schedule = await self._store.rate_schedule()
         return pricelist.customer_rates(self._config(), caller.models, schedule, time.time_ns() // 1_000_000)
+
+
+def _query(request: web.Request, kind: type[Q]) -> Q:
+    try:
+        return msgspec.convert(query_fields(request), kind, strict=False)
+    except msgspec.ValidationError as failure:
+        raise CommandError("invalid", str(failure), "query") from None
 
 
 def _scope(view: ScopeView) -> Document:

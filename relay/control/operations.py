@@ -18,7 +18,7 @@ from msgspec import UnsetType
 from relay import __version__, rate_files, units
 from relay.config import Config, Rate
 from relay.config_values import ConfigError
-from relay.control import commands, documents, pricelist, published, values
+from relay.control import commands, documents, pricelist, published, usage, values
 from relay.control.commands import Command
 from relay.control.documents import Document
 from relay.control.failures import CommandError, conflict, invalid, not_found
@@ -503,6 +503,24 @@ class Operations:
         )
         last = units.call_text(found[-1].id) if len(found) == limit else None
         return {"calls": [documents.call(row) for row in found], "next": last}
+
+    async def usage(self, params: commands.Usage) -> Document:
+        """Sums over all calls that ever were, also over those that retention has deleted."""
+        organisation_id: int | None = None
+        if params.organisation is not None:
+            organisation = await self._store.find_organisation(params.organisation)
+            if organisation is None:
+                raise not_found("organisation")
+            organisation_id = organisation.id
+        return await usage.document(
+            self._store,
+            usage.groups(params.by),
+            params,
+            _now_ms(),
+            account_id=(await self._account(params.account)).id if params.account is not None else None,
+            key_id=(await self._key(params.key)).id if params.key is not None else None,
+            organisation_id=organisation_id,
+        )
 
     async def events(self, params: commands.Events) -> Document:
         """Limiter refusals, security events, acts of operators; newest first."""

@@ -156,6 +156,26 @@ class RollupRow(Struct, frozen=True):
     cost_nano: int
 
 
+class UsageRow(Struct, frozen=True):
+    """Sums over calls. What they are not grouped by is None; `key_id` 0 and `model` "": unknown."""
+
+    day: int | None
+    model: str | None
+    key_id: int | None
+    account_id: int | None
+    organisation_id: int | None
+    calls: int
+    failed: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    images: int
+    video_seconds: int
+    web_searches: int
+    cost_nano: int
+
+
 class CallDetails(Struct, frozen=True):
     """What the cost of a call depends on beside its record, as `records.CALL_DETAILS`."""
 

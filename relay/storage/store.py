@@ -23,7 +23,7 @@ from relay.records import (
     call_day,
     first_call_id,
 )
-from relay.storage import backup, calls, directory, events, journal, ledger, verify
+from relay.storage import backup, calls, directory, events, journal, ledger, usage, verify
 from relay.storage.batch import BatchWriter
 from relay.storage.database import Connection, Worker, open_reader, open_writer
 from relay.storage.errors import Conflict, NotFound, StoreError
@@ -50,6 +50,7 @@ from relay.storage.rows import (
     RollupRow,
     ScheduledRatesRow,
     Spend,
+    UsageRow,
 )
 from relay.storage.verify import CostFunction
 
@@ -647,6 +648,34 @@ class Store:
         """Sums per key, model and day; until_day is included."""
         last_day = DAY_MAX if until_day is None else until_day
         return await self._read(lambda db: calls.select_rollups(db, account_id, since_day, last_day))
+
+    async def usage(
+        self,
+        groups: Sequence[str],
+        *,
+        account_id: int | None = None,
+        key_id: int | None = None,
+        organisation_id: int | None = None,
+        model: str | None = None,
+        since_day: int = 0,
+        until_day: int | None = None,
+        limit: int,
+    ) -> list[UsageRow]:
+        """Sums over all calls that ever were, by some of `usage.GROUPS`; until_day is included."""
+        last_day = DAY_MAX if until_day is None else until_day
+        return await self._aside(
+            lambda db: usage.select_usage(
+                db,
+                groups,
+                account_id=account_id,
+                key_id=key_id,
+                organisation_id=organisation_id,
+                model=model,
+                since_day=since_day,
+                until_day=last_day,
+                limit=limit,
+            )
+        )
 
     async def events(
         self, *, since_ms: int = 0, kind: str | None = None, account_id: int | None = None, limit: int = 1000

@@ -40,7 +40,7 @@ async def client(store: Store, live: FakeLive, config: Config, operations: Opera
 
 
 async def test_every_route_wants_a_key(client: Client):
-    for name in ("balance", "limits", "calls", "rates", "nothing"):
+    for name in ("balance", "limits", "calls", "usage", "rates", "nothing"):
         answer = await client.get(f"/relay/v1/{name}")
         assert answer.status == (404 if name == "nothing" else 401)
         assert set((await answer.json())["error"]) == {"code", "message"}
@@ -112,3 +112,20 @@ async def test_other_methods_are_refused(client: Client):
     answer = await client.post("/relay/v1/balance", headers={"x-api-key": "one"})
     assert (answer.status, answer.headers["Allow"]) == (405, "GET")
     assert (await answer.json())["error"]["code"] == "method_not_allowed"
+
+
+async def test_finding_newcomer_8_a_key_sees_its_own_usage(client: Client, store: Store):
+    now_ms = time.time_ns() // 1_000_000
+    for counter, key_id in enumerate((1, 1, 2)):
+        base = dict.fromkeys(CALL_RECORD_FIELDS, 0) | {
+            "id": units.call_id(now_ms, counter), "account_id": 1, "key_id": key_id, "path": "/v1/chat/completions",
+            "model": "gpt-4o", "usage_source": "upstream", "status": 200, "error_code": None, "first_byte_us": None,
+            "organisation_id": None, "day": units.day_of(now_ms // 1000), "input_tokens": 7, "user_agent": "",
+            "source_ip": "",
+        }  # fmt: skip
+        store.append_calls([tuple(base.values())])
+    own = await (await client.get("/relay/v1/usage?by=day,model", headers={"x-api-key": "one"})).json()
+    assert own["total"]["input_tokens"] == 14
+    assert [(row["model"], row["calls"]) for row in own["usage"]] == [("gpt-4o", 2)]
+    for query in ("by=key", "by=account", "by=day&by=model", "key=key_2"):
+        assert (await client.get(f"/relay/v1/usage?{query}", headers={"x-api-key": "one"})).status == 400

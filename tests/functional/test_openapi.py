@@ -48,7 +48,7 @@ async def filled(relay: RelayProcess) -> str:
 async def test_the_customers_document_holds(own: RelayProcess):
     secret = await filled(own)
     document = await asyncio.to_thread(fetch, own.base_url, "/relay/v1/openapi.json", "")
-    assert set(document["paths"]) == {f"/relay/v1/{name}" for name in ("balance", "limits", "calls", "rates")}
+    assert set(document["paths"]) == {f"/relay/v1/{name}" for name in ("balance", "limits", "calls", "usage", "rates")}
     seen = await asyncio.to_thread(explore, document, own.base_url, secret, examples=3 * EXAMPLES)
     for path in document["paths"]:
         assert seen[f"GET {path}", 200] > 0, path
