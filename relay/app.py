@@ -106,6 +106,7 @@ class Relay:
             self._local,
             header_seconds=config.timeouts.header_seconds,
             body_idle_seconds=config.timeouts.body_idle_seconds,
+            write_stall_seconds=config.timeouts.write_stall_seconds,
         )
         self.hooks.handover = self.api.take_over
         self.hooks.on_event = self._channel_event
@@ -299,6 +300,7 @@ class Relay:
             other_connections=self.api.connections,
             descriptors=self._descriptors_used(),
             keys_loaded=self.keyring.loaded_keys,
+            open_calls=self.open_calls,
         )
 
     def _watch_memory(self) -> None:
@@ -453,6 +455,7 @@ class Relay:
         engine.usage_in_answers = billing.usage_in_answers
         self.api.header_seconds = timeouts.header_seconds
         self.api.body_idle_seconds = timeouts.body_idle_seconds
+        self.api.write_stall_seconds = timeouts.write_stall_seconds
         self.hooks.no_balance_status_openai = billing.no_balance_status_openai
         self.hooks.use_addresses(Addresses(server.trusted_proxies))
         self.side.configure(config, channels)
@@ -554,6 +557,11 @@ class Relay:
             )
         return views
 
+    @property
+    def open_calls(self) -> int:
+        """Of the compiled pipeline and of Python's part: files, stored objects, jobs, realtime."""
+        return self.engine.open_calls + len(self.side.desk.open)
+
     def status(self) -> dict[str, Any]:
         engine = self.engine
         return {
@@ -561,7 +569,7 @@ class Relay:
             "pid": os.getpid(),
             "uptime_seconds": round(time.monotonic() - self._began, 3),
             "draining": engine.draining,
-            "open_calls": engine.open_calls,
+            "open_calls": self.open_calls,
             "connections": engine.open_connections + self.api.connections,
             "calls_total": engine.calls_total,
             "keys_loaded": self.keyring.loaded_keys,
@@ -592,7 +600,7 @@ class Relay:
 
     async def drain(self) -> dict[str, Any]:
         self.stopping.set()
-        return {"draining": True, "open_calls": self.engine.open_calls}
+        return {"draining": True, "open_calls": self.open_calls}
 
     # -- answered here
 
@@ -728,7 +736,7 @@ async def _serve(config: Config, descriptors_max: int) -> int:
         await relay.stopping.wait()
         log.info(
             "stopping: %d calls in flight have %d s to finish; a second signal ends them now",
-            relay.engine.open_calls,
+            relay.open_calls,
             relay.config.server.drain_seconds,
         )
         await relay.stop()

@@ -187,9 +187,9 @@ async def run(arguments: Namespace) -> int:
         secret, available = await account_and_key(relay, key_file)
         print(banner(f"http://{reachable(relay.address)}", secret, available, config_file), flush=True)
         await relay.stopping.wait()
-        if relay.engine.open_calls:
+        if relay.open_calls:
             print(
-                f"stopping: {relay.engine.open_calls} calls are in flight and have {DRAIN_SECONDS} s to finish; "
+                f"stopping: {relay.open_calls} calls are in flight and have {DRAIN_SECONDS} s to finish; "
                 "Ctrl-C again ends them now",
                 flush=True,
             )

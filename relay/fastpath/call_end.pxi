@@ -79,7 +79,7 @@ cdef int call_fail(Call call, int code) except -1:
             if event:
                 call_inject(call, event)
         if not event and not call.reframe and (call.plain or call.head.framing == B_CLOSE):
-            transport.abort()     # no framing could show the cut: a reset must
+            call.engine.hooks.reset(transport)     # no framing could show the cut
     call_end(call, code, call.status, False)
     call.client.answered(False)
     return 0
@@ -224,6 +224,8 @@ cdef void call_broken(Call call, object error):
     try:
         call_drop_connection(call)
         if call.head_sent:
+            if call.client.transport is not None and (call.plain or not call.reframe and call.head.framing == B_CLOSE):
+                call.engine.hooks.reset(call.client.transport)
             call_end(call, E_INTERNAL, call.status, False)
             call.client.answered(False)
         else:

@@ -591,7 +591,7 @@ cdef class Engine:
                 if door.transport is None:
                     self.closing.discard(door)
                 elif self.tick - door.since_tick > self.write_stall_ticks:
-                    door.transport.abort()
+                    self.hooks.reset(door.transport)
 
     cdef int sweep_call(self, Call call, int64_t now) except -1:
         cdef Channel channel
@@ -611,7 +611,7 @@ cdef class Engine:
                     transport = call.client.transport
                     call_stop(call, E_CLIENT_STALLED)
                     if transport is not None:
-                        transport.abort()
+                        self.hooks.reset(transport)
             elif (self.tick - call.active_tick) * (1_000_000_000 // 4) > channel.stream_idle_timeout_ns:
                 call_fail(call, E_UPSTREAM_STALLED)
         elif call.state == C_PIECES and call.client.write_paused and (
@@ -619,7 +619,7 @@ cdef class Engine:
             transport = call.client.transport
             call_stop(call, E_CLIENT_STALLED)
             if transport is not None:
-                transport.abort()
+                self.hooks.reset(transport)
         if call.left_ns and (now - call.left_ns > self.read_on_ns_max or (
                 call.tap is not None and call.tap.counted_tokens() - call.left_tokens > self.read_on_tokens_max)):
             call_stop(call, E_CLIENT_GONE)

@@ -460,7 +460,7 @@ cdef class FrontDoor(ClientSide):
             if call is not None:
                 call_stop(call, E_CLIENT_STALLED)
             if self.transport is not None:
-                self.transport.abort()
+                engine.hooks.reset(self.transport)
             return 0
         if self.state == P_IDLE:
             if self.pending is not None and not self.write_paused:

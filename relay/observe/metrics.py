@@ -36,6 +36,7 @@ class Figures:
     other_connections     those that aiohttp's parser has
     descriptors           file descriptors of connections
     keys_loaded           keys in memory
+    open_calls            calls in flight, Python's too
     """
 
     pending: int
@@ -47,6 +48,7 @@ class Figures:
     other_connections: int
     descriptors: int
     keys_loaded: int
+    open_calls: int
 
 
 class _Route(NamedTuple):
@@ -185,7 +187,7 @@ class Metrics:
         engine = self._engine
         connections = engine.open_connections + figures.other_connections
         page.single("relay_draining", "gauge", "1 while it stops.", int(engine.draining))
-        page.single("relay_open_calls", "gauge", "Calls in flight.", engine.open_calls)
+        page.single("relay_open_calls", "gauge", "Calls in flight.", figures.open_calls)
         page.single("relay_open_connections", "gauge", "Connections of clients.", connections)
         page.single("relay_connections_max", "gauge", "server.connections_max in force.", engine.connections_max)
         page.single("relay_waiting_bytes", "gauge", "Bytes of request bodies in memory.", engine.waiting_bytes)

@@ -16,6 +16,7 @@ from relay.policy.routing import KeyRests
 from relay.proxy import decoders, forms
 from relay.proxy.addresses import Addresses
 from relay.proxy.connect import Connector
+from relay.proxy.cutting import reset
 from relay.wire import annotate, upstream_errors
 from relay.wire import errors as wire_errors
 
@@ -52,6 +53,9 @@ class Hooks:
 
     def connect(self, channel: Channel, call: Call) -> None:
         self._connector.connect(channel, call)
+
+    def reset(self, transport: asyncio.BaseTransport) -> None:
+        reset(transport)
 
     def decoder(self, encoding: bytes) -> decoders.Decoder | None:
         return decoders.decoder(encoding)

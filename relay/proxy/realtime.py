@@ -121,6 +121,8 @@ async def _run(
     except ConnectionError:
         code = "client_gone"
     finally:
+        if code == "client_gone" and call.stalled:
+            code = "client_stalled"
         call.end(499 if code == "client_gone" else _SWITCHING, code)
         await asyncio.shield(_close(near, far, code))
     return near

@@ -7,13 +7,14 @@ itself; aiohttp only parses the request and keeps the connection.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.web_protocol import RequestHandler
 
 from relay import _fastpath, quiet
 from relay._fastpath import Bridge, Engine
+from relay.proxy.cutting import reset
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
 from relay.wire import paths
@@ -21,6 +22,7 @@ from relay.wire.endpoints import D_OPENAI, F_IMAGES, Endpoint
 
 log = logging.getLogger("relay.server")
 
+WRITE_BUFFER_HIGH = 4096  # as at the front door: what waits for a client is hardly more than the last piece
 HEAD_BYTES_MAX = 65_536  # names and values together; aiohttp itself bounds only their number and the size of each
 E_BODY_TOO_LARGE = _fastpath.ERROR_CODES.index("body_too_large")
 E_BODY_TIMEOUT = _fastpath.ERROR_CODES.index("body_timeout")
@@ -51,13 +53,21 @@ def _error(exc_info: object) -> BaseException | None:
 class Protocol(RequestHandler):
     """aiohttp's server protocol, with our error pages and the news of its transport passed to the call under way."""
 
-    __slots__ = ("bridge", "on_lost", "partial_since")
+    __slots__ = ("bridge", "closing_since", "on_lost", "partial_since", "paused_since", "stalled", "wire")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.bridge: Bridge | None = None
         self.on_lost: Callable[[], object] | None = None  # ends what is done for a client that is gone
         self.partial_since = 0.0
+        self.wire: asyncio.Transport | None = None  # also while it closes
+        self.paused_since = self.closing_since = 0.0
+        self.stalled = False  # it was let go because its client takes nothing
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.wire = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self.wire.set_write_buffer_limits(WRITE_BUFFER_HIGH)
+        super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         if self.partial_since == 0.0:
@@ -68,6 +78,7 @@ class Protocol(RequestHandler):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self.paused_since = self._loop.time()
         if self.bridge is not None:
             self.bridge.pause_writing()
 
@@ -81,6 +92,7 @@ class Protocol(RequestHandler):
             self.bridge.gone()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self.wire = None
         if self.bridge is not None:
             self.bridge.gone()
         if self.on_lost is not None:
@@ -95,6 +107,25 @@ class Protocol(RequestHandler):
     def late(self, now: float, header_seconds: float) -> bool:
         """Whether a request head has been arriving for too long."""
         return self.idle and self.partial_since > 0.0 and now - self.partial_since > header_seconds
+
+    def let_go_if_stalled(self, now: float, stall_seconds: float) -> None:
+        """A client that takes nothing of an answer, or of what was left of it when its connection was closed."""
+        wire = self.wire
+        if wire is None or self.bridge is not None:  # the pipeline looks after its own calls
+            return
+        if wire.is_closing():
+            self.closing_since = self.closing_since or now
+            late = now - self.closing_since > stall_seconds
+        else:
+            late = self.writing_paused and now - self.paused_since > stall_seconds
+        if late:
+            self.stalled = True
+            reset(wire)
+
+    async def written(self) -> None:
+        """Until the client has taken what earlier answers left."""
+        if self.writing_paused:
+            await self._drain_helper()
 
     def handle_error(
         self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -171,12 +202,21 @@ class _Runner(web.AppRunner):
 class ApiServer:
     """The application behind the front door: API calls in an unusual form, and whatever `local` answers."""
 
-    def __init__(self, engine: Engine, local: LocalHandler, *, header_seconds: float, body_idle_seconds: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        local: LocalHandler,
+        *,
+        header_seconds: float,
+        body_idle_seconds: float,
+        write_stall_seconds: float,
+    ) -> None:
         self._engine = engine
         self._local = local
         self.side: SideHandler | None = None  # files, stored objects, jobs: endpoint, id, query
         self.upload_bytes_max = 0
         self.header_seconds = header_seconds
+        self.write_stall_seconds = write_stall_seconds
         self.body_idle_seconds = body_idle_seconds
         self.app = web.Application(client_max_size=1 << 20, middlewares=[_unrouted])
         self.app.on_response_prepare.append(_name_server)
@@ -218,14 +258,17 @@ class ApiServer:
         return len(server.connections) if server is not None else 0
 
     def sweep(self) -> None:
-        """Closes connections whose request head does not arrive in time; about once a second."""
+        """Closes connections whose request head does not arrive in time, or whose client takes nothing; about once a
+        second."""
         server = self._runner.server if self._runner is not None else None
         if server is None:
             return
         now = asyncio.get_running_loop().time()
         for connection in server.connections:
-            if isinstance(connection, Protocol) and connection.late(now, self.header_seconds):
-                connection.force_close()
+            if isinstance(connection, Protocol):
+                if connection.late(now, self.header_seconds):
+                    connection.force_close()
+                connection.let_go_if_stalled(now, self.write_stall_seconds)
 
     def close_idle(self) -> None:
         """Closes connections that wait for a request; others close behind the one they are at."""
@@ -260,6 +303,8 @@ class ApiServer:
         return None
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        if isinstance(request.protocol, Protocol):
+            await request.protocol.written()  # or a client that sends on and reads nothing would fill the memory
         target = request.raw_path
         path, _, query = target.partition("?")
         # aiohttp lets HTTP/0.9 and 2.0 request lines through; neither is spoken here.

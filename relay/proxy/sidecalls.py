@@ -14,8 +14,10 @@ from aiohttp import web
 
 from relay import _fastpath, units
 from relay._fastpath import Admission, ApiKey, Engine, Route
+from relay.proxy.cutting import reset
 from relay.proxy.hooks import Hooks
 from relay.proxy.keyring import Keyring
+from relay.proxy.server import Protocol
 from relay.proxy.upstreams import Answered, Fields, Reply, UpstreamError, whole
 from relay.records import call_day
 from relay.storage import Store, StoreError
@@ -66,6 +68,7 @@ class SideCall:
         self.upstream_model: str | None = None
         self.stream = False
         self.retry_after_ns = 0
+        self.status = 0  # of an answer that has begun
         self.ended = False
 
     # -- who calls, and whether it may
@@ -145,6 +148,12 @@ class SideCall:
         task = asyncio.current_task()
         assert task is not None
         self.desk.open[self] = task
+
+    @property
+    def stalled(self) -> bool:
+        """Whether its client was let go because it took nothing."""
+        protocol = self.request.protocol
+        return isinstance(protocol, Protocol) and protocol.stalled
 
     @property
     def account_id(self) -> int:
@@ -287,6 +296,7 @@ class SideCall:
         self.first_byte_ns = time.monotonic_ns()
         if reply.status >= 400:
             return self.respond(await whole(reply))
+        self.status = reply.status
         response = web.StreamResponse(status=reply.status)
         for name, value in (*reply.fields, *self.own_fields()):
             response.headers.add(name, value)
@@ -305,7 +315,7 @@ class SideCall:
         finally:
             reply.close()
         if code is not None and self.request.transport is not None:
-            self.request.transport.abort()  # an end that looks clean would look complete
+            reset(self.request.transport)  # an end that looks clean would look complete
         self.end(reply.status, code)
         return response
 
@@ -485,11 +495,11 @@ class Desk:
             return call.refuse(error.code)
         except StoreError:
             return call.refuse("store_unavailable")
-        except web.RequestPayloadError:
-            call.end(499, "client_gone")
-            raise
-        except (asyncio.CancelledError, ConnectionError):
-            call.end(499, "client_gone")
+        except (web.RequestPayloadError, asyncio.CancelledError, ConnectionError):
+            if call.stalled:
+                call.end(call.status or 499, "client_stalled")
+            else:
+                call.end(499, "client_gone")
             raise
         except BaseException:
             call.end(500, "internal")

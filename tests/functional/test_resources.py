@@ -1,7 +1,9 @@
 """One customer, or one upstream, cannot take from the others what all share."""
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -15,7 +17,7 @@ import pytest_asyncio
 
 from relay.simulator import Running
 from tests.functional.raw_upstream import RawUpstream
-from tests.functional.relay_process import Customer, RelayProcess, eventually
+from tests.functional.relay_process import Customer, RelayProcess, eventually, nano
 from tests.functional.setting import RAW_KEY, channel, config_text
 from tests.support.scripted import reset
 from tests.support.waiting import until
@@ -44,12 +46,33 @@ def completion(text: str) -> bytes:
     return response(json.dumps({"object": "chat.completion", "choices": [choice], "usage": usage}).encode())
 
 
+FORM = (
+    b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nhello\r\n--b--\r\n'
+)
+UPLOAD = (
+    b"POST /v1/files HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer %s\r\n"
+    b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: %d\r\n\r\n%s"
+)
+Answer = Callable[[bytes, bytes], Awaitable[bytes]]
+
+
 async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     """Status and body of one answer with a Content-Length."""
     head = await reader.readuntil(b"\r\n\r\n")
     found = re.search(rb"(?i)content-length: (\d+)", head)
     assert found is not None, head
     return int(head[9:12]), await reader.readexactly(int(found[1]))
+
+
+async def was_reset(reader: asyncio.StreamReader) -> bool:
+    """Whether what comes ends by a reset."""
+    try:
+        while await reader.read(1 << 20):
+            pass
+    except ConnectionResetError:
+        return True
+    return False
 
 
 async def ask(port: int, message: bytes) -> tuple[int, bytes]:
@@ -65,8 +88,9 @@ class Upstream:
     """Answers each request by `answer(head, body)`; `writers` are its connections, the newest last."""
 
     def __init__(self) -> None:
-        self.answer: Callable[[bytes, bytes], Awaitable[bytes]] = _nothing
+        self.answer: Answer = _nothing
         self.writers: list[asyncio.StreamWriter] = []
+        self.current: asyncio.StreamWriter  # of the request that is being answered
         self.bodies: list[bytes] = []
         self.port = 0
         self.resetting_port = 0
@@ -79,6 +103,7 @@ class Upstream:
                 found = re.search(rb"(?i)content-length: (\d+)", head)
                 body = await reader.readexactly(int(found[1])) if found else b""
                 self.bodies.append(body)
+                self.current = writer
                 writer.write(await self.answer(head, body))
         writer.close()
 
@@ -245,27 +270,159 @@ async def _stopped(relay: RelayProcess) -> None:
 async def test_finding_wire_H6_stray_answers_about_files(small: RelayProcess, someone: Customer, upstream: Upstream):
     """The same for what Python asks for: another customer's document must not become the next answer."""
 
-    async def upload(head: bytes, body: bytes) -> bytes:
-        if head.startswith(b"POST"):
-            return response(b'{"id":"file-%d","object":"file"}' % len(upstream.bodies))
+    async def path_itself(head: bytes, body: bytes) -> bytes:
         return response(head.split()[1], "application/octet-stream")
 
-    upstream.answer = upload
-    form = b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n--b\r\n'
-    form += b'Content-Disposition: form-data; name="file"; filename="a"\r\n\r\nhello\r\n--b--\r\n'
-    upload_head = (
-        b"POST /v1/files HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer %s\r\n"
-        b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: %d\r\n\r\n%s"
-    )
-    files = []
-    for _ in range(3):
-        _, body = await ask(small.port, upload_head % (someone.secret.encode(), len(form), form))
-        files.append(json.loads(body)["id"])
-    for file in files:
-        path = f"/v1/files/{file}/content"
+    paths = [await uploaded(small, someone, upstream, path_itself) for _ in range(3)]
+    for path in paths:
         assert await ask(small.port, get(someone.secret, path)) == (200, path.encode())
-        with contextlib.suppress(ConnectionError):  # that it was closed is one way to be safe
+        with contextlib.suppress(ConnectionError, RuntimeError):  # that it was closed is one way to be safe
             upstream.writers[-1].write(response(b"stray", "application/octet-stream"))
             await upstream.writers[-1].drain()
         await asyncio.sleep(0.05)
     await someone.calls(6)
+
+
+# -- clients that take nothing
+
+
+async def uploaded(small: RelayProcess, customer: Customer, upstream: Upstream, content: Answer) -> str:
+    """The path of a file that the upstream has, and answers with `content`."""
+
+    async def answer(head: bytes, body: bytes) -> bytes:
+        if head.startswith(b"POST"):
+            return response(b'{"id":"file-%d","object":"file"}' % len(upstream.bodies))
+        return await content(head, body)
+
+    upstream.answer = answer
+    status, body = await ask(small.port, UPLOAD % (customer.secret.encode(), len(FORM), FORM))
+    assert status == 200
+    return f"/v1/files/{json.loads(body)['id']}/content"
+
+
+def resident(relay: RelayProcess) -> int:
+    return int(Path(f"/proc/{relay.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def test_finding_wire_M4_a_download_that_nobody_reads(small: RelayProcess, someone: Customer, upstream: Upstream):
+    """It is let go after write_stall_seconds, has not filled the memory by then, and counts as an open call."""
+    size, count = 30 << 20, 12
+    body = bytes(size)
+
+    async def large(head: bytes, _: bytes) -> bytes:
+        return response(body, "application/octet-stream")
+
+    path = await uploaded(small, someone, upstream, large)
+    before = resident(small)
+    opened = [await asyncio.open_connection("127.0.0.1", small.port, limit=1) for _ in range(count)]
+    for _, writer in opened:
+        writer.write(get(someone.secret, path))
+
+    async def open_calls() -> int:
+        return int((await small.status())["open_calls"])
+
+    async def all_open() -> bool:
+        return await open_calls() == count
+
+    async def none_open() -> bool:
+        return await open_calls() == 0
+
+    await eventually(all_open)
+    await asyncio.sleep(1)  # all that comes on its own has come
+    assert resident(small) - before < count * (1 << 21)
+    await eventually(none_open, 25)
+    for reader, writer in opened:
+        assert await was_reset(reader)
+        writer.close()
+    rows = await someone.calls(count + 1)
+    assert {(row["status"], row["error_code"]) for row in rows[:-1]} == {(200, "client_stalled")}
+
+
+async def test_finding_wire_M4_a_slow_reader_is_served(small: RelayProcess, someone: Customer, upstream: Upstream):
+    """Slower than its provider, but never still for write_stall_seconds."""
+
+    async def large(head: bytes, _: bytes) -> bytes:
+        return response(bytes(8 << 20), "application/octet-stream")
+
+    path = await uploaded(small, someone, upstream, large)
+    reader, writer = await asyncio.open_connection("127.0.0.1", small.port, limit=1 << 16)
+    writer.write(get(someone.secret, path))
+    await reader.readuntil(b"\r\n\r\n")
+    for _ in range(8):
+        await reader.readexactly(1 << 20)
+        await asyncio.sleep(0.4)
+    writer.close()
+    await writer.wait_closed()
+    assert {row["error_code"] for row in await someone.calls(2)} == {None}
+
+
+async def test_finding_wire_M4_a_realtime_session_that_nobody_reads(
+    small: RelayProcess, someone: Customer, upstream: Upstream
+):
+    """The upstream's connection and the hold are given back."""
+    frame = b"\x81\x7e\x40\x00" + b"x" * 0x4000
+
+    async def flood(head: bytes, _: bytes) -> bytes:
+        found = re.search(rb"(?i)sec-websocket-key: (\S+)", head)
+        assert found is not None
+        accept = base64.b64encode(hashlib.sha1(found[1] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+        switching = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        return switching + b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n" + frame * 2000
+
+    upstream.answer = flood
+    reader, writer = await asyncio.open_connection("127.0.0.1", small.port, limit=1)
+    writer.write(
+        b"GET /v1/realtime?model=own HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer %s\r\nUpgrade: websocket\r\n"
+        b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        % someone.secret.encode()
+    )
+
+    async def held() -> bool:
+        return nano((await someone.money())["held"]) > 0 and (await small.status())["open_calls"] == 1
+
+    async def let_go() -> bool:
+        return nano((await someone.money())["held"]) == 0
+
+    await eventually(held)
+    await eventually(let_go, 25)
+    assert await was_reset(reader)
+    writer.close()
+    assert (await someone.call())["error_code"] == "client_stalled"
+
+
+async def test_finding_wire_M12_a_cut_towards_http_1_0_is_a_reset(
+    small: RelayProcess, someone: Customer, upstream: Upstream
+):
+    """No framing of such a client's could show it, and a close in order is what a proxy takes for the end."""
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\ndata: {"cho'
+
+    async def broken(head: bytes, _: bytes) -> bytes:
+        upstream.current.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n"
+            % (len(event), event)
+        )
+        await upstream.current.drain()
+        await asyncio.sleep(0.05)
+        upstream.current.transport.abort()
+        return b""
+
+    upstream.answer = broken
+    body = b'{"model":"own","stream":true,"messages":[{"role":"user","content":"x"}]}'
+    reader, writer = await asyncio.open_connection("127.0.0.1", small.port)
+    writer.write(chat(someone.secret, body).replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1))
+    assert await was_reset(reader)
+    writer.close()
+
+    async def cut(head: bytes, _: bytes) -> bytes:
+        upstream.current.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        await upstream.current.drain()
+        await asyncio.sleep(0.05)
+        upstream.current.transport.abort()
+        return b""
+
+    path = await uploaded(small, someone, upstream, cut)
+    reader, writer = await asyncio.open_connection("127.0.0.1", small.port)
+    writer.write(get(someone.secret, path).replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1))
+    assert await was_reset(reader)
+    writer.close()
+    assert [row["error_code"] for row in await someone.calls(3)] == ["upstream_truncated", None, "upstream_truncated"]
