@@ -14,7 +14,7 @@ Document = dict[str, Any]
 LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "account list": ("accounts", ("id", "email", "organisation", "plan", "status", "balance", "held", "created")),
     "organisation list": ("organisations", ("id", "name", "limits", "created")),
-    "key list": ("keys", ("id", "name", "status", "scopes", "models", "expires", "last_used", "created")),
+    "key list": ("keys", ("id", "prefix", "name", "status", "scopes", "models", "expires", "last_used", "created")),
     "calls": (
         "calls",
         (
@@ -170,11 +170,35 @@ def human(name: str, document: Document) -> str:
         )
     if name == "ledger verify":
         return "every balance agrees with its entries and calls\n" if document["ok"] else ""
+    if "in_force" in document:
+        return properties(_limits_in_force(document))
     if name in ("key create", "key rotate"):
         secret = document["secret"]
         rest = {field: value for field, value in document.items() if field != "secret"}
         return f"secret  {secret}\n(shown only now)\n\n{properties(rest)}"
     return properties(document)
+
+
+def _limits_in_force(document: Document) -> Document:
+    """Limits with who set them, and what is spent of caps, in place of overrides that say nothing about the plan."""
+    own, in_force, spent = document["limits"], document["in_force"], document["spent"]
+    others = "account or plan" if "account_id" in document else "plan"
+    shown: Document = {}
+    for name, value in in_force.items():
+        if name == "tokens_per_call":
+            own_models = own[name] or {}
+            shown[name] = {
+                model: f"{tokens} ({'own' if model in own_models else others})"
+                for model, tokens in (value or {}).items()
+            }
+            continue
+        origin = "own" if own[name] is not None else others
+        notes = [origin]
+        if name in ("daily_limit", "monthly_limit"):
+            notes.append(f"spent {spent[name.removesuffix('_limit')]}")
+        shown[name] = f"{'no limit' if value is None else value} ({', '.join(notes)})"
+    rest = {name: value for name, value in document.items() if name not in ("in_force", "spent")}
+    return rest | {"limits": shown}
 
 
 def difference(row: Document) -> str:

@@ -64,6 +64,24 @@ class LimitOverrides(Answer):
     tokens_per_call: dict[str, int] | None
 
 
+class LimitsInForce(Answer):
+    """The limits that hold, whoever set them: null is no limit."""
+
+    rpm: int | None
+    tpm: int | None
+    concurrency: int | None
+    daily_limit: Amount | None
+    monthly_limit: Amount | None
+    tokens_per_call: dict[str, int] | None
+
+
+class Spent(Answer):
+    """What ended calls of this UTC day and month cost."""
+
+    daily: Amount
+    monthly: Amount
+
+
 class CreditChange(Money):
     """An entry of the ledger and the balance behind it. `created` false: the same idempotency key made it before."""
 
@@ -89,6 +107,8 @@ class Account(Money):
     limits: LimitOverrides
     created: Time
     closed: Time | None
+    in_force: LimitsInForce | UnsetType = UNSET
+    spent: Spent | UnsetType = UNSET
 
 
 class Accounts(Answer):
@@ -114,8 +134,9 @@ class Organisations(Answer):
 
 
 class Credential(Answer):
-    """A secret that works; only its last characters are known."""
+    """A secret that works; only its public beginning and its last characters are known."""
 
+    prefix: str
     last4: str
     created: Time
     expires: Time | None
@@ -127,6 +148,7 @@ class Key(Answer):
     id: str
     account_id: str
     name: str
+    prefix: str | None
     description: str
     status: str
     scopes: list[str] | None
@@ -139,15 +161,17 @@ class Key(Answer):
     revoked: Time | None
     last_used: Day | None
     credentials: list[Credential]
+    in_force: LimitsInForce | UnsetType = UNSET
+    spent: Spent | UnsetType = UNSET
 
 
-class NewKey(Key):
+class NewKey(Key, kw_only=True):
     """A key with its secret, which is told only here."""
 
     secret: str
 
 
-class RotatedKey(NewKey):
+class RotatedKey(NewKey, kw_only=True):
     """A key with its new secret, and when the old ones stop."""
 
     old_secrets_end: Time

@@ -1,6 +1,6 @@
 """Rows of the store as the JSON documents of the contract: text ids, decimal credits, RFC 3339 times.
 
-Nothing secret-shaped leaves here: of a secret only its last four characters are known.
+Nothing secret leaves here: of a secret only its public beginning and its last four characters are known.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Any
 
 from relay import rate_files, units
 from relay.control.live import LiveBalance
+from relay.policy import keys, plans
 from relay.storage import rows
 
 Document = dict[str, Any]
@@ -32,6 +33,21 @@ def limits(row: rows.Limits) -> Document:
         "daily_limit": _cap(row.daily_nano),
         "monthly_limit": _cap(row.monthly_nano),
         "tokens_per_call": row.tokens_per_call,
+    }
+
+
+def in_force(limits_in_force: plans.ScopeLimits) -> Document:
+    """The limits that hold, whoever set them. None: no limit."""
+    per_call = {model.decode(): tokens for model, tokens in limits_in_force["tokens_per_call_models"].items()}
+    if limits_in_force["tokens_per_call"]:
+        per_call[plans.ALL_MODELS] = limits_in_force["tokens_per_call"]
+    return {
+        "rpm": limits_in_force["rpm"] or None,
+        "tpm": limits_in_force["tpm"] or None,
+        "concurrency": limits_in_force["concurrency"] or None,
+        "daily_limit": _cap(limits_in_force["daily_nano"] or None),
+        "monthly_limit": _cap(limits_in_force["monthly_nano"] or None),
+        "tokens_per_call": per_call or None,
     }
 
 
@@ -76,6 +92,7 @@ def key(row: rows.KeyRow, credentials: list[rows.CredentialRow], *, now_ms: int)
     """A key with those of its credentials that still work."""
     working = [
         {
+            "prefix": f"{keys.PREFIX}{credential.public_id}",
             "last4": credential.last4,
             "created": units.time_text(credential.created_ms),
             "expires": time_or_none(credential.expires_ms),
@@ -87,6 +104,7 @@ def key(row: rows.KeyRow, credentials: list[rows.CredentialRow], *, now_ms: int)
         "id": units.key_text(row.id),
         "account_id": units.account_text(row.account_id),
         "name": row.name,
+        "prefix": working[-1]["prefix"] if working else None,
         "description": row.description,
         "status": "expired" if row.status == "active" and 0 < row.expires_ms <= now_ms else row.status,
         "scopes": list(row.scopes) if row.scopes is not None else None,

@@ -21,10 +21,11 @@ from relay.config_values import ConfigError
 from relay.control import commands, documents, pricelist, published, usage, values
 from relay.control.commands import Command
 from relay.control.documents import Document
-from relay.control.failures import CommandError, conflict, invalid, not_found
+from relay.control.failures import CommandError, conflict, invalid
+from relay.control.finding import Finder
 from relay.control.live import Live
 from relay.control.pepper import Pepper
-from relay.policy import keys, pricing
+from relay.policy import keys, plans, pricing
 from relay.policy import schedule as prices
 from relay.records import MS_PER_DAY
 from relay.storage import rows
@@ -56,6 +57,7 @@ class Operations:
         self._store = store
         self._live = live
         self._pepper = pepper
+        self._find = Finder(store)
         # Changes read, decide and write: one at a time. They are rare, and none waits for anything but the store.
         self._changing = asyncio.Lock()
 
@@ -117,8 +119,9 @@ class Operations:
         email = values.email(params.email)
         plan = self._plan(params.plan if params.plan is not None else published.default_plan(self.config))
         async with self._changing:
-            if await self._store.find_account(email) is not None:
-                raise conflict("there is an account with this e-mail address already")
+            other = await self._store.find_account(email)
+            if other is not None:
+                raise _address_taken(other)
             organisation_id = await self._organisation_id(params.organisation) if params.organisation else 0
             row = await self._store.create_account(email, plan=plan, organisation_id=organisation_id)
             self._record("account_create", account_id=row.id)
@@ -131,10 +134,7 @@ class Operations:
             raise invalid(f"status: expected one of {', '.join(rows.ACCOUNT_STATUSES)}", "status")
         organisation_id: int | None = None
         if params.organisation is not None:
-            organisation = await self._store.find_organisation(params.organisation)
-            if organisation is None:
-                raise not_found("organisation")
-            organisation_id = organisation.id
+            organisation_id = (await self._find.organisation(params.organisation, "organisation")).id
         after_id = values.account_id(params.after, "after") if params.after is not None else 0
         found = await self._store.accounts(organisation_id=organisation_id, after_id=after_id, limit=limit)
         names = {row.id: row.name for row in await self._store.organisations()}
@@ -147,18 +147,18 @@ class Operations:
 
     async def account_show(self, params: commands.Id) -> Document:
         """An account with its balance."""
-        return await self._account_document(await self._account(params.id))
+        return await self._account_document(await self._find.account(params.id))
 
     async def account_set(self, params: commands.AccountSet) -> Document:
         """Changes what is given."""
         async with self._changing:
-            row = await self._account(params.id)
+            row = await self._find.account(params.id)
             changes: dict[str, Any] = {}
             if not isinstance(params.email, UnsetType):
                 changes["email"] = values.email(params.email)
                 other = await self._store.find_account(changes["email"])
                 if other is not None and other.id != row.id:
-                    raise conflict("there is an account with this e-mail address already")
+                    raise _address_taken(other)
             if not isinstance(params.plan, UnsetType):
                 changes["plan"] = self._plan(params.plan)
             if not isinstance(params.organisation, UnsetType):
@@ -197,7 +197,7 @@ class Operations:
         status, origins = ACCOUNT_TRANSITIONS[act]
         reason = values.text(params.reason, "reason", characters_max=values.TEXT_CHARACTERS_MAX)
         async with self._changing:
-            row = await self._account(params.id)
+            row = await self._find.account(params.id)
             if row.status not in origins:
                 raise conflict(f"account {params.id} is {row.status}; {act} expects {' or '.join(origins)}")
             row = await self._store.set_account(row.id, status=status)
@@ -205,16 +205,14 @@ class Operations:
             await self._account_changed(row.id)
         return await self._account_document(row)
 
-    async def _account(self, text: str) -> rows.AccountRow:
-        number = values.account_id(text)
-        try:
-            return await self._store.account(number)
-        except NotFound:
-            raise not_found(f"account {text}") from None
-
     async def _account_document(self, row: rows.AccountRow) -> Document:
         organisation = (await self._store.organisation(row.organisation_id)).name if row.organisation_id else None
-        return documents.account(row, organisation, await self._money(row.id))
+        document = documents.account(row, organisation, await self._money(row.id))
+        in_force = plans.effective(self.config.plans.get(row.plan), row.limits)
+        return document | {
+            "in_force": documents.in_force(in_force),
+            "spent": await usage.spent(self._store, _now_ms(), account_id=row.id),
+        }
 
     async def _money(self, account_id: int) -> Document:
         live = await self._live.balance(account_id) if self._live else None
@@ -242,12 +240,12 @@ class Operations:
 
     async def organisation_show(self, params: commands.Id) -> Document:
         """An organisation."""
-        return documents.organisation(await self._organisation(params.id))
+        return documents.organisation(await self._find.organisation(params.id))
 
     async def organisation_set(self, params: commands.OrganisationSet) -> Document:
         """Changes what is given."""
         async with self._changing:
-            row = await self._organisation(params.id)
+            row = await self._find.organisation(params.id)
             changes: dict[str, Any] = {}
             if not isinstance(params.name, UnsetType):
                 changes["name"] = _organisation_name(params.name)
@@ -261,13 +259,6 @@ class Operations:
                     await self._live.organisation_changed(row.id)
         return documents.organisation(row)
 
-    async def _organisation(self, text: str) -> rows.OrganisationRow:
-        number = values.organisation_id(text)
-        try:
-            return await self._store.organisation(number)
-        except NotFound:
-            raise not_found(f"organisation {text}") from None
-
     # --- credits
 
     async def credit_add(self, params: commands.CreditAdd) -> Document:
@@ -280,7 +271,7 @@ class Operations:
         reason = values.text(params.reason, "reason", characters_max=values.TEXT_CHARACTERS_MAX)
         token = _idempotency_key(params.idempotency_key)
         expires_ms = values.expiry(params.expires, "expires", now_ms=now_ms)
-        row = await self._account(params.id)
+        row = await self._find.account(params.id)
         if nano < 0:
             if expires_ms:
                 raise invalid("expires: what takes credits has no expiry", "expires")
@@ -305,7 +296,7 @@ class Operations:
         nano = values.amount(params.amount, "amount")
         reason = values.text(params.reason, "reason", characters_max=values.TEXT_CHARACTERS_MAX, required=True)
         token = _idempotency_key(params.idempotency_key)
-        row = await self._account(params.id)
+        row = await self._find.account(params.id)
         result = await self._take(
             row.id, nano, lambda: self._store.refund(row.id, nano, reason=reason, idempotency_key=token)
         )
@@ -354,7 +345,7 @@ class Operations:
         settings["limits"] = values.limits(params, rows.NO_OVERRIDES)
         secret, credential = self._new_secret()
         async with self._changing:
-            account = await self._account(params.id)
+            account = await self._find.account(params.id)
             if account.status in _ENDED:
                 raise conflict(f"account {params.id} is {account.status}")
             row = await self._store.create_key(account.id, **credential, **settings)
@@ -363,7 +354,7 @@ class Operations:
 
     async def key_list(self, params: commands.Id) -> Document:
         """All keys of an account."""
-        account = await self._account(params.id)
+        account = await self._find.account(params.id)
         found: list[rows.KeyRow] = []
         while True:
             page = await self._store.keys(account.id, after_id=found[-1].id if found else 0, limit=values.PAGE_MAX)
@@ -372,8 +363,14 @@ class Operations:
                 return {"keys": [await self._key_document(row) for row in found]}
 
     async def key_show(self, params: commands.Id) -> Document:
-        """A key."""
-        return await self._key_document(await self._key(params.id))
+        """A key, with the limits that hold for it."""
+        row = await self._find.key(params.id)
+        account = await self._store.account(row.account_id)
+        in_force = plans.effective(self.config.plans.get(account.plan), account.limits, row.limits)
+        return await self._key_document(row) | {
+            "in_force": documents.in_force(in_force),
+            "spent": await usage.spent(self._store, _now_ms(), account_id=row.account_id, key_id=row.id),
+        }
 
     async def key_set(self, params: commands.KeySet) -> Document:
         """Changes what is given."""
@@ -382,7 +379,7 @@ class Operations:
         if not isinstance(params.name, UnsetType):
             changes["name"] = values.text(params.name, "name", characters_max=values.NAME_CHARACTERS_MAX)
         async with self._changing:
-            row = await self._key(params.id)
+            row = await self._find.key(params.id)
             if row.status == "revoked":
                 raise conflict(f"key {params.id} is revoked")
             limits = values.limits(params, row.limits)
@@ -400,7 +397,7 @@ class Operations:
             raise invalid(f"overlap_seconds: expected 0 to {OVERLAP_SECONDS_MAX}", "overlap_seconds")
         secret, credential = self._new_secret()
         async with self._changing:
-            row = await self._key(params.id)
+            row = await self._find.key(params.id)
             if row.status == "revoked":
                 raise conflict(f"key {params.id} is revoked")
             old_expires_ms = _now_ms() + params.overlap_seconds * 1000
@@ -426,7 +423,7 @@ class Operations:
         status, origins = KEY_TRANSITIONS[act]
         reason = values.text(params.reason, "reason", characters_max=values.TEXT_CHARACTERS_MAX)
         async with self._changing:
-            row = await self._key(params.id)
+            row = await self._find.key(params.id)
             if row.status not in origins:
                 raise conflict(f"key {params.id} is {row.status}; {act} expects {' or '.join(origins)}")
             row = await self._store.set_key(row.id, status=status)
@@ -467,13 +464,6 @@ class Operations:
             "pepper_version": self._pepper.version,
         }
 
-    async def _key(self, text: str) -> rows.KeyRow:
-        number = values.key_id(text)
-        try:
-            return await self._store.key(number)
-        except NotFound:
-            raise not_found(f"key {text}") from None
-
     async def _key_document(self, row: rows.KeyRow) -> Document:
         return documents.key(row, await self._store.credentials(row.id), now_ms=_now_ms())
 
@@ -488,8 +478,8 @@ class Operations:
         now_ms = _now_ms()
         limit = values.page(params.limit)
         status, error_code = values.status_filter(params.status)
-        account_id = (await self._account(params.account)).id if params.account is not None else None
-        key_id = (await self._key(params.key)).id if params.key is not None else None
+        account_id = (await self._find.account(params.account, "account")).id if params.account is not None else None
+        key_id = (await self._find.key(params.key, "key")).id if params.key is not None else None
         await self._store.flush()
         found = await self._store.calls(
             account_id=account_id,
@@ -508,17 +498,14 @@ class Operations:
         """Sums over all calls that ever were, also over those that retention has deleted."""
         organisation_id: int | None = None
         if params.organisation is not None:
-            organisation = await self._store.find_organisation(params.organisation)
-            if organisation is None:
-                raise not_found("organisation")
-            organisation_id = organisation.id
+            organisation_id = (await self._find.organisation(params.organisation, "organisation")).id
         return await usage.document(
             self._store,
             usage.groups(params.by),
             params,
             _now_ms(),
-            account_id=(await self._account(params.account)).id if params.account is not None else None,
-            key_id=(await self._key(params.key)).id if params.key is not None else None,
+            account_id=(await self._find.account(params.account, "account")).id if params.account is not None else None,
+            key_id=(await self._find.key(params.key, "key")).id if params.key is not None else None,
             organisation_id=organisation_id,
         )
 
@@ -534,10 +521,10 @@ class Operations:
     async def ledger_show(self, params: commands.LedgerShow) -> Document:
         """Entries in order, the lots that are not used up, and the balance."""
         limit = values.page(params.limit)
-        row = await self._account(params.id)
+        row = await self._find.account(params.id)
         found = await self._store.entries(row.id, after_id=values.entry_id(params.after, "after"), limit=limit)
         return {
-            "account_id": params.id,
+            "account_id": units.account_text(row.id),
             **await self._money(row.id),
             "lots": [documents.lot(lot) for lot in await self._store.lots(row.id)],
             "entries": [documents.entry(entry) for entry in found],
@@ -630,6 +617,10 @@ def _rate(config: Config, model: str) -> Rate | None:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _address_taken(other: rows.AccountRow) -> CommandError:
+    return conflict(f"this e-mail address is already that of account {units.account_text(other.id)}")
 
 
 def _organisation_name(name: str) -> str:

@@ -57,6 +57,18 @@ async def document(store: Store, by: list[str], params: commands.UsagePeriod, no
     }
 
 
+async def spent(store: Store, now_ms: int, *, account_id: int, key_id: int | None = None) -> Document:
+    """What ended calls of this UTC day and month cost."""
+    await store.flush()
+    today = now_ms // MS_PER_DAY
+    month_began = units.first_day_of_month(units.month_of_day(today))
+    found = await store.usage(["day"], account_id=account_id, key_id=key_id, since_day=month_began, limit=ROWS_MAX)
+    return {
+        "daily": units.format_credits(sum(row.cost_nano for row in found if row.day == today)),
+        "monthly": units.format_credits(sum(row.cost_nano for row in found)),
+    }
+
+
 def field(group: str) -> str:
     """The field of a row that says which group it is."""
     return f"{group}_id" if group in ("key", "account", "organisation") else group

@@ -280,6 +280,16 @@ def keys(connection: sqlite3.Connection, account_id: int, after_id: int, limit: 
     return [_key_row(row) for row in rows]
 
 
+def keys_named(connection: sqlite3.Connection, name: str, limit: int) -> list[KeyRow]:
+    """Keys of that name, of all accounts, those that are not revoked first."""
+    rows = connection.execute(
+        "SELECT id, account_id, name, description, status, scopes, models, networks, limits, expires_ms, on_disconnect,"
+        " created_ms, revoked_ms, last_used_day FROM keys WHERE name = ? ORDER BY revoked_ms != 0, id LIMIT ?",
+        (name, limit),
+    )
+    return [_key_row(row) for row in rows]
+
+
 def set_key(connection: sqlite3.Connection, key_id: int, changes: dict[str, Any], now_ms: int) -> KeyRow:
     _check_names(changes, KEY_FIELDS)
     old = key(connection, key_id)

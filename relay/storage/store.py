@@ -358,6 +358,10 @@ class Store:
         """In the order of their ids."""
         return await self._read(lambda db: directory.keys(db, account_id, after_id, limit))
 
+    async def keys_named(self, name: str, limit: int) -> list[KeyRow]:
+        """Keys of that name, of all accounts, those that are not revoked first."""
+        return await self._read(lambda db: directory.keys_named(db, name, limit))
+
     async def set_key(self, key_id: int, **changes: Any) -> KeyRow:
         """Change any of name, description, status, scopes, models, networks, limits, expires_ms, on_disconnect.
 

@@ -167,8 +167,7 @@ async def test_no_answer_of_a_get_holds_a_secret(client: Client):
         if command.method == "GET":
             path = command.path.replace("keys/{id}", "keys/key_1").replace("{id}", "acct_1")
             text = await (await client.get("/admin/v1" + path, headers=AUTH)).text()
-            assert secret[3:15] not in text
-            assert secret[16:-4] not in text
+            assert secret[16:-4] not in text  # its public beginning is shown (a leaked key can be traced), no more
 
 
 async def test_the_socket_is_the_owners_and_needs_no_token(operations: Operations, tmp_path: Path):
