@@ -71,9 +71,40 @@ def tap(
 
     Keys: the fields of Usage, usage_seen, output_seen, terminal_seen, finish_seen, error_seen, events, sequence_number,
     text (own count, 1/TOKEN_UNIT token), counted_tokens, delivered_tokens (Gemini: its last cumulative report and our
-    count behind it), boundaries (at_boundary behind each chunk) and, `by_event`,
-    pieces: (bytes, an event ended, it was the usage event that `include_usage` brings).
+    count behind it), sides (bits: 1 and 2, input and output are reported; 4 and 8, a value of theirs is no number of
+    tokens), hidden_tokens (output that need not be seen as text), boundaries (at_boundary behind each chunk) and,
+    `by_event`, pieces: (bytes, an event ended, it was the usage event that `include_usage` brings).
     """
+
+REPORT_DIMENSIONS: tuple[str, ...]
+REPORT_DOUBTS: tuple[str, ...]
+
+def weigh_report(
+    found: dict[str, Any],
+    own: dict[str, int],
+    *,
+    format: int,
+    prompt_tokens: int = ...,
+    output_tokens: int = ...,
+    images: int = 0,
+    video_seconds: int = 0,
+    web_searches: int = ...,
+    delivered: bool = True,
+    final: bool = True,
+    rate: Rate | None = None,
+) -> dict[str, Any]:
+    """The rule of evidence (oracle: tests/support/evidence_oracle.py): what is charged of a report.
+
+    `found`: what `tap` found, or its fields of Usage with `sides`; `own`: usage by our own count, charged where the
+    report is not believed. The numbers by name are the most that the request can have had; `final`: the answer has
+    ended as it should. With a rate that is priced by the piece, only the pieces.
+
+    Keys: usage (fields of Usage), estimated (something of it is our own count), doubts: (one of REPORT_DIMENSIONS, one
+    of REPORT_DOUBTS, what was reported, the bound or our count).
+    """
+
+def request_bounds(format: int, body: bytes, table: TokenTable, output_tokens_max: int = 0) -> dict[str, int]:
+    """The most that an answer to this request can report: the numbers that `weigh_report` takes."""
 
 # --- limits and money (oracles: tests/support/money_oracle.py) ---
 
@@ -744,9 +775,13 @@ class Engine:
     faults_total: int
     unknown_refusals: dict[int, int]
     limit_refusals: dict[tuple[int, int, str, str | None], int]
+    report_doubts: dict[tuple[str, str, str, str], tuple[int, int, int]]
     def __init__(
         self, hooks: Any, pepper: bytes, default_tables: list[TokenTable], reasons: dict[int, bytes], seed: int
     ) -> None: ...
+    def doubt_report(self, channel: str, model: str, dimension: str, why: str, reported: int, expected: int) -> None:
+        """A report that was not believed, or is far from what was sent, for the events."""
+
     def add_endpoint(self, endpoint: Endpoint, paths: list[bytes]) -> None: ...
     def continue_ids(self, last: int) -> int:
         """Ids go on behind this one, whatever the clock says. Returns how many milliseconds the clock is behind it."""

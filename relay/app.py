@@ -373,6 +373,8 @@ class Relay:
                 self.records_dropped += len(records) - len(kept)
                 records = kept
             self._store.append_calls(records)
+        if self.engine.report_doubts:
+            self._hand_over_doubts()
         if refusals:
             self.engine.limit_refusals = {}
             now_ms = time.time_ns() // 1_000_000
@@ -382,6 +384,29 @@ class Relay:
                     for (account_id, key_id, code, scope), count in refusals.items()
                 ]
             )
+
+    def _hand_over_doubts(self) -> None:
+        """Reports of usage that were not believed, or are far from what was sent: the operator hears of each kind once
+        a flush, with its latest numbers."""
+        doubts, self.engine.report_doubts = self.engine.report_doubts, {}
+        now_ms = time.time_ns() // 1_000_000
+        self._store.append_events(
+            [
+                (
+                    now_ms,
+                    "report_odd" if why.endswith("_sent") else "report_rejected",
+                    why,
+                    None,
+                    None,
+                    None,
+                    channel,
+                    None,
+                    count,
+                    f"{model}: {dimension} {reported}, {'at most' if why == 'above_bound' else 'counted'} {expected}",
+                )
+                for (channel, model, dimension, why), (count, reported, expected) in doubts.items()
+            ]
+        )
 
     def _channel_event(self, kind: str, code: str | None, channel: str | None) -> None:
         self._store.append_events([(time.time_ns() // 1_000_000, kind, code, None, None, None, channel, None, 1, None)])

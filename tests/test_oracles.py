@@ -30,6 +30,8 @@ JUDGED = {
         "tap_oracle::Oracle", "fastpath/test_tap::test_any_stream",
         "fastpath/test_tap::test_what_is_charged_by_the_piece_is_not_charged_by_tokens_too",
     ),
+    "weigh_report": ("evidence_oracle::weigh", "fastpath/test_evidence::test_any_report_of_any_dialect"),
+    "request_bounds": ("evidence_oracle::bounds", "fastpath/test_evidence::test_bounds_are_their_oracle"),
     "Scope": (
         "money_oracle::ScopeOracle", "money_oracle::BucketOracle", "fastpath/test_limits::test_bucket_is_its_oracle",
         "fastpath/test_admission_stateful::Money",

@@ -107,6 +107,7 @@ cdef class Call:
     cdef int64_t seconds_estimate
     # answer
     cdef UsageTap tap
+    cdef Bounds most                  # that it can report
     cdef object decoder               # decompresses a copy for the tap
     cdef ResponseHead head
     cdef bytes head_bytes             # of an answer's head that is not complete yet

@@ -130,16 +130,14 @@ cdef int call_annotate_collected(Call call) except -1:
 
 cdef object call_annotated(Call call, bytes data, bint event, UsageTap tap):
     """The document or event with the cost in its usage object; None where there is none to be changed."""
-    cdef Usage usage
+    cdef Verdict verdict
     cdef Balance balance = call.admission.balance
     cdef Rate rate = call.admission.rate
     cdef int64_t cost
-    tap_normalise(&tap.tap, &usage)
-    if by_the_piece(tap.tap.format):
-        charge_one_way(&tap.tap, &rate.prices, &usage)
-    if not tap.usage_seen or usage.input_tokens > ABSURD_TOKENS or usage.output_tokens > ABSURD_TOKENS:
+    if not tap.usage_seen:
         return None
-    cost = rate.cost_of(&usage)
+    call_weigh(call, tap, True, &verdict)
+    cost = rate.cost_of(&verdict.usage)
     return call.engine.hooks.annotate(data, event, cost, rate.card,
                                       max(balance.available_nano + balance.held_nano - cost, <int64_t>0))
 
@@ -191,6 +189,7 @@ cdef int call_begin_answer(Call call, bytes data, Py_ssize_t offset) except -1:
         else:
             kind = 0
         call.tap = UsageTap(call.endpoint.format, kind, call.route.table)
+        call_bounds(call)
         call.metered = call.stream and not call.endpoint.free and kind != 0 and call.endpoint.format < F_MODERATIONS
         call.prompt_known = call.endpoint.format != F_MESSAGES and call.endpoint.format != F_GENERATE   # others say it last
         if kind == 1 and call.endpoint.format == F_SPEECH:

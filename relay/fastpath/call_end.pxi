@@ -239,6 +239,7 @@ cdef void call_broken(Call call, object error):
 cdef int call_end(Call call, int code, int status, bint complete) except -1:
     """The one ending: the hold is settled or released, the record written. Everything else only leads here."""
     cdef Usage usage
+    cdef Verdict verdict
     cdef int64_t now
     cdef str source = "none"
     cdef UsageTap tap = call.tap
@@ -254,31 +255,13 @@ cdef int call_end(Call call, int code, int status, bint complete) except -1:
             admission.release(now, call.attempts > 0)
         elif tap is not None and call.body_sent and status < 400:
             tap.finish()
-            usage = tap.usage
-            source = "upstream"
-            if by_the_piece(tap.tap.format):
-                charge_one_way(&tap.tap, &admission.rate.prices, &usage)
-            if call.endpoint.format == F_IMAGES and usage.images and admission.rate.prices.image:
-                pass        # the pictures themselves are the report
-            elif not tap.usage_seen or usage.input_tokens > ABSURD_TOKENS or usage.output_tokens > ABSURD_TOKENS:
-                memset(&usage, 0, sizeof(Usage))
-                usage.images = tap.usage.images
-                usage.web_searches = tap.usage.web_searches
-                usage.service = tap.usage.service
-                usage.input_tokens = call.prompt_tokens
-                usage.output_tokens = call_counted(call) if not call.output_estimate else call.output_estimate
-                usage.image_output_tokens = call_picture_tokens(call)
-                usage.video_seconds = call.seconds_estimate
-                source = "estimated"
-            elif not tap.terminal_seen and (not complete or tap.error_seen):
-                if usage.output_tokens < call_counted(call):
-                    usage.output_tokens = call_counted(call)
-                    usage.image_output_tokens += call_picture_tokens(call)
-                    source = "estimated"
-            elif complete:
-                call.route.prompts.observe_tokens(call.prompt_counted, usage.input_tokens + usage.cache_read_tokens
-                                                  + usage.cache_write_tokens + usage.cache_write_1h_tokens)
-                call.route.outputs.observe_tokens(tap.counted_tokens(), usage.output_tokens)
+            call_weigh(call, tap, complete, &verdict)
+            usage = verdict.usage
+            source = "estimated" if verdict.estimated else "upstream"
+            if verdict.doubted:
+                call.engine.note_report(call, &verdict)
+            if tap.terminal_seen or (complete and not tap.error_seen):
+                call_learn(call, tap, &verdict)
             call.cost_nano = admission.settle(&usage, now, now + call.engine.wall_offset_ns)
             call.written_off_nano = admission.written_off_nano
         else:

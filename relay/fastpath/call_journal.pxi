@@ -48,17 +48,17 @@ cdef void call_note_delivery(Call call) noexcept:
     """What is written to the client up to now, for the journal: a handful of stores."""
     cdef Slot* slot = call.slot
     cdef UsageTap tap = call.tap
+    cdef Verdict verdict
     if slot == NULL or not call.body_sent or tap is None:
         return
     slot.counted_tokens = call_counted(call)
     if tap.usage_seen:
-        tap_normalise(&tap.tap, &slot.usage)
-        if by_the_piece(tap.tap.format):
-            charge_one_way(&tap.tap, &call.admission.rate.prices, &slot.usage)
+        call_weigh(call, tap, False, &verdict)
+        slot.usage = verdict.usage
+        # The prompt is the reported one where that is believed; output is final with the end of the answer.
         slot.usage_seen = 2 if tap.terminal_seen else 1
     else:
-        slot.usage.image_output_tokens = 0
-    slot.usage.image_output_tokens += call_picture_tokens(call)
+        slot.usage.image_output_tokens = call_picture_tokens(call, tap)
     if not call.admission.rate.plain:
         slot_cost(slot, call.admission.rate, tap.tap.service)
     slot.delivered = 1

@@ -106,28 +106,18 @@ cdef Py_ssize_t call_payload(Call call, const uint8_t* p, Py_ssize_t n, Buffer o
     return i
 
 
-cdef int64_t call_counted(Call call) noexcept:
-    """Output tokens delivered so far: what a cumulative report has said (Gemini), and from there on our own count with
-    what was learnt about this model."""
-    return (call.tap.tap.output_at_report + call.route.outputs.apply_tokens(call.tap.unreported_tokens())
-            + call_picture_tokens(call))
-
-
-cdef int64_t call_picture_tokens(Call call) noexcept:
-    """Of them, what pictures have that no report tells, where they are priced by tokens."""
-    cdef UsageTap tap = call.tap
-    if call.admission.rate.prices.image or (tap.usage_seen and tap.tap.format != F_GENERATE):
-        return 0
-    return (tap.tap.image_count - tap.tap.images_at_report) * PICTURE_TOKENS
+cdef inline int64_t call_counted(Call call) noexcept:
+    """Output tokens delivered so far."""
+    return call_counted_by(call, call.tap)
 
 
 cdef int call_correct_prompt(Call call) except -1:
     """An early event says what the prompt was (Anthropic's message_start, Gemini's every event)."""
-    cdef Usage usage
-    tap_normalise(&call.tap.tap, &usage)
+    cdef Verdict verdict
+    call_weigh(call, call.tap, False, &verdict)
     call.prompt_known = True
-    if 0 < usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens + usage.cache_write_1h_tokens <= ABSURD_TOKENS:
-        call.admission.correct_prompt(&usage)
+    if not verdict.doubts[IN_INPUT] and whole_prompt(&verdict.usage):
+        call.admission.correct_prompt(&verdict.usage)
     return 0
 
 

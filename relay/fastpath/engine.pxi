@@ -54,6 +54,7 @@ cdef class Engine:
     cdef uint64_t[2] hash_key         # of this process: secrets that were verified once are known again by it
     cdef readonly int64_t calls_total, refused_total, faults_total
     cdef readonly dict unknown_refusals   # error code -> count, of calls that no key could be found for
+    cdef public dict report_doubts    # (channel, model, dimension, why) -> (count, reported, expected), likewise
     cdef public dict limit_refusals   # (account, key, code, scope) -> count, since the last reader took it
 
     def __init__(self, object hooks, bytes pepper, list default_tables, dict reasons, uint64_t seed):
@@ -78,6 +79,7 @@ cdef class Engine:
         self.new_objects = []
         self.unknown_refusals = {}
         self.limit_refusals = {}
+        self.report_doubts = {}
         self.buffer = Buffer()
         self.request_head = RequestHead()
         self.attempts_max = 3
@@ -483,6 +485,22 @@ cdef class Engine:
             at = (call.key.account_id, call.key.key_id, ERROR_CODES[code], scope.kind if scope is not None else None)
             self.limit_refusals[at] = self.limit_refusals.get(at, 0) + 1
         return 0
+
+    cdef int note_report(self, Call call, const Verdict* v) except -1:
+        """What is odd about a report of usage, for the operator: counted as above, and no content of the call."""
+        cdef int i
+        for i in range(DIMENSIONS):
+            if v.doubts[i]:
+                self.doubt_report(call.route.channel.name, call.model.name, REPORT_DIMENSIONS[i],
+                                  REPORT_DOUBTS[v.doubts[i]], v.reported[i], v.expected[i])
+        return 0
+
+    def doubt_report(self, str channel, str model, str dimension, str why, int64_t reported, int64_t expected):
+        """A report that was not believed, or is far from what was sent: the last numbers of each kind stand for all."""
+        at = (channel, model, dimension, why)
+        count = self.report_doubts.get(at, (0,))[0]
+        if count or len(self.report_doubts) < 1000:
+            self.report_doubts[at] = (count + 1, reported, expected)
 
     cdef int refused_unknown(self, int code) except -1:
         self.refused_total += 1

@@ -37,6 +37,7 @@ ctypedef struct Request:
     uint8_t search
     uint8_t stored
     uint8_t tools
+    uint8_t hosted                      # among them one that the provider works itself
     uint8_t names_files                 # the format's `file_id` names a file
     uint8_t file_of_part                # the last one was named by the part under way itself
     uint8_t part_is_output              # ... which tells what a tool has made
@@ -147,6 +148,8 @@ cdef void request_scalar(Request* r, TokenTable t, const Node* node, int type) n
     elif action == R_SEARCH_TAG:
         if type == T_STRING and (text_starts(j, b"web_search") or text_is(j, b"web")):
             r.search = True
+        elif type == T_STRING and not (text_is(j, b"function") or text_is(j, b"custom")):
+            r.hosted = True
     elif action == R_STORED:
         r.stored = True
     elif action == R_TOKEN_IDS:

@@ -2,10 +2,8 @@
 #
 # The line splitter of SSE stands before the JSON machine and keeps nothing of a line either: the bytes behind `data:` go
 # straight into the machine, which stops at line ends by itself, so each byte is looked at once and an event may be of
-# any size. What an upstream reports is overlaid field by field as it is read (the last value wins, nothing is summed) and
-# put into the priced dimensions by `finish`.
-
-cdef int64_t ABSURD_TOKENS = 1_000_000_000       # no call has this many: such a report counts as missing
+# any size. What an upstream reports is overlaid field by field as it is read (counts are cumulative: the larger value
+# stays, nothing is summed) and put into the priced dimensions by `finish`. How far it is believed: evidence.pxi.
 
 cdef enum:
     K_JSON = 0            # one JSON document, blank lines before it allowed
@@ -17,6 +15,13 @@ cdef enum:
     TAP_TEXT_MAX = 128
     TAP_CHOICES = 8       # choices whose text is followed on its own
     TAP_QUERIES_MAX = 32  # different search queries told apart in one answer
+
+# Of which sides a report tells, and where it says what is no number of tokens.
+cdef enum:
+    SIDE_INPUT = 1
+    SIDE_OUTPUT = 2
+    SIDE_INPUT_BAD = 4
+    SIDE_OUTPUT_BAD = 8
 
 # What a line of SSE is.
 cdef enum:
@@ -67,7 +72,8 @@ ctypedef struct Tap:
     uint8_t modality                # of the present entry of details: 1 image, 2 audio
     uint8_t service                 # SERVICE_*
     uint8_t output_reported
-    uint8_t event_output            # the present event reports output
+    uint8_t event_output            # the present event reports output, and no less than those before it
+    uint8_t bad                     # SIDE_*_BAD: a value that is none stood there
     uint8_t reported
     uint8_t old_gemini              # Gemini 1 and 2 charge a search per request, not per query
     int choice                      # index of the present choice
@@ -84,6 +90,7 @@ ctypedef struct Tap:
     int64_t image_count
     # Gemini reports what it has put out so far with every event: what the last one said, and our own count at its end.
     int64_t output_at_report
+    int64_t output_most             # a report of more than this is none
     uint64_t counted_at_report      # in 1/4096 tokens
     int64_t images_at_report
     int64_t added[W_DETAIL - V_COUNT]
@@ -116,8 +123,51 @@ cdef inline int64_t reported(const Tap* s, int slot) noexcept nogil:
 
 
 cdef inline int64_t gemini_output(const Tap* s) noexcept nogil:
-    """Answer, pictures among it, and thoughts."""
-    return clamp_usage(reported(s, V_COMPLETION) + reported(s, V_THOUGHTS))
+    """Answer, pictures among it, and thoughts; where the answer's own number is missing, what the sum leaves for it."""
+    cdef int64_t completion = s.values[V_COMPLETION]
+    if completion < 0 and s.values[V_PROMPT] >= 0:
+        completion = s.values[V_TOTAL] - s.values[V_PROMPT] - reported(s, V_THOUGHTS) - reported(s, V_TOOL_PROMPT)
+    return clamp_usage(max(completion, <int64_t>0) + reported(s, V_THOUGHTS))
+
+
+cdef inline bint is_text(int format) noexcept nogil:
+    """Formats whose answer is text, tool calls and thoughts: what is counted here."""
+    return format == F_CHAT or format == F_COMPLETIONS or format == F_RESPONSES or format == F_MESSAGES or format == F_GENERATE
+
+
+cdef int tap_sides(const Tap* s) noexcept nogil:
+    """SIDE_*: of what the answer has reported so far. The placeholder of a stream's start is no report of output."""
+    cdef int sides = s.bad
+    cdef bint prompt = s.values[V_PROMPT] >= 0 or s.values[V_CACHE_HIT] >= 0 or s.values[V_CACHE_MISS] >= 0 \
+        or s.values[V_READ] >= 0 or s.values[V_CREATED] >= 0
+    cdef bint total = s.values[V_TOTAL] >= 0
+    # A sum alone is that of the prompt only where an answer is no text.
+    if prompt or (total and (s.output_reported or not is_text(s.format))):
+        sides |= SIDE_INPUT
+    if s.output_reported or (prompt and total):
+        sides |= SIDE_OUTPUT
+    return sides
+
+
+cdef inline int64_t hidden_tokens(const Tap* s) noexcept nogil:
+    """Output that is reported and need not be seen as text: thoughts, sound, pictures."""
+    return clamp_usage(reported(s, V_REASONING) + reported(s, V_THOUGHTS) + reported(s, V_AUDIO_OUT) + reported(s, V_IMAGE_TOKENS))
+
+
+cdef inline int64_t searches_seen(const Tap* s) noexcept nogil:
+    """Searches that stand in the answer itself."""
+    if s.format == F_GENERATE:
+        return 1 if s.old_gemini and s.queries else s.queries
+    return max(s.searches_done, s.searches_listed)
+
+
+cdef inline int tap_bad_side(int slot) noexcept nogil:
+    """The side that a value of a report belongs to."""
+    if slot == V_COMPLETION or slot == V_REASONING or slot == V_THOUGHTS or slot == V_IMAGE_TOKENS or slot == V_AUDIO_OUT:
+        return SIDE_OUTPUT_BAD
+    if slot == V_TOTAL or slot == V_SEARCHES or slot == V_SECONDS or slot >= V_COUNT:
+        return 0
+    return SIDE_INPUT_BAD
 
 
 cdef void tap_event_end(Tap* s, bint complete) noexcept nogil:
@@ -127,7 +177,7 @@ cdef void tap_event_end(Tap* s, bint complete) noexcept nogil:
     s.event_usage = complete and s.in_event
     if not complete:
         return
-    if s.event_output and s.format == F_GENERATE and gemini_output(s) <= ABSURD_TOKENS:
+    if s.event_output and s.format == F_GENERATE and 0 < gemini_output(s) <= s.output_most:
         s.output_at_report = gemini_output(s)
         s.counted_at_report = s.json.counter.acc
         s.images_at_report = s.image_count
@@ -235,16 +285,22 @@ cdef void tap_scalar(Tap* s, const Node* node, int type) noexcept nogil:
         return
     if action == U_NUMBER or action == U_OUTPUT:
         n = tap_number(j, type)
-        if n >= 0:
+        if n < 0:
+            s.bad |= <uint8_t>tap_bad_side(node.slot)
+            return
+        if node.slot < V_COUNT and (node.slot != V_SEARCHES or s.format == F_RERANK):
+            s.reported = True
+        if action == U_OUTPUT:
+            s.output_reported = True
+        if n >= s.values[node.slot] or node.slot >= V_COUNT:     # what is cumulative never falls
             s.values[node.slot] = n
-            if node.slot < V_COUNT and (node.slot != V_SEARCHES or s.format == F_RERANK):
-                s.reported = True
-            if action == U_OUTPUT:
-                s.output_reported = s.event_output = True
+            if action == U_OUTPUT or (node.slot == V_TOTAL and s.values[V_COMPLETION] < 0):
+                s.event_output = True
     elif action == U_SECONDS:
         if s.format == F_TRANSCRIPTION and (type == T_INTEGER or type == T_NUMBER) and not j.negative \
                 and (type == T_INTEGER or j.number == N_FRACTION):
-            s.values[V_SECONDS] = clamp_usage(clamp_usage(<int64_t>j.magnitude) + (1 if type == T_NUMBER and j.fraction else 0))
+            s.values[V_SECONDS] = max(s.values[V_SECONDS], clamp_usage(
+                clamp_usage(<int64_t>j.magnitude) + (1 if type == T_NUMBER and j.fraction else 0)))
             s.reported = True
     elif action == U_END:
         s.ends = s.finish = True
@@ -635,6 +691,7 @@ cdef class UsageTap:
         s.kind = body_kind
         s.root = TAP_ROOTS[format]
         s.sequence = -1
+        s.output_most = USAGE_MAX
         tap_event_begin(s)
         memset(&self.usage, 0, sizeof(Usage))
         self.publish()
@@ -749,10 +806,12 @@ def tap(int format, int kind, list chunks not None, TokenTable table not None, b
         "error_seen": bool(it.error_seen),
         "events": it.events,
         "sequence_number": it.sequence_number,
+        "sides": tap_sides(&it.tap),
         "object_id": it.tap.object_id[:it.tap.object_size],
         "text": it.tap.json.counter.acc,
         "counted_tokens": it.counted_tokens(),
         "delivered_tokens": it.tap.output_at_report + it.unreported_tokens(),
+        "hidden_tokens": hidden_tokens(&it.tap),
         "boundaries": boundaries,
         "pieces": pieces,
     }

@@ -89,22 +89,22 @@ async def test_a_prompt_that_was_estimated_too_high_gives_its_hold_back(relay: R
 async def test_a_prompt_that_was_estimated_too_low_is_held(relay: RelayProcess, raw: RawUpstream):
     """Two streams that differ in what the upstream says of their prompt differ in their holds by exactly that."""
     held = []
-    for usage in ({"input_tokens": 50_000}, {"input_tokens": 150_000, "cache_read_input_tokens": 40_000}):
+    for usage in ({"input_tokens": 5_000}, {"input_tokens": 9_000, "cache_read_input_tokens": 4_000}):
         customer = await relay.customer()
         async with Stream(customer, raw, "Hi", message_start(**usage)) as stream:
             before = await stream.begin()
             held.append(await stream.started())
             assert held[-1] > before
         await customer.call()
-    assert held[1] - held[0] == cost_nano("raw-claude", 100_000, 0, 40_000)
+    assert held[1] - held[0] == cost_nano("raw-claude", 4_000, 0, 4_000)
 
 
 async def test_a_prompt_beyond_the_balance_takes_it_and_ends_the_stream(relay: RelayProcess, raw: RawUpstream):
-    customer = await relay.customer("0.05")  # fifty thousand tokens of input
+    customer = await relay.customer("0.012")  # twelve thousand tokens of input
     more = text_delta("a few words"), text_delta("never seen")
-    async with Stream(customer, raw, "Hi", message_start(input_tokens=60_000), *more) as stream:
+    async with Stream(customer, raw, "Hi", message_start(input_tokens=15_000), *more) as stream:
         await stream.begin()
-        assert await stream.started() == nano("0.05")
+        assert await stream.started() == nano("0.012")
         assert (await customer.money())["available"] == "0"
         stream.end.set()
         await stream.client.until(lambda: stream.client.eof or stream.client.lost)
@@ -114,7 +114,7 @@ async def test_a_prompt_beyond_the_balance_takes_it_and_ends_the_stream(relay: R
     assert b"balance_exhausted" in received
     record = await customer.call()
     assert record["error_code"] == "balance_exhausted"
-    assert record["input_tokens"] == 60_000
+    assert record["input_tokens"] == 15_000
     assert await customer.settled_nano() == 0
     assert (await relay.command("ledger verify"))["ok"]
 

@@ -51,6 +51,21 @@ def at(value: Any, *path: str) -> Any:
     return value
 
 
+def each(value: Any, *path: str) -> Iterator[Any]:
+    """All values at a path of keys, where keys are repeated."""
+    if not path:
+        yield value
+    elif isinstance(value, Pairs):
+        for name, inner in value:
+            if name == path[0]:
+                yield from each(inner, *path[1:])
+
+
+TEXT = (CHAT, COMPLETIONS, RESPONSES, MESSAGES, GENERATE)
+OUTPUT_NAMES = frozenset({"completion", "reasoning", "thoughts", "image_tokens", "audio_out"})
+INPUT_BAD, OUTPUT_BAD = 4, 8
+
+
 class Oracle:
     def __init__(self, format: int, table: TokenTable) -> None:
         self.format = format
@@ -59,6 +74,8 @@ class Oracle:
         self.added: dict[str, int] = {}
         self.texts: dict[int, bytes] = {}
         self.seen = self.output = self.terminal = self.finish = self.error = False
+        self.rose = False  # the present event reports output, and no less than those before it
+        self.bad = 0
         self.events = 0
         self.sequence = -1
         self.images = 0
@@ -87,13 +104,19 @@ class Oracle:
         self.texts[0] = self.texts.get(0, b"") + utf8(compact(value))
 
     def take(self, usage: Any, fields: dict[str, str], *, output: str | None = None) -> None:
-        """Overlay the numbers of a usage object; `fields` maps dotted paths to names."""
+        """Overlay the numbers of a usage object; `fields`: dotted paths to names. What is cumulative never falls."""
         for path, name in fields.items():
-            n = number(at(usage, *path.split(".")))
-            if n is not None:
-                self.reported[name] = n
+            for value in each(usage, *path.split(".")):
+                n = number(value)
+                if n is None:
+                    if value is not None and not isinstance(value, list | Pairs) and name not in ("total", "searches"):
+                        self.bad |= OUTPUT_BAD if name in OUTPUT_NAMES else INPUT_BAD
+                    continue
                 self.seen |= name != "searches" or self.format == RERANK
                 self.output |= name == output
+                if n >= self.reported.get(name, -1):
+                    self.reported[name] = n
+                    self.rose |= name == output or (name == "total" and "completion" not in self.reported)
 
     def openai_usage(self, usage: Any) -> None:
         self.take(
@@ -134,7 +157,8 @@ class Oracle:
     def seconds(self, value: Any) -> None:
         if self.format == TRANSCRIPTION and isinstance(value, Number) and re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
             whole, _, part = value.partition(".")
-            self.reported["seconds"] = min(min(int(whole), USAGE_MAX) + bool(part.strip("0")), USAGE_MAX)
+            seconds = min(min(int(whole), USAGE_MAX) + bool(part.strip("0")), USAGE_MAX)
+            self.reported["seconds"] = max(seconds, self.reported.get("seconds", 0))
             self.seen = True
 
     def items(self, value: Any) -> list[int]:
@@ -317,12 +341,22 @@ class Oracle:
 
     def document(self, doc: Any) -> None:
         self.events += 1
-        before, self.output = self.output, False
+        self.rose = False
         self.read_document(doc)
-        if self.output and self.format == GENERATE:
-            reported = self.normalised()["output_tokens"]
-            self.at_report = (reported, self.counted()) if reported <= 10**9 else self.at_report
-        self.output |= before
+        reported = self.normalised()["output_tokens"]
+        if self.rose and self.format == GENERATE and reported > 0:
+            self.at_report = (reported, self.counted())
+
+    def sides(self) -> int:
+        """Bits: input is reported, output is; a value of input is no number, one of output."""
+        prompt = bool({"prompt", "hit", "miss", "read", "created"} & self.reported.keys())
+        total = "total" in self.reported
+        of_prompt = prompt or (total and (self.output or self.format not in TEXT))
+        return of_prompt | (self.output or (prompt and total)) << 1 | self.bad
+
+    def hidden(self) -> int:
+        names = ("reasoning", "thoughts", "audio_out", "image_tokens")
+        return min(sum(self.reported.get(name, 0) for name in names), USAGE_MAX)
 
     def counted(self) -> int:
         return sum(count_text(self.table, data) for data in self.texts.values())
@@ -364,8 +398,11 @@ class Oracle:
             out["cache_write_tokens"] = created + added - hour
             out["web_searches"] = get("searches", 0)
         elif self.format in (GENERATE, GEMINI_COUNT, GEMINI_EMBED):
-            output = get("completion", 0) + get("thoughts", 0)
             prompt = get("prompt")
+            answer = get("completion")
+            if answer is None and prompt is not None:  # what the sum leaves for it
+                answer = max(get("total", 0) - prompt - get("thoughts", 0) - get("tool", 0), 0)
+            output = (answer or 0) + get("thoughts", 0)
             if prompt is None:
                 prompt = max(get("total", 0) - output - get("tool", 0), 0)
             cached = min(prompt, get("cached", 0))
@@ -455,6 +492,8 @@ def read(
         "events": oracle.events,
         "sequence_number": oracle.sequence,
         "object_id": oracle.object_id,
+        "sides": oracle.sides(),
+        "hidden_tokens": oracle.hidden(),
         "text": text,
         "counted_tokens": -(-text // TOKEN_UNIT),
         "delivered_tokens": reported - (counted - text) // TOKEN_UNIT,
