@@ -629,6 +629,7 @@ class Route:
 
     channel: Channel
     upstream_model: str
+    renamed: bool  # callers know it by another name
     def __init__(
         self,
         channel: Channel,

@@ -145,24 +145,29 @@ cdef object call_annotated(Call call, bytes data, bint event, UsageTap tap):
 cdef int call_judge_error(Call call) except -1:
     cdef bytes data = b"".join(call.error_parts)
     cdef Channel channel = call.route.channel
-    cdef int verdict, blame
-    cdef int64_t now
+    cdef int verdict, scope, instead, blame
+    cdef int64_t now, wait_ns
     body = data
     if call.head.framing == B_CHUNKED:
         body = decode_chunked([data])[0]
     now = monotonic_ns()
-    verdict, rest_ns, all_models = call.engine.hooks.judge_error(
-        call.endpoint.dialect, call.status, call.head.encoding, body, call.route.channel,
-        PyBytes_FromStringAndSize(call.head.passed.data, call.head.passed.size))
+    verdict, scope, rest_ns, instead, wait_ns = call.engine.hooks.judge_error(
+        call.status, call.head.encoding, body, PyBytes_FromStringAndSize(call.head.passed.data, call.head.passed.size),
+        channel, call.route.upstream_model, call.route.upstream_model_json is not None)
     if rest_ns:
-        channel.rest_key(call.upstream_key, None if all_models else call.route.upstream_model, now + <int64_t>rest_ns,
-                         E_UPSTREAM_ACCOUNT if verdict == 1 else E_UPSTREAM_UNAVAILABLE)
-    if verdict == 1:
+        channel.rest_key(call.upstream_key, None if scope == SCOPE_KEY else call.route.upstream_model, now + <int64_t>rest_ns,
+                         E_UPSTREAM_ACCOUNT if verdict == V_ACCOUNT else E_UPSTREAM_UNAVAILABLE)
+    if verdict == V_ACCOUNT:
         return call_attempt_failed(call, E_UPSTREAM_ACCOUNT, BLAME_KEY)
-    if verdict == 0:
+    if verdict == V_REQUEST:
         call_attempt_good(call, now)
     else:
-        blame = BLAME_CHANNEL if call.status >= 500 else BLAME_KEY if call.status == 429 else BLAME_NOBODY
+        # An error in an answer of status 200 is the provider's; what it lacks or limits is not its failure.
+        blame = BLAME_NOBODY if verdict == V_MISSING else BLAME_KEY if scope == SCOPE_MODEL else \
+            BLAME_CHANNEL if call.status >= 500 or call.status < 400 else BLAME_NOBODY
+        if instead:
+            call.wait_ns = wait_ns
+            return call_attempt_failed(call, instead, blame)
         if call_may_retry(call) and call.engine.retry_budget.left() and (
                 call.engine.another_way(call.routes, call.tried, channel, now) or (blame == BLAME_KEY and call_other_key(call, now) is not None)):
             return call_attempt_failed(call, E_UPSTREAM_FAILED, blame)

@@ -53,6 +53,8 @@ cdef int call_forward_to(Call call, Route route, int64_t now) except -1:
     call.route = route
     if call.attempts == 0:
         call.engine.retry_budget.calls_now += 1
+    else:
+        call.wait_ns = 0
     call.attempts += 1
     call_note_route(call)
     route.channel.in_flight += 1

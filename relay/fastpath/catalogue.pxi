@@ -45,6 +45,10 @@ cdef class Route:
         self.table = table
         self.upstream_model_json = upstream_model_json
 
+    @property
+    def renamed(self):
+        return self.upstream_model_json is not None
+
 
 @cython.final
 cdef class Credential:

@@ -24,6 +24,17 @@ cdef enum:
     FAILURE_LOAD = 4        # a recent failure weighs as many calls in flight: what fails at once would look idle
 
 
+cdef enum:
+    # What an upstream's error is about, and for what its key is of no use: as in relay/wire/upstream_errors.py.
+    V_REQUEST = 0
+    V_ACCOUNT
+    V_UPSTREAM
+    V_MISSING
+    SCOPE_CALL = 0
+    SCOPE_PLACE
+    SCOPE_MODEL
+    SCOPE_KEY
+
 cdef int64_t RECENT_NS = 1_000_000_000
 
 

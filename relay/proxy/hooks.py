@@ -24,6 +24,8 @@ log = logging.getLogger("relay.proxy")
 
 AGENT_CHARS_MAX = 96
 E_UNSUPPORTED = ERROR_CODES.index("unsupported_feature")
+MISSING_MAX = 10_000  # models of channels of which it was said once that they are missing
+_ERROR_CODES = {name: number for number, name in enumerate(ERROR_CODES)}
 
 
 class Hooks:
@@ -34,6 +36,7 @@ class Hooks:
         self._connector = connector
         self.no_balance_status_openai = 402
         self.key_rests = KeyRests(5.0, 300.0, 300.0)
+        self._missing: set[tuple[str, str]] = set()
         self.load_key: Callable[[bytes], None] = lambda public_id: None
         self.handover: Callable[[asyncio.Transport, bytes], None] = lambda transport, data: transport.abort()
         self.aside: Callable[[Call], None] = lambda call: call.turn_down(E_UNSUPPORTED)
@@ -71,22 +74,43 @@ class Hooks:
         return wire_errors.render_stream_error(format, body_kind, code, sequence_number)
 
     def judge_error(
-        self, dialect: int, status: int, encoding: bytes | None, body: bytes, channel: Channel, fields: bytes
-    ) -> tuple[int, int, bool]:
-        """What an upstream's error answer is about (see `wire.upstream_errors`), how long the key that got it rests in
-        nanoseconds (0: not at all), and whether it rests for all models."""
-        readable = body if encoding is None else b""
-        verdict = upstream_errors.judge(dialect, status, readable)
-        account = verdict == upstream_errors.ACCOUNT
-        if account:
+        self,
+        status: int,
+        encoding: bytes | None,
+        body: bytes,
+        fields: bytes,
+        channel: Channel,
+        upstream_model: str,
+        renamed: bool,
+    ) -> tuple[int, int, int, int, int]:
+        """What an upstream's error is about: verdict and scope (see `wire.upstream_errors`), how long the key that
+        got it rests for that scope (0: not at all), what is said in place of it where nobody else answers (0: its own
+        words may pass), and the wait that it asks for. Times are nanoseconds.
+
+        status   200 for an error inside an answer of that status: an object, or the first event of a stream
+        renamed  whether the caller knows the model by another name
+        """
+        readable = decoders.read(encoding, body)
+        found = upstream_errors.judge(status, readable, upstream_model if renamed else None)
+        asked = upstream_errors.retry_after_seconds(fields, readable or b"")
+        rest_ns = 0
+        if found.verdict == upstream_errors.ACCOUNT:
             log.error(
                 "channel %s: the upstream refused this relay's own key or account (HTTP %d)", channel.name, status
             )
             self.on_event("upstream_account", str(status), channel.name)
-        elif status != 429:
-            return verdict, 0, False
-        asked = upstream_errors.retry_after_seconds(fields, readable)
-        return verdict, self.key_rests.rest_ns(account, asked), not upstream_errors.is_about_one_model(status, readable)
+            if found.scope != upstream_errors.CALL:
+                rest_ns = self.key_rests.rest_ns(True, asked)
+        elif found.verdict == upstream_errors.UPSTREAM and found.scope == upstream_errors.MODEL:
+            rest_ns = self.key_rests.rest_ns(False, asked)
+        elif found.verdict == upstream_errors.MISSING and (channel.name, upstream_model) not in self._missing:
+            if len(self._missing) < MISSING_MAX:
+                self._missing.add((channel.name, upstream_model))
+            log.error("channel %s: the upstream says that it does not serve %s", channel.name, upstream_model)
+            self.on_event("upstream_model_missing", str(status), channel.name)
+        instead = _ERROR_CODES[upstream_errors.instead(status, found)] if found.hidden else 0
+        scope = upstream_errors.KEY if status == 401 and found.scope == upstream_errors.PLACE else found.scope
+        return found.verdict, scope, rest_ns, instead, round((asked or 0) * 1e9)
 
     def breaker_changed(self, channel: Channel) -> None:
         """A channel's breaker opened or closed."""

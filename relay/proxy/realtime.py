@@ -21,7 +21,6 @@ from relay.proxy.server import Protocol
 from relay.proxy.sidecalls import RefusedError, SideCall, narrowed
 from relay.proxy.upstreams import HandshakeError, UpstreamError, Upstreams
 from relay.wire import realtime as wire
-from relay.wire import upstream_errors
 from relay.wire.endpoints import D_OPENAI
 
 _CODES: Final = _fastpath.ERROR_CODES
@@ -152,16 +151,11 @@ async def _connect(
             continue
         except HandshakeError as refusal:
             answered = refusal.answered
-            verdict = upstreams.judge(
-                upstream, attempts, answered.status, refusal.encoding, answered.body, refusal.raw_fields
-            )
-            refused = verdict == upstream_errors.ACCOUNT
-            if verdict != upstream_errors.REQUEST and attempts.another(
-                key_refused=refused or answered.status == 429, channels=True
-            ):
+            judged = upstreams.judge(attempts, answered.status, refusal.encoding, answered.body, refusal.raw_fields)
+            if not judged.callers and attempts.another(key_refused=judged.key_refused, channels=True):
                 continue
-            if refused:
-                raise UpstreamError("upstream_account") from None
+            if judged.instead:
+                raise UpstreamError(judged.instead, judged.wait_ns) from None
             return call.respond(answered)
         attempts.good()
         return socket

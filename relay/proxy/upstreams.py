@@ -73,6 +73,16 @@ class Answered(msgspec.Struct):
     body: bytes
 
 
+class Judged(msgspec.Struct, frozen=True):
+    """An error answer: the caller's own fault; a refusal or limit of the key; the name of an error to be told in its
+    place, "" where its own words may pass; the wait that it asks for."""
+
+    callers: bool
+    key_refused: bool
+    instead: str
+    wait_ns: int
+
+
 class HandshakeError(Exception):
     """An upstream's refusal of a WebSocket. Its text is nowhere."""
 
@@ -259,32 +269,31 @@ class Upstreams:
                 if error is None:
                     attempts.good()
                     return Reply(answer, attempts, upstream.idle_seconds)
-                verdict = self.judge(upstream, attempts, answer.status, _encoding(answer), error, _lines(answer))
-                refused = verdict == upstream_errors.ACCOUNT
-                again = (refused or answer.status == 429) and not streamed
-                if again and attempts.another(key_refused=True, channels=False):
+                judged = self.judge(attempts, answer.status, _encoding(answer), error, _lines(answer))
+                if judged.key_refused and not streamed and attempts.another(key_refused=True, channels=False):
                     continue
-                if refused:
-                    raise UpstreamError("upstream_account", processed=False)
+                if judged.instead:
+                    raise UpstreamError(judged.instead, judged.wait_ns, processed=False)
                 return Reply(answer, attempts, upstream.idle_seconds, error)
         except BaseException:
             attempts.leave()
             raise
 
-    def judge(
-        self, upstream: Upstream, attempts: Attempts, status: int, encoding: bytes | None, body: bytes, fields: bytes
-    ) -> int:
+    def judge(self, attempts: Attempts, status: int, encoding: bytes | None, body: bytes, fields: bytes) -> "Judged":
         """What an error answer is about (see `wire.upstream_errors`). Its key and its channel are treated so."""
-        assert attempts.route is not None
-        verdict, rest_ns, all_models = self._hooks.judge_error(
-            upstream.dialect, status, encoding, body, attempts.route.channel, fields
+        route = attempts.route
+        assert route is not None
+        verdict, scope, rest_ns, instead, wait_ns = self._hooks.judge_error(
+            status, encoding, body, fields, route.channel, route.upstream_model, route.renamed
         )
-        attempts.rest_key(rest_ns, all_models, verdict == upstream_errors.ACCOUNT)
+        account = verdict == upstream_errors.ACCOUNT
+        attempts.rest_key(rest_ns, scope == upstream_errors.KEY, account)
+        limited = verdict == upstream_errors.UPSTREAM and scope == upstream_errors.MODEL
         if verdict == upstream_errors.REQUEST:
             attempts.good()
-        elif verdict == upstream_errors.UPSTREAM and status >= 500:
+        elif verdict == upstream_errors.UPSTREAM and status >= 500 and not limited:
             attempts.bad(_CODES.index("upstream_error"))
-        return verdict
+        return Judged(verdict == upstream_errors.REQUEST, account or limited, _CODES[instead], wait_ns)
 
     async def _request(
         self,
