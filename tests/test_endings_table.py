@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-NAME = re.compile(r"`([a-z_]+/test_[a-z_0-9]+)::(test_[a-z_0-9]+)`")
+NAME = re.compile(r"`([a-z_]+/test_[a-z_0-9]+)::(test_[A-Za-z_0-9]+)`")
 
 
 @cache
