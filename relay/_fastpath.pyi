@@ -453,7 +453,9 @@ def decode_chunked(pieces: list[bytes]) -> tuple[bytes, str, bytes]:
 def keyed_hash(key: bytes, data: bytes) -> bytes:
     """SipHash-2-4-128 as 16 bytes: how verified secrets are known again. ValueError: a key not of 16 bytes."""
 
-def parse_response_head(head: bytes, table: FieldTable) -> tuple[int, str, int, bool, bool, bytes | None, bytes] | None:
+def parse_response_head(
+    head: bytes, table: FieldTable
+) -> tuple[int, str, int, bool, bool, bytes | None, bytes, bool] | None:
     """(status, framing, length, close, event stream, content encoding, fields that pass); None: garbage.
 
     Framing: "length", "chunked", "close", "none". RFC 9112, strictly.
@@ -717,8 +719,17 @@ class Bridge:
         fields: bytes,
         more_secrets: list[bytes],
         form_type: bytes | None = None,
+        bad_head: int = 0,
+        bad_field: str | None = None,
+        bad_key_field: bool = False,
     ) -> None:
-        """`form_type`: the Content-Type of a multipart form; the body is then read by the hook `read_form`."""
+        """Begins the call.
+
+        fields         all of them readable, with the empty line
+        form_type      the Content-Type of a multipart form; the body is then read by the hook `read_form`
+        bad_head       an error code: what the head asks for cannot be done; `bad_field` is to blame
+        bad_key_field  a key may stand in it, so whose call it is cannot be known
+        """
     def read(self, data: bytes) -> bool:
         """More of the body; False once the call has ended."""
     def body_end(self) -> None: ...
@@ -793,6 +804,8 @@ class Engine:
     def load_failed(self, public_id: bytes) -> None: ...
     def forget_credential(self, public_id: bytes) -> None: ...
     def credential(self, public_id: bytes) -> Credential | None: ...
+    def is_no_key(self, public_id: bytes) -> bool:
+        """Whether the store has been asked for this public id and has none."""
     def opens(self, credential: Credential, secret: bytes) -> bool: ...
     def busy_keys(self) -> set[int]:
         """Numbers of the keys that open calls belong to, admitted or not."""

@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ from relay.storage.rows import ScheduledRatesRow
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
 from relay.wire import models as wire_models
+from relay.wire import queries
 from relay.wire.endpoints import D_GEMINI, D_OPENAI, DIALECT_NAMES, Endpoint
 
 log = logging.getLogger("relay")
@@ -629,38 +630,36 @@ class Relay:
 
     # -- answered here
 
-    async def _authenticate(self, request: web.Request) -> Caller:
-        secrets_given = {
-            value.removeprefix("Bearer ").strip()
-            for name in ("authorization", "x-api-key", "x-goog-api-key")
-            for value in request.headers.getall(name, [])
-        }
-        keys, _ = wire_headers.split_query(request.rel_url.raw_query_string.encode())
-        secrets_given |= {key.decode("latin-1") for key in keys}
-        found = {key for secret in secrets_given if (key := await self.keyring.find(secret.encode())) is not None}
+    async def _authenticate(self, request: web.Request, query_keys: Sequence[bytes] = ()) -> Caller:
+        peername = request.transport.get_extra_info("peername") if request.transport else None
+        readable, bad = wire_headers.readable(request.raw_headers, forwarded=self.hooks.peer(peername)[2])
+        if bad is not None:
+            raise CommandError("invalid", "the field holds bytes that are not visible ASCII", bad)
+        given = wire_headers.secrets(readable, query_keys)
+        found = {key for secret in given if (key := await self.keyring.find(secret)) is not None}
         if len(found) != 1:
             raise CommandError("unauthorized", "send one valid API key as `Authorization: Bearer sk-...`")
         key = found.pop()
-        code = key.check(wall_ns=time.time_ns(), address=self._address(request))
+        lines = wire_headers.values(readable, b"x-forwarded-for")
+        code = key.check(wall_ns=time.time_ns(), address=self.hooks.caller_address(peername, lines)[1])
         if code:
             raise CommandError("refused", _fastpath.ERROR_CODES[code])
         models = None if key.models is None else frozenset(name.decode() for name in key.models)
         return Caller(account_id=key.account_id, key_id=key.key_id, models=models)
 
-    def _address(self, request: web.Request) -> bytes | None:
-        transport = request.transport
-        text, packed, trusted = self.hooks.peer(transport.get_extra_info("peername") if transport else None)
-        forwarded = request.headers.get("X-Forwarded-For")
-        return self.hooks.forwarded_address(text, forwarded.encode())[1] if trusted and forwarded else packed
-
     async def _local(self, request: web.Request, endpoint: Endpoint, model: str | None) -> web.StreamResponse:
         """Paths that the relay answers itself: the models that this key may use."""
         dialect = wire_models.models_dialect(endpoint.dialect, "anthropic-version" in request.headers)
-        if "x-goog-api-key" in request.headers or "key" in request.query:
+        if "x-goog-api-key" in request.headers:
             dialect = D_GEMINI  # Google's SDK asks under /v1 as well
         try:
-            caller = await self._authenticate(request)
+            keys, _ = queries.read(endpoint, request.rel_url.raw_query_string.encode("ascii", "replace"))
+            caller = await self._authenticate(request, keys)
+        except queries.QueryError as error:
+            return refusal(dialect, "invalid_value", param=str(error))
         except CommandError as error:
+            if error.code == "invalid":
+                return refusal(dialect, "invalid_value", param=error.field)
             return refusal(dialect, "invalid_key" if error.code == "unauthorized" else error.message)
         if not endpoint.served:
             return refusal(dialect, "unsupported_feature")

@@ -6,6 +6,7 @@ same request can ever succeed if repeated (`final`), and a sentence for the pers
 
     client      request    malformed_json duplicate_key invalid_type invalid_value missing_model unsupported_feature
                            malformed_http malformed_form body_too_large unsupported_encoding body_timeout
+                           unsupported_charset browser_request
                            idempotency_repeat path_not_found method_not_allowed upgrade_required model_not_found
                            object_not_found too_many_files objects_apart
                 key        missing_key invalid_key ambiguous_key key_expired key_revoked key_suspended account_inactive
@@ -78,6 +79,12 @@ ERRORS: Final[dict[str, ErrorKind]] = {
     "body_too_large": _client(413, "The request body is larger than this relay accepts."),
     "unsupported_encoding": _client(
         415, "Compressed request bodies are not supported: send the body without Content-Encoding."
+    ),
+    "unsupported_charset": _client(
+        415, "JSON is read as UTF-8 here: send it so, and no other charset in Content-Type."
+    ),
+    "browser_request": _client(
+        403, "This is an address for programs: a browser cannot open it as a page, a frame, a script or a worker."
     ),
     "body_timeout": _client(408, "The request did not arrive in time.", final=False),
     "idempotency_repeat": _client(

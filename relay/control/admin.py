@@ -109,11 +109,13 @@ def authorise(request: web.Request, operator_token: Callable[[], str] | None) ->
     if operator_token is None:
         return
     token = operator_token()
-    given = request.headers.getall("Authorization", [])
+    given = [value for name, value in request.raw_headers if name.lower() == b"authorization"]
     if not token:
         raise CommandError("refused", "no operator token is configured; use the unix socket")
-    scheme, _, value = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(value.strip().encode(), token.encode()):
+    scheme, _, value = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+    if not value.isascii():
+        raise CommandError("invalid", "the field holds bytes that are not visible ASCII", "authorization")
+    if scheme.lower() != b"bearer" or not hmac.compare_digest(value.strip(), token.encode()):
         raise CommandError("unauthorized", "expected the operator token as Authorization: Bearer")
 
 

@@ -86,6 +86,7 @@ cdef class Call:
     cdef bint large_request           # head and body left as several pieces
     cdef int bad_head                 # an error code: what its head asks cannot be done; said once it is known whose call it is
     cdef str bad_field
+    cdef bint bad_key_field           # a key may stand in it: whose call it is cannot be known
     cdef RequestScanner scanner
     cdef bytes form_type              # Content-Type of a multipart form; None: the body is JSON
     cdef object form                  # what such a body says (proxy/forms.py)

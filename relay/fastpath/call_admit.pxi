@@ -35,12 +35,11 @@ cdef int call_begin(Call call) except -1:
     """The head is known. 0, or WAIT; a refusal has then ended the call."""
     cdef int code
     if client_address_needed(call):
-        call.source_ip, call.source_packed = call.engine.hooks.forwarded_address(
-            call.client.peer, call.forwarded_for)
+        call.source_ip, call.source_packed = call.engine.hooks.forwarded_address(call.forwarded_for)
     else:
         call.source_ip = call.client.peer
         call.source_packed = call.client.peer_packed
-    code = call_identify(call)
+    code = call_identify(call) if not call.bad_key_field else 0
     if code == WAIT:
         call.state = C_IDENTIFY
         call.engine.want_key(call.public_id_wanted, call)

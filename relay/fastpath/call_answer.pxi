@@ -241,7 +241,9 @@ cdef bytes call_response_head(Call call):
         b.add(b"\r\n", 2)
     if call.plain or (head.framing == B_CLOSE and not call.reframe):
         b.add_text(b"Connection: close\r\n")
-    b.add_text(b"x-relay-request-id: ")
+    if head.sandbox:
+        b.add_text(b"content-security-policy: sandbox\r\n")
+    b.add_text(b"x-content-type-options: nosniff\r\nx-relay-request-id: ")
     call.engine.id_text(call.id, text)
     b.add(text, 18)
     b.add(b"\r\n", 2)

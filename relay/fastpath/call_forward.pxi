@@ -99,7 +99,12 @@ cdef int call_send(Call call, UpstreamConnection connection) except -1:
     b.add_bytes(channel.host_line)
     b.add_bytes(call.upstream_key.line)
     b.add_bytes(call.passed_fields)
-    b.add_text(b"Accept-Encoding: identity\r\nContent-Length: ")
+    if call.form_type is not None:
+        b.add(b"Content-Type: ", 14)
+        b.add_bytes(call.form_type)
+        b.add(b"\r\nAccept-Encoding: identity\r\nContent-Length: ", 45)
+    else:
+        b.add_text(b"Content-Type: application/json\r\nAccept-Encoding: identity\r\nContent-Length: ")
     b.add_int(size)
     b.add_text(b"\r\n\r\n")
     call.state = C_HEAD

@@ -88,6 +88,8 @@ ERROR_CODES = (
     "idempotency_repeat",
     "too_many_files",
     "objects_apart",
+    "unsupported_charset",
+    "browser_request",
 )
 
 cdef enum:
@@ -149,6 +151,8 @@ cdef enum:
     E_IDEMPOTENCY_REPEAT
     E_TOO_MANY_FILES
     E_OBJECTS_APART
+    E_UNSUPPORTED_CHARSET
+    E_BROWSER_REQUEST
     E_COUNT
 
 assert len(ERROR_CODES) == E_COUNT

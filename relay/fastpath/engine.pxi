@@ -155,15 +155,19 @@ cdef class Engine:
         return True
 
     cdef bint resolve_query(self, Call call, const uint8_t* p, Py_ssize_t n) except -1:
-        """A query of known parameters: `alt=sse` and `beta=true` go on, `key=` is a credential. Anything else is aiohttp's."""
+        """A query that goes on as it is, or a credential on Gemini's paths. Anything else is aiohttp's (`wire/queries.py`)."""
         cdef bytes text = PyBytes_FromStringAndSize(<const char*>p, n), part
         cdef list passed = []
+        cdef int dialect = call.endpoint.dialect
         if b"?" in text:
             return False
         for part in text.split(b"&"):
-            if part == b"alt=sse" or part == b"beta=true" or part == b"alt=json":
+            if (dialect == D_GEMINI and (part == b"alt=sse" or part == b"alt=json")) or (
+                    dialect == D_ANTHROPIC and part == b"beta=true"):
+                if passed:
+                    return False
                 passed.append(part)
-            elif part.startswith(b"key=") and len(part) > 4 and b"=" not in part[4:]:
+            elif dialect == D_GEMINI and part.startswith(b"key=") and len(part) > 4 and b"=" not in part[4:]:
                 if call.secrets is None:
                     call.secrets = []
                 call.secrets.append(part[4:])
@@ -185,8 +189,7 @@ cdef class Engine:
         call.id = self.new_id(call.wall_ns)
         if call.secrets is not None:
             for secret in call.secrets:
-                if secret not in head.secrets:
-                    head.secrets.append(secret)
+                head.add_key(secret)
         call.secrets = head.secrets
         call.passed_fields = head.passed.take()
         call.agent = head.agent
@@ -414,6 +417,10 @@ cdef class Engine:
 
     def credential(self, bytes public_id):
         return self.credentials.get(public_id)
+
+    def is_no_key(self, bytes public_id):
+        """Whether the store has been asked for it and has no such key."""
+        return public_id in self.unknown
 
     def busy_keys(self):
         """Numbers of the keys that open calls belong to, admitted or not."""

@@ -18,6 +18,7 @@ cdef Py_ssize_t TURN_BYTES = 131072             # a read this large is probably 
 cdef Py_ssize_t PIPELINED_BYTES_MAX = 65536     # of following requests that wait while a call runs
 cdef Py_ssize_t TURNED_AWAY_MAX = 64            # connections above the limit that may linger to read why
 cdef Py_ssize_t IDEMPOTENCY_KEY_BYTES_MAX = 255
+cdef Py_ssize_t SECRETS_MAX = 8
 cdef Py_ssize_t TRACEPARENT_BYTES_MAX = 128
 cdef int SERVED = 0
 cdef int MORE = 1
@@ -40,8 +41,11 @@ cdef class RequestHead:
     def __cinit__(self):
         self.passed = Buffer()
 
-    cdef int parse(self, const uint8_t* p, const uint8_t* end, FieldTable table, int dialect) except -1:
-        """Reads field lines up to the empty line. `odd` is set where the front door must not serve the message."""
+    cdef int parse(self, const uint8_t* p, const uint8_t* end, FieldTable table, int dialect, bint bounded=True) except -1:
+        """Reads field lines up to the empty line. `odd` is set where the front door must not serve the message.
+
+        Not `bounded`: the fields come from aiohttp's parser, which has its own limits, and hold nothing unreadable.
+        """
         cdef Field f
         cdef Py_ssize_t size
         cdef int count = 0
@@ -64,7 +68,7 @@ cdef class RequestHead:
             if size == 0:
                 break
             count += 1
-            if count > FIELDS_MAX:
+            if bounded and (count > FIELDS_MAX or size > FIELD_LINE_BYTES_MAX + 2):
                 self.odd = True
                 return 0
             if f.allow & bit:
@@ -97,18 +101,16 @@ cdef class RequestHead:
                     self.encoded = True
                     self.odd = True
             elif f.kind == H_AUTHORIZATION:
-                if f.value_size > 7 and (f.value[0] | 32) == 98 and (f.value[1] | 32) == 101 and (f.value[2] | 32) == 97 and \
-                        (f.value[3] | 32) == 114 and (f.value[4] | 32) == 101 and (f.value[5] | 32) == 114 and f.value[6] == 32:
-                    self.add_secret(f.value + 7, f.value_size - 7)
+                self.add_secret(f.value, f.value_size, True)
             elif f.kind == H_API_KEY:
-                self.add_secret(f.value, f.value_size)
+                self.add_secret(f.value, f.value_size, False)
             elif f.kind == H_USER_AGENT:
                 if self.agent is None:
                     self.agent = PyBytes_FromStringAndSize(<const char*>f.value, f.value_size)
                 else:
                     self.odd = True
             elif f.kind == H_CONTENT_TYPE:
-                self.odd |= typed
+                self.odd |= typed or not self._is_utf8(&f)
                 typed = True
             elif f.kind == H_MAX_COST:
                 amount = parse_credits(f.value, f.value_size)
@@ -135,19 +137,43 @@ cdef class RequestHead:
             elif f.kind == H_FORWARDED_FOR:
                 self.forwarded_for = PyBytes_FromStringAndSize(<const char*>f.value, f.value_size) \
                     if self.forwarded_for is None else self.forwarded_for + b"," + PyBytes_FromStringAndSize(<const char*>f.value, f.value_size)
+            elif f.kind == H_FETCH_MODE:
+                if value_is(&f, b"navigate"):
+                    self.odd = True      # a browser opens this address: refused there
+            elif f.kind == H_FETCH_DEST:
+                if not value_is(&f, b"empty"):
+                    self.odd = True
             p += size
         return 0
 
-    cdef int add_secret(self, const uint8_t* p, Py_ssize_t n) except -1:
+    cdef int add_secret(self, const uint8_t* p, Py_ssize_t n, bint other_schemes) except -1:
+        """An API key, with `Bearer` in front or without. `other_schemes`: in `authorization` two words are one of those."""
         cdef bytes secret
-        while n > 0 and p[0] == 32:
-            p += 1
-            n -= 1
+        if n >= 6 and relay_same_name(p, <const uint8_t*>b"bearer", 6) and (n == 6 or p[6] == 32 or p[6] == 9):
+            p += 6
+            n -= 6
+            while n > 0 and (p[0] == 32 or p[0] == 9):
+                p += 1
+                n -= 1
+        elif other_schemes and memchr(p, 32, n) != NULL:
+            return 0
         if n > 0:
             secret = PyBytes_FromStringAndSize(<const char*>p, n)
-            if secret not in self.secrets and len(self.secrets) < 8:
-                self.secrets.append(secret)
+            self.add_key(secret)
         return 0
+
+    cdef int add_key(self, bytes secret) except -1:
+        if secret not in self.secrets and PyList_GET_SIZE(self.secrets) < SECRETS_MAX:
+            self.secrets.append(secret)
+        return 0
+
+    cdef bint _is_utf8(self, const Field* f) except -1:
+        """Whether a Content-Type says no charset, or UTF-8 as most clients write it; others are for `wire/headers.py`."""
+        if f.value_size == 16 and relay_same_name(f.value, <const uint8_t*>b"application/json", 16):
+            return True
+        if f.value_size == 31 and relay_same_name(f.value, <const uint8_t*>b"application/json; charset=utf-8", 31):
+            return True
+        return b"charset" not in PyBytes_FromStringAndSize(<const char*>f.value, f.value_size).lower()
 
 
 cdef int64_t parse_credits(const uint8_t* p, Py_ssize_t n) noexcept:
@@ -494,8 +520,13 @@ cdef class Bridge(ClientSide):
         transport.set_write_buffer_limits(WRITE_BUFFER_HIGH)
         self.set_peer()
 
-    def open(self, str endpoint_name, bytes query, bytes path_model, bytes fields, list more_secrets, bytes form_type=None):
-        """Begins the call: `fields` is the head's field lines with the empty line. False where the fields are not understood."""
+    def open(self, str endpoint_name, bytes query, bytes path_model, bytes fields, list more_secrets, bytes form_type=None,
+             int bad_head=0, str bad_field=None, bint bad_key_field=False):
+        """Begins the call: `fields` is the head's field lines with the empty line, all of them readable.
+
+        `bad_head`: an error code, where something in the head cannot be done, with the field's name. It is told once it is
+        known whose call it is; with `bad_key_field` that cannot be known.
+        """
         cdef Call call = Call()
         cdef RequestHead head = self.engine.request_head
         cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(fields)
@@ -504,14 +535,17 @@ cdef class Bridge(ClientSide):
         call.query = query
         call.path_model = path_model
         call.form_type = form_type
-        head.parse(p, p + PyBytes_GET_SIZE(fields), self.engine.fields, call.endpoint.dialect)
+        head.parse(p, p + PyBytes_GET_SIZE(fields), self.engine.fields, call.endpoint.dialect, False)
         for secret in more_secrets:
-            if secret not in head.secrets:
-                head.secrets.append(secret)
+            head.add_key(secret)
         self.engine.open_call(call, self, head)
         self.call = call
         try:
-            if head.bad_max_cost:
+            if bad_head:
+                call.bad_head = bad_head
+                call.bad_field = bad_field
+                call.bad_key_field = bad_key_field
+            elif head.bad_max_cost:
                 call.bad_head = E_INVALID_VALUE
                 call.bad_field = "x-relay-max-cost"
             elif head.bad_idempotency_key:

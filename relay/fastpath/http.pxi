@@ -109,6 +109,8 @@ cdef enum:
     H_TRACEPARENT
     H_FORWARDED_FOR
     H_RETRY_AFTER
+    H_FETCH_MODE           # sec-fetch-mode, sec-fetch-dest: what a browser wants an answer for
+    H_FETCH_DEST
     H_DROP                 # an answer's field that must not reach a client
 
 ctypedef struct FieldSlot:
@@ -227,7 +229,8 @@ def _standard_fields():
         (b"host", H_HOST), (b"content-length", H_CONTENT_LENGTH), (b"transfer-encoding", H_TRANSFER_ENCODING),
         (b"connection", H_CONNECTION), (b"expect", H_EXPECT), (b"upgrade", H_UPGRADE),
         (b"content-encoding", H_CONTENT_ENCODING), (b"content-type", H_CONTENT_TYPE),
-        (b"authorization", H_AUTHORIZATION), (b"x-api-key", H_API_KEY), (b"x-goog-api-key", H_API_KEY),
+        (b"authorization", H_AUTHORIZATION), (b"x-api-key", H_API_KEY), (b"x-goog-api-key", H_API_KEY), (b"api-key", H_API_KEY),
+        (b"sec-fetch-mode", H_FETCH_MODE), (b"sec-fetch-dest", H_FETCH_DEST),
         (b"user-agent", H_USER_AGENT), (b"x-relay-max-cost", H_MAX_COST), (b"x-forwarded-for", H_FORWARDED_FOR),
         (b"retry-after", H_RETRY_AFTER), (b"x-relay-channel", H_CHANNEL), (b"traceparent", H_TRACEPARENT), (b"x-relay-usage", H_RELAY_USAGE), (b"idempotency-key", H_IDEMPOTENCY_KEY),
     ):
@@ -268,8 +271,6 @@ cdef Py_ssize_t parse_field(const uint8_t* p, const uint8_t* end, FieldTable tab
     v = q
     q = relay_scan_value(q, end)
     if q + 1 >= end or q[0] != 13 or q[1] != 10:
-        return -1
-    if q - p > FIELD_LINE_BYTES_MAX:
         return -1
     out.line_size = <int32_t>(q + 2 - p)
     while q > v and (q[-1] == 32 or q[-1] == 9):

@@ -285,6 +285,7 @@ cdef class ResponseHead:
     cdef int status, framing, minor
     cdef int64_t length
     cdef bint close, event_stream, compressed
+    cdef bint sandbox                  # neither JSON nor an event stream: a browser must not run it on this origin
     cdef bytes encoding, reason, content_type
     cdef Buffer passed
 
@@ -298,11 +299,12 @@ cdef class ResponseHead:
         cdef Field f
         cdef Py_ssize_t size
         cdef int count = 0
-        cdef bint has_length = False, has_coding = False
+        cdef bint has_length = False, has_coding = False, typed = False
         cdef bytes named = None     # what unusual Connection fields say
         self.status = 0
         self.length = 0
         self.close = self.event_stream = self.compressed = False
+        self.sandbox = True
         self.encoding = None
         self.content_type = None
         self.passed.size = 0
@@ -335,7 +337,7 @@ cdef class ResponseHead:
                 break
             q += size
             count += 1
-            if count > 2 * FIELDS_MAX:
+            if count > 2 * FIELDS_MAX or size > FIELD_LINE_BYTES_MAX + 2:
                 return -1
             if f.kind == H_OTHER:
                 if not table.drops(f.name, f.name_size):
@@ -365,6 +367,8 @@ cdef class ResponseHead:
             elif f.kind == H_CONTENT_TYPE:
                 self.passed.add(f.name, f.line_size)
                 self.event_stream = f.value_size >= 17 and self._starts(&f, b"text/event-stream")
+                self.sandbox = typed or not self._is_data(&f)
+                typed = True
             elif f.kind == H_UPGRADE or f.kind == H_DROP:
                 pass
             else:
@@ -402,6 +406,14 @@ cdef class ResponseHead:
                 self.passed.add_bytes(line + b"\r\n")
         return 0
 
+    cdef bint _is_data(self, const Field* f) noexcept:
+        """Whether a browser, too, takes it for JSON or an event stream: of several types in a list it takes the last."""
+        cdef Py_ssize_t n = 17 if self.event_stream else 16
+        if not self.event_stream and not (n <= f.value_size and self._starts(f, b"application/json")):
+            return False
+        return f.value_size == n or ((f.value[n] == 59 or f.value[n] == 32 or f.value[n] == 9)
+                                     and memchr(f.value, 44, f.value_size) == NULL)
+
     cdef bint _starts(self, const Field* f, const char* word) noexcept:
         cdef Py_ssize_t i
         for i in range(<Py_ssize_t>strlen(word)):
@@ -411,8 +423,9 @@ cdef class ResponseHead:
 
 
 def parse_response_head(bytes head, FieldTable table):
-    """For tests: (status, framing, length, close, event_stream, encoding, passed fields) or None where it is garbage."""
+    """For tests: (status, framing, length, close, event_stream, encoding, passed fields, sandbox) or None where it is garbage."""
     h = ResponseHead()
     if h.parse(<const uint8_t*>PyBytes_AS_STRING(head), len(head), table) < 0:
         return None
-    return h.status, ("length", "chunked", "close", "none")[h.framing], h.length, h.close, h.event_stream, h.encoding, h.passed.take()
+    return h.status, ("length", "chunked", "close", "none")[h.framing], h.length, h.close, h.event_stream, h.encoding, h.passed.take(), \
+        bool(h.sandbox)

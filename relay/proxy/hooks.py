@@ -5,7 +5,7 @@ Nothing here may raise into the engine with content in its text; the engine itse
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -14,7 +14,7 @@ from relay import quiet
 from relay._fastpath import ERROR_CODES, Call, Channel, TokenTable
 from relay.policy.routing import KeyRests
 from relay.proxy import decoders, forms
-from relay.proxy.addresses import Addresses
+from relay.proxy.addresses import Addresses, Caller
 from relay.proxy.connect import Connector
 from relay.proxy.cutting import reset
 from relay.wire import annotate, upstream_errors
@@ -51,8 +51,11 @@ class Hooks:
     def peer(self, peername: object) -> tuple[str | None, bytes | None, bool]:
         return self._addresses.peer(peername)
 
-    def forwarded_address(self, peer: str | None, header: bytes) -> tuple[str | None, bytes | None]:
-        return self._addresses.forwarded(peer, header)
+    def forwarded_address(self, header: bytes) -> Caller:
+        return self._addresses.forwarded(header)
+
+    def caller_address(self, peername: object, lines: Sequence[bytes]) -> Caller:
+        return self._addresses.caller(peername, lines)
 
     def connect(self, channel: Channel, call: Call) -> None:
         self._connector.connect(channel, call)

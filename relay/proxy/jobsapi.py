@@ -378,7 +378,8 @@ class JobsApi:
             put = name.encode() if boundary is not None else orjson.dumps(name)
             data = data[: span[0]] + put + data[span[1] :]
         usage = {"video_seconds": seconds}
-        return await self._make(call, "video", model, attempts, usage, data, count=seconds)
+        typed = [("Content-Type", call.content_type.decode("ascii"))] if boundary is not None else None
+        return await self._make(call, "video", model, attempts, usage, data, count=seconds, fields=typed)
 
     async def remix(self, call: SideCall, object_id: str) -> web.StreamResponse:
         """POST /v1/videos/{id}/remix: another video as long as the first, of the same model, at the same channel."""
@@ -510,7 +511,7 @@ def _at(routes: list[Route], channels: frozenset[str] | None) -> list[Route]:
 
 
 def _boundary(call: SideCall) -> bytes | None:
-    return multipart.boundary_of(call.request.headers.get("Content-Type", "").encode("utf-8", "replace"))
+    return multipart.boundary_of(call.content_type)
 
 
 async def strict_object(data: bytes) -> dict[str, Any]:

@@ -323,6 +323,8 @@ class Keyring:
         if public_id is None:
             return None
         credential = self._engine.credential(public_id.encode())
+        if credential is None and self._engine.is_no_key(public_id.encode()):
+            return None
         if credential is None:
             loaded = await self._read(public_id)
             credential = self._admit(loaded) if loaded is not None else None

@@ -38,10 +38,9 @@ class RealtimeCall(SideCall):
         request = self.request
         if request.headers.get("Upgrade", "").lower() != "websocket":
             raise RefusedError("upgrade_required")
-        query = wire.parse_query(self.query)
-        if query is None:
+        name = wire.parse_query(self.query)
+        if name is None:
             raise RefusedError("unsupported_feature")
-        name, self.rest = query
         if not name:
             raise RefusedError("missing_model")
         engine = self.desk.engine
@@ -139,7 +138,7 @@ async def _connect(
         upstream, route = upstreams.chosen(attempts), attempts.route
         assert route is not None
         call.session.forwarded(route)
-        query = wire.with_model(call.rest, route.upstream_model)
+        query = wire.with_model(route.upstream_model)
         try:
             socket = await upstreams.connect(
                 upstream, attempts, "/realtime", query, call.fields(), protocols, bytes_max

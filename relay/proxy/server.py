@@ -17,7 +17,7 @@ from relay._fastpath import Bridge, Engine
 from relay.proxy.cutting import reset
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
-from relay.wire import paths
+from relay.wire import paths, queries
 from relay.wire.endpoints import D_OPENAI, F_IMAGES, Endpoint
 
 log = logging.getLogger("relay.server")
@@ -26,6 +26,8 @@ WRITE_BUFFER_HIGH = 4096  # as at the front door: what waits for a client is har
 HEAD_BYTES_MAX = 65_536  # names and values together; aiohttp itself bounds only their number and the size of each
 E_BODY_TOO_LARGE = _fastpath.ERROR_CODES.index("body_too_large")
 E_BODY_TIMEOUT = _fastpath.ERROR_CODES.index("body_timeout")
+E_INVALID_VALUE = _fastpath.ERROR_CODES.index("invalid_value")
+E_UNSUPPORTED_CHARSET = _fastpath.ERROR_CODES.index("unsupported_charset")
 LocalHandler = Callable[[web.Request, Endpoint, str | None], Awaitable[web.StreamResponse]]
 SideHandler = Callable[[web.Request, Endpoint, str | None, str], Awaitable[web.StreamResponse]]
 
@@ -157,9 +159,11 @@ class Written(web.StreamResponse):
         return None
 
 
-def refusal(dialect: int, code: str, *, headers: dict[str, str] | None = None) -> web.Response:
+def refusal(
+    dialect: int, code: str, *, param: str | None = None, headers: dict[str, str] | None = None
+) -> web.Response:
     """A refusal outside of any call, in the dialect's error shape."""
-    status, fields, body = wire_errors.render_refusal(dialect, code, "", 0, None)
+    status, fields, body = wire_errors.render_refusal(dialect, code, "", 0, param)
     response = web.Response(status=status, body=body)
     for name, value in fields:
         if value:
@@ -328,6 +332,8 @@ class ApiServer:
                 return refusal(dialect, "method_not_allowed", headers={"Allow": ", ".join(methods)})
             return refusal(dialect, "path_not_found")
         endpoint = resolved.endpoint
+        if wire_headers.opened_by_browser(request.raw_headers):
+            return refusal(endpoint.dialect, "browser_request")
         if endpoint.needs_model and endpoint.served:
             return await self._call(request, endpoint, resolved.model, query)
         if endpoint.served and endpoint.upstream_path and self.side is not None:
@@ -355,13 +361,21 @@ class ApiServer:
             if not ended.done():
                 ended.set_result(reusable)
 
-        keys, rest = wire_headers.split_query(query.encode("ascii", "replace"))
-        own = _FRAMING  # with what the client's Connection fields name: theirs alone, too (RFC 9110 7.6.1)
-        for value in request.headers.getall("Connection", ()):
-            own = own | {name.strip(" \t").lower().encode("utf-8", "surrogateescape") for name in value.split(",")}
-        fields = b"".join(
-            name + b": " + value + b"\r\n" for name, value in request.raw_headers if name.lower() not in own
-        )
+        trusted = self._engine.hooks.peer(transport.get_extra_info("peername"))[2]
+        readable, bad_field = wire_headers.readable(request.raw_headers, forwarded=trusted)
+        own = _FRAMING | wire_headers.named_by_connection(readable)
+        fields = b"".join(name + b": " + value + b"\r\n" for name, value in readable if name.lower() not in own)
+        form_type = _form_type(request, endpoint) if endpoint.form else None
+        bad_head = E_INVALID_VALUE if bad_field is not None else 0
+        keys: list[bytes] = []
+        rest = b""
+        try:
+            keys, rest = queries.read(endpoint, query.encode("ascii", "replace"))
+        except queries.QueryError as error:
+            bad_head, bad_field = bad_head or E_INVALID_VALUE, bad_field or str(error)
+        if not bad_head and form_type is None:
+            types = wire_headers.values(readable, b"content-type")
+            bad_head = 0 if all(map(wire_headers.charset_is_utf8, types)) else E_UNSUPPORTED_CHARSET
         bridge = Bridge(self._engine, transport, request.version < (1, 1), on_end)
         protocol.bridge = bridge
         try:
@@ -371,7 +385,10 @@ class ApiServer:
                 model.encode() if model is not None else None,
                 fields + b"\r\n",
                 keys,
-                _form_type(request, endpoint) if endpoint.form else None,
+                form_type,
+                bad_head,
+                bad_field,
+                bad_field is not None and bad_field.encode() in wire_headers.KEY_HEADERS,
             )
             if (request.content_length or 0) > self._engine.body_bytes_max:
                 bridge.refuse(E_BODY_TOO_LARGE)
@@ -421,10 +438,10 @@ def dialect_of(path: str) -> int:
 
 def _form_type(request: web.Request, endpoint: Endpoint) -> bytes | None:
     """The Content-Type of a form. Pictures may also be edited by JSON, which goes the usual way."""
-    text = request.headers.get("Content-Type", "")
+    text = request.headers.get("Content-Type", "").strip(" \t")
     if endpoint.format == F_IMAGES and text.partition(";")[0].strip().lower() == "application/json":
         return None
-    return text.encode("utf-8", "replace")
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _plain_host(request: web.Request) -> bool:

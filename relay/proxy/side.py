@@ -104,7 +104,7 @@ class Side:
         self, request: web.Request, endpoint: Endpoint, object_id: str | None, query: str
     ) -> web.StreamResponse:
         """One request about objects."""
-        if endpoint.name in GOOGLES and ("x-goog-api-key" in request.headers or "key" in request.query):
+        if endpoint.name in GOOGLES and "x-goog-api-key" in request.headers:
             endpoint = BY_NAME[GOOGLES[endpoint.name]]  # Google's SDK asks under /v1 as well
         handler = self._handlers[endpoint.name]
         kind = realtime.RealtimeCall if endpoint.name == "realtime" else SideCall

@@ -24,13 +24,12 @@ from relay.storage import Store, StoreError
 from relay.storage.rows import KeyClaim
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
-from relay.wire import ratelimits
+from relay.wire import queries, ratelimits
 from relay.wire.endpoints import CHANNEL_SCOPE, Endpoint, scope_bit
 
 if TYPE_CHECKING:
     from relay.proxy.idempotency import IdempotencyKeys
 
-SECRETS_MAX: Final = 8
 CHANNEL_CHARS_MAX: Final = 64
 _CODES: Final = _fastpath.ERROR_CODES
 
@@ -52,9 +51,16 @@ class SideCall:
         self.desk = desk
         self.request = request
         self.endpoint = endpoint
-        secrets, rest = wire_headers.split_query(query.encode("ascii", "replace"))
-        self.query = rest.decode("ascii")
-        self._secrets = secrets
+        self._peername = request.transport.get_extra_info("peername") if request.transport else None
+        trusted = desk.hooks.peer(self._peername)[2]
+        self.readable, self._bad_field = wire_headers.readable(request.raw_headers, forwarded=trusted)
+        self._query_keys: list[bytes] = []
+        self.query = ""  # what of it goes on
+        try:
+            self._query_keys, rest = queries.read(endpoint, query.encode("ascii", "replace"))
+            self.query = rest.decode("ascii")
+        except queries.QueryError as error:
+            self._bad_field = self._bad_field or str(error)
         self.id = desk.engine.next_id()
         self.began_ns = time.monotonic_ns()
         self.first_byte_ns = 0
@@ -76,22 +82,18 @@ class SideCall:
     async def identify(self) -> ApiKey:
         """Whose call it is, and whether it may be made at all. Raises RefusedError."""
         desk = self.desk
-        given = {key.decode("latin-1") for key in self._secrets}
-        for name in wire_headers.KEY_HEADERS:
-            for value in self.request.headers.getall(name.decode(), ()):
-                scheme, _, bearer = value.partition(" ")
-                if name != b"authorization":
-                    given.add(value.strip())
-                elif scheme.lower() == "bearer":
-                    given.add(bearer.strip())
-        given.discard("")
+        if self._bad_field is not None and self._bad_field.encode() in wire_headers.KEY_HEADERS:
+            raise RefusedError("invalid_value", self._bad_field)
+        given = wire_headers.secrets(self.readable, self._query_keys)
         if not given:
             raise RefusedError("missing_key")
-        keys = [await desk.keyring.find(secret.encode("utf-8", "replace")) for secret in sorted(given)[:SECRETS_MAX]]
+        keys = [await desk.keyring.find(secret) for secret in given]
         found = {key for key in keys if key is not None}
         if len(found) != 1:
             raise RefusedError("ambiguous_key" if found else "invalid_key")
         key = self.key = found.pop()
+        if self._bad_field is not None:
+            raise RefusedError("invalid_value", self._bad_field)
         if desk.engine.draining:
             raise RefusedError("draining")
         if not desk.engine.store_writable:
@@ -125,21 +127,21 @@ class SideCall:
     @property
     def wanted_channel(self) -> str | None:
         """x-relay-channel. Raises RefusedError."""
-        values = self.request.headers.getall("x-relay-channel", [])
+        values = wire_headers.values(self.readable, b"x-relay-channel")
         if len(values) > 1 or not all(0 < len(value) <= CHANNEL_CHARS_MAX for value in values):
             raise RefusedError("invalid_value", "x-relay-channel")
-        return values[0] if values else None
+        return values[0].decode("ascii") if values else None
 
     @property
     def max_cost_nano(self) -> int:
         """What the caller allows it to cost, by x-relay-max-cost; -1: anything. Raises RefusedError."""
-        values = self.request.headers.getall("x-relay-max-cost", [])
+        values = wire_headers.values(self.readable, b"x-relay-max-cost")
         if not values:
             return -1
         try:
             if len(values) != 1:
                 raise ValueError
-            return units.parse_credits(values[0])
+            return units.parse_credits(values[0].decode("ascii"))
         except ValueError:
             raise RefusedError("invalid_value", "x-relay-max-cost") from None
 
@@ -161,10 +163,8 @@ class SideCall:
         return self.key.account_id
 
     def _addresses(self) -> tuple[str | None, bytes | None]:
-        transport = self.request.transport
-        text, packed, trusted = self.desk.hooks.peer(transport.get_extra_info("peername") if transport else None)
-        forwarded = self.request.headers.get("X-Forwarded-For")
-        return self.desk.hooks.forwarded_address(text, forwarded.encode()) if trusted and forwarded else (text, packed)
+        lines = wire_headers.values(self.readable, b"x-forwarded-for")
+        return self.desk.hooks.caller_address(self._peername, lines)
 
     def packed_address(self) -> bytes | None:
         return self._addresses()[1]
@@ -173,21 +173,21 @@ class SideCall:
 
     def fields(self) -> Fields:
         """The request's fields that the provider may see."""
-        own = {
-            name.strip(" \t").lower()
-            for value in self.request.headers.getall("Connection", ())
-            for name in value.split(",")
-        }
-        allowed = wire_headers.REQUEST_ALLOWED[self.endpoint.dialect]
+        allowed = wire_headers.REQUEST_ALLOWED[self.endpoint.dialect] - wire_headers.named_by_connection(self.readable)
         return [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in self.request.raw_headers
-            if name.lower() in allowed and name.lower().decode("latin-1") not in own
+            (name.decode("ascii"), value.decode("ascii")) for name, value in self.readable if name.lower() in allowed
         ]
+
+    @property
+    def content_type(self) -> bytes:
+        """As the client calls its body; of several, which aiohttp refuses, the first."""
+        return next(iter(wire_headers.values(self.readable, b"content-type")), b"")
 
     async def body(self, bytes_max: int) -> bytes:
         """The whole request body. Raises RefusedError."""
         engine = self.desk.engine
+        if not wire_headers.charset_is_utf8(self.content_type):
+            raise RefusedError("unsupported_charset")
         if (self.request.content_length or 0) > bytes_max:
             raise RefusedError("body_too_large")
         parts: list[bytes] = []
@@ -214,13 +214,12 @@ class SideCall:
 
         Raises RefusedError: not a key, or another call has it; StoreError.
         """
-        values = self.request.headers.getall("Idempotency-Key", [])
+        values = wire_headers.values(self.readable, b"idempotency-key")
         if not values:
             return
         if len(values) != 1:
             raise RefusedError("invalid_value", "idempotency-key")
-        key = values[0].encode("utf-8", "surrogateescape")
-        self.claim = await self.desk.keys.take(self.account_id, key, self.id, self.endpoint.path, body)
+        self.claim = await self.desk.keys.take(self.account_id, values[0], self.id, self.endpoint.path, body)
 
     async def bind_key(self) -> None:
         """Before what may make an object has been forwarded: the key stays this call's, whatever happens."""
@@ -363,8 +362,8 @@ class SideCall:
     def note_trace(self) -> None:
         """The caller's traceparent, for the call's span."""
         engine = self.desk.engine
-        if engine.field_table.traced and (values := self.request.headers.getall("traceparent", [])):
-            engine.traceparents[self.id] = values[0].encode("utf-8", "replace") if len(values) == 1 else b""
+        if engine.field_table.traced and (values := wire_headers.values(self.readable, b"traceparent")):
+            engine.traceparents[self.id] = values[0] if len(values) == 1 else b""
 
     def address(self) -> str | None:
         """For the record."""
@@ -372,10 +371,10 @@ class SideCall:
 
     def agent(self) -> str | None:
         """For the record."""
-        agent = self.request.headers.get("User-Agent")
-        if agent is None or not self.desk.engine.keep_user_agent:
+        agents = wire_headers.values(self.readable, b"user-agent")
+        if not agents or not self.desk.engine.keep_user_agent:
             return None
-        return self.desk.hooks.clean_agent(agent.encode("utf-8", "replace"))
+        return self.desk.hooks.clean_agent(agents[0])
 
 
 def limited(code: int, admission: Admission) -> RefusedError:

@@ -37,7 +37,7 @@ class Uploads:
         length = request.content_length
         if length is not None and length > bytes_max:
             raise RefusedError("body_too_large")
-        boundary = multipart.boundary_of(request.headers.get("Content-Type", "").encode("utf-8", "replace"))
+        boundary = multipart.boundary_of(call.content_type)
         if boundary is None:
             raise RefusedError("invalid_value", "content-type")
         # A repeat is refused before its bytes are there: what is known of them is how many will come.
@@ -72,7 +72,9 @@ class _Upload:
         """The provider's answer. Raises RefusedError, UpstreamError, StoreError, ConnectionError."""
         call = self._call
         length = call.request.content_length
-        framing = [("Content-Length", str(length))] if length is not None else []
+        framing = [("Content-Type", call.content_type.decode("ascii"))]
+        if length is not None:
+            framing.append(("Content-Length", str(length)))
         rest = self._pieces()
         try:
             begun = await self._beginning(rest)

@@ -308,6 +308,8 @@ class Upstreams:
         # No `sock_read`: aiohttp's timer can outlive its answer, and then fails the next request on that connection.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=upstream.connect_seconds)
         sent = [*(fields or ()), *_key_fields(attempts), ("Accept-Encoding", "identity")]
+        if data is not None and not any(name == "Content-Type" for name, _ in sent):
+            sent.append(("Content-Type", "application/json"))  # it was read as JSON, whatever its sender calls it
         try:
             async with asyncio.timeout(upstream.first_byte_seconds) as limit:
                 if data is not None and not isinstance(data, bytes):
@@ -469,6 +471,7 @@ def passed(answer: aiohttp.ClientResponse) -> Fields:
         name = raw_name.lower()
         if wire_headers.response_passes(name) and name != b"content-length" and name.decode("latin-1") not in own:
             fields.append((raw_name.decode("latin-1"), raw_value.decode("latin-1")))
+    fields += [(name.decode("ascii"), value.decode("ascii")) for name, value in wire_headers.guards(answer.raw_headers)]
     return fields
 
 

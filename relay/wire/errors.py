@@ -74,7 +74,7 @@ _GEMINI_STATUSES: Final = {
 }
 
 _FIRST_CALL: Final = re.compile(r"call_[0-9a-z]{13}")  # of a refusal that names another call
-_PARAM = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+_PARAM = re.compile(r"[A-Za-z0-9_.$\[\]-]{1,64}")
 _HELP: Final = {  # for fields whose name alone does not say what is wrong
     "input_file_id": " A batch takes a file of JSON lines that was uploaded here: each a request, all for one model.",
     "content-type": " It has to be multipart/form-data with a boundary.",

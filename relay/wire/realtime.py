@@ -26,19 +26,15 @@ _TEXT_DELTAS: Final = frozenset(
 _AUDIO_DELTAS: Final = frozenset({"response.audio.delta", "response.output_audio.delta"})
 
 
-def parse_query(query: str) -> tuple[str, str] | None:
-    """The model and the other parameters of a session's URL; None for a kind of session that reports no usage."""
-    pairs = parse_qsl(query, keep_blank_values=True)
-    names = [name for name, _ in pairs]
-    if "intent" in names or "call_id" in names or names.count("model") > 1:
-        return None
-    rest = "&".join(part for part in query.split("&") if part and not part.startswith("model="))
-    return dict(pairs).get("model", ""), rest
+def parse_query(query: str) -> str | None:
+    """The model of a session's URL; None for a kind of session that reports no usage."""
+    pairs = dict(parse_qsl(query, keep_blank_values=True))
+    return None if "intent" in pairs or "call_id" in pairs else pairs.get("model", "")
 
 
-def with_model(rest: str, model: str) -> str:
-    """The query as it goes on."""
-    return f"model={quote(model, safe='')}" + (f"&{rest}" if rest else "")
+def with_model(model: str) -> str:
+    """The query as it goes on: nothing of the client's own."""
+    return f"model={quote(model, safe='')}"
 
 
 class Meter:

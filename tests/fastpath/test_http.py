@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from relay._fastpath import decode_chunked, keyed_hash, parse_request_head, parse_response_head
+from relay.wire import headers
 from tests.support import http_oracle as oracle
 
 TABLE = oracle.field_table()
@@ -30,7 +31,8 @@ NAMES = [
         b"Date",
     ),
     *(b"ratelimit", b"anthropic-ratelimit-tokens", b"anthropic-priority", b"cf-ray", b"x", b"a^b", b"session~id"),
-    *(b"traceparent", b"Idempotency-Key", b"x-relay-usage", b"ETag"),
+    *(b"traceparent", b"Idempotency-Key", b"x-relay-usage", b"ETag", b"Api-Key", b"Sec-Fetch-Mode", b"sec-fetch-dest"),
+    *(b"Location", b"access-control-allow-origin", b"content-security-policy"),
 ]
 VALUES = [
     *(
@@ -54,6 +56,24 @@ VALUES = [
         b"example.com:80",
         b"[::1]",
         b"a/b",
+    ),
+    *(
+        b"Application/JSON; charset=UTF-8",
+        b"application/json;charset=utf-7",
+        b"application/json, text/html",
+        b"text/html",
+    ),
+    *(b"application/json ; a=b", b"application/jsonx", b"text/event-streamx", b"text/event-stream;a,text/html"),
+    *(
+        b"navigate",
+        b"document",
+        b"empty",
+        b"cors",
+        b"bearer",
+        b"BEARER\tsk-5",
+        b"Bearersk-6",
+        b"Bearer  ",
+        b"Digest a b",
     ),
     *(b"Bearer sk-1", b"bearer   sk-2", b"Basic x", b"sk-1", b"sk-3", b"0.25", b"1.0000000001", b"999999999.999999999"),
     *(
@@ -101,6 +121,26 @@ def test_every_known_field_is_read_as_the_oracle_does(name: bytes, value: bytes,
     block = b"Host: h\r\n" + name + b": " + value + b"\r\nContent-Length: 1\r\n\r\n"
     head = parse_request_head(block, dialect, TABLE)
     assert (None if head["odd"] else head) == oracle.request_head(block, dialect)
+
+
+KEY_FIELDS = st.tuples(
+    st.sampled_from([b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key", b"Authorization", b"cookie"]),
+    st.builds(
+        lambda scheme, blanks, word: scheme + blanks + word,
+        st.sampled_from([b"", b"Bearer", b"bearer", b"BEARER", b"Basic", b"Bearerx"]), st.sampled_from([b"", b" ",
+        b"\t", b"  "]),
+        st.sampled_from([b"", b"sk-1", b"sk-2", b"a b", b"sk-3"]),
+    ),
+)  # fmt: skip
+
+
+@given(st.lists(KEY_FIELDS, max_size=12))
+def test_finding_wire_L4_keys_are_read_in_one_way(fields: list[tuple[bytes, bytes]]) -> None:
+    """The compiled reader and the one for everything else find the same keys in the same order."""
+    block = b"Host: h\r\n" + b"".join(name + b": " + value + b"\r\n" for name, value in fields) + b"\r\n"
+    found = parse_request_head(block, 0, TABLE)["secrets"]
+    assert found == headers.secrets(fields)
+    assert len(found) <= headers.SECRETS_MAX
 
 
 # A head that may be served, and one byte of it changed, added or missing.

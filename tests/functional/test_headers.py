@@ -96,7 +96,7 @@ async def test_what_the_upstream_sees(customer: Customer, simulator: Running, ca
 
 
 @pytest.mark.parametrize("case", ["chat", "alias", "messages", "gemini"])
-async def test_the_key_may_stand_in_four_places(customer: Customer, simulator: Running, case: str):
+async def test_the_key_may_stand_in_many_places(customer: Customer, simulator: Running, case: str):
     _, path, body = CASES[case]
     content = json.dumps(body).encode()
     places: list[tuple[str, dict[str, str]]] = [
@@ -104,7 +104,10 @@ async def test_the_key_may_stand_in_four_places(customer: Customer, simulator: R
         (path, {"authorization": f"bearer {customer.secret}"}),
         (path, {"x-api-key": customer.secret}),
         (path, {"X-Goog-Api-Key": customer.secret}),
-        (path + f"?key={customer.secret}", {}),
+        (path, {"api-key": customer.secret}),
+        (path, {"Authorization": customer.secret}),
+        (path, {"x-api-key": f"Bearer {customer.secret}"}),
+        *([(path + f"?key={customer.secret}", {})] if case == "gemini" else []),
         (path, {"Authorization": "Bearer something-else", "x-api-key": customer.secret}),
         (path, {"Authorization": "Basic eA==", "x-goog-api-key": customer.secret}),
     ]
@@ -218,7 +221,7 @@ async def test_strange_answer_fields(customer: Customer, raw: RawUpstream):
         await client.send(CHAT.request_bytes(customer.secret, text))
         answer = await client.response()
     assert answer.body == CHAT.body
-    own = {"x-relay-request-id", "content-type", "content-length"}
+    own = {"x-relay-request-id", "content-type", "content-length", "x-content-type-options"}
     assert {name for name, _ in answer.headers} == own | {
         "server-timing", "x-unknown", "cache-control", "content-language", "vary", "x-empty", "retry-after",
         "x-should-retry",

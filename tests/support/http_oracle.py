@@ -10,9 +10,9 @@ from relay import _fastpath
 from relay.wire import headers
 
 LINE_BYTES_MAX = 8190
+JSON_UTF8 = b"application/json; charset=utf-8"
 REQUEST_FIELDS_MAX = 64
 RESPONSE_FIELDS_MAX = 128
-SECRETS_MAX = 8
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 LINE = TOKEN + rb"+:[\t\x20-\x7e]*\r\n"
@@ -27,7 +27,8 @@ TRAILERS = re.compile(rb"(?:" + TOKEN + rb"[\t\x20-\x7e]*\r\n)*\r\n")
 # In an answer these belong to a request, or are the relay's to write.
 NOT_IN_ANSWERS = {
     *(b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade", b"authorization"),
-    *(b"x-api-key", b"x-goog-api-key", b"user-agent", b"x-relay-max-cost", b"x-forwarded-for"),
+    *(b"x-api-key", b"x-goog-api-key", b"api-key", b"user-agent", b"x-relay-max-cost", b"x-forwarded-for"),
+    *(b"sec-fetch-mode", b"sec-fetch-dest"),
 }
 
 
@@ -83,19 +84,13 @@ def request_head(block: bytes, dialect: int) -> dict[str, Any] | None:
         or values.keys() & {b"transfer-encoding", b"expect", b"upgrade"}
         or values.keys() & {b"content-location", b"content-range", b"etag", b"max-forwards", b"server"}
         or max(len(values.get(name, [])) for name in (b"content-type", b"user-agent")) > 1
+        or any(b"charset" in value.lower() and value.lower() != JSON_UTF8 for value in values.get(b"content-type", []))
+        or b"navigate" in {value.lower() for value in values.get(b"sec-fetch-mode", [])}
+        or {value.lower() for value in values.get(b"sec-fetch-dest", [])} - {b"empty"}
         or set(connections) - {b"close", b"keep-alive"}
         or {value.lower() for value in values.get(b"content-encoding", [])} - {b"identity"}
     ):
         return None
-    secrets: list[bytes] = []
-    for name, value, _ in lines:
-        secret = b""
-        if name == b"authorization" and value[:7].lower() == b"bearer ":
-            secret = value[7:].lstrip(b" ")
-        elif name in (b"x-api-key", b"x-goog-api-key"):
-            secret = value
-        if secret and secret not in secrets and len(secrets) < SECRETS_MAX:
-            secrets.append(secret)
     amounts = [amount_nano(value) for value in values.get(b"x-relay-max-cost", [])]
     forwarded = values.get(b"x-forwarded-for")
     keys = values.get(b"idempotency-key", [])
@@ -107,7 +102,7 @@ def request_head(block: bytes, dialect: int) -> dict[str, Any] | None:
         "hosts": len(values.get(b"host", [])),
         "length": int(lengths[0]) if lengths else -1,
         "close": b"close" in connections,
-        "secrets": secrets,
+        "secrets": headers.secrets((name, value) for name, value, _ in lines),
         "passed": b"".join(line for name, _, line in lines if name in headers.REQUEST_ALLOWED[dialect]),
         "max_cost_nano": amounts[-1] if amounts else -1,
         "bad_max_cost": -1 in amounts or len(amounts) > 1,
@@ -123,8 +118,8 @@ def request_head(block: bytes, dialect: int) -> dict[str, Any] | None:
     }
 
 
-def response_head(data: bytes) -> tuple[int, str, int, bool, bool, bytes | None, bytes] | None:
-    """(status, framing, length, close, event stream, content encoding, fields that pass); None: garbage."""
+def response_head(data: bytes) -> tuple[int, str, int, bool, bool, bytes | None, bytes, bool] | None:
+    """(status, framing, length, close, event stream, content encoding, fields that pass, sandbox); None: garbage."""
     found = RESPONSE_HEAD.fullmatch(data)
     if not found:
         return None
@@ -170,6 +165,7 @@ def response_head(data: bytes) -> tuple[int, str, int, bool, bool, bytes | None,
         value.get(b"content-type", b"").lower().startswith(b"text/event-stream"),
         codings[-1] if codings else None,
         b"".join(passed),
+        (b"content-security-policy", b"sandbox") in headers.guards((name, text) for name, text, _ in lines),
     )
 
 
