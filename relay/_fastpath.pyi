@@ -414,6 +414,7 @@ def limits_of(key: ApiKey, now_ns: int) -> tuple[int, int, int, int, int, int]:
 
 JOURNAL_SLOT_SIZE: int
 JOURNAL_HEADER_SIZE: int
+JOURNAL_TEXT_AT: int
 
 class Journal:
     """Slots of open calls in a writable buffer of whole slots (a mapped file). ValueError for another size."""

@@ -25,7 +25,7 @@ from relay import config as configuration
 from relay._fastpath import Engine, FrontDoor, Rate
 from relay.config import Config
 from relay.config_values import ConfigError, Fault, Listen
-from relay.control import admin, health, pricelist
+from relay.control import admin, health, pricelist, published
 from relay.control.customer import Caller, CustomerApi
 from relay.control.failures import CommandError
 from relay.control.live import LiveBalance, ScopeView
@@ -743,7 +743,7 @@ async def _serve(config: Config, descriptors_max: int) -> int:
         log.warning("%s", warning)
     server = config.server
     sockets = activation.take_sockets()
-    store = await Store.open(server.data_dir, durability=server.durability)
+    store = await Store.open(server.data_dir, durability=server.durability, cost_of=published.cost_of)
     try:
         pepper = load_pepper(server.data_dir, create=not await store.accounts(limit=1))
         relay = Relay(config, store, pepper, descriptors_max=descriptors_max)

@@ -133,6 +133,7 @@ def _run_here(config: Config, name: str, fields: dict[str, Any], *, locked_is_fa
     from relay.control.commands import COMMANDS, read_params
     from relay.control.operations import Operations
     from relay.control.pepper import load_pepper
+    from relay.control.published import cost_of
     from relay.storage import Store, StoreError, StoreLocked
 
     command = COMMANDS[name]
@@ -142,7 +143,7 @@ def _run_here(config: Config, name: str, fields: dict[str, Any], *, locked_is_fa
         raise CommandError("invalid", str(failure)) from None
 
     async def run() -> dict[str, Any]:
-        store = await Store.open(config.server.data_dir, durability=config.server.durability)
+        store = await Store.open(config.server.data_dir, durability=config.server.durability, cost_of=cost_of)
         try:
             pepper = load_pepper(config.server.data_dir, create=not await store.accounts(limit=1))
             return await Operations(store, None, config, pepper).run(command, params)

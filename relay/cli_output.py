@@ -169,7 +169,10 @@ def human(name: str, document: Document) -> str:
             + table(document["entries"], ("id", "time", "kind", "amount", "call_id", "reason"))
         )
     if name == "ledger verify":
-        return "every balance agrees with its entries and calls\n" if document["ok"] else ""
+        agreed = "every balance agrees with its entries and calls\n" if document["ok"] else ""
+        aside = document["set_aside"]
+        named = table(aside, ("time", "kind", "call_id", "account_id", "reason"))
+        return agreed + (f"\nset aside, not charged\n{named}" if aside else "")
     if "in_force" in document:
         return properties(_limits_in_force(document))
     if name in ("key create", "key rotate"):

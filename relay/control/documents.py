@@ -208,6 +208,18 @@ def event(row: rows.EventRow) -> Document:
     }
 
 
+def set_aside(row: rows.SetAsideRow) -> Document:
+    """What could not be recorded and was not charged."""
+    known = 0 < row.call_id <= units.ID_MAX
+    return {
+        "time": units.time_text(row.time_ms),
+        "kind": row.kind,
+        "call_id": units.call_text(row.call_id) if known else None,
+        "account_id": units.account_text(row.account_id) if row.account_id > 0 else None,
+        "reason": row.reason,
+    }
+
+
 def difference(row: rows.Difference) -> Document:
     """Something that does not add up. Sums of calls and tokens are counts, everything else is credits."""
     text = str if row.what in ("rollup", "count") else units.format_credits

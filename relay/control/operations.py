@@ -535,7 +535,11 @@ class Operations:
         """Recomputes every balance."""
         await self._store.flush()
         differences = await self._store.verify(published.cost_of)
-        return {"ok": not differences, "differences": [documents.difference(row) for row in differences]}
+        return {
+            "ok": not differences,
+            "differences": [documents.difference(row) for row in differences],
+            "set_aside": [documents.set_aside(row) for row in await self._store.set_aside()],
+        }
 
     async def rates_show(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008
         """The prices in force."""

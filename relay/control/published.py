@@ -18,7 +18,7 @@ def cost_of(card: rows.RateCardRow, call: rows.CallRow) -> int:
     """What a recorded call should have cost by its card, in nano-credits; -1: the card does not price its model."""
     try:
         return pricing.cost_by_card(card.body, call)
-    except KeyError:
+    except LookupError:
         return -1
 
 

@@ -8,8 +8,7 @@
 
 cimport cython
 
-cdef int64_t FOLD_MEASURE_MAX = <int64_t>1 << 40
-cdef int64_t FOLD_COST_MAX = 10000000000000000
+cdef int64_t FOLD_MEASURE_MAX = <int64_t>1 << 41   # the cache writes of a record are the sum of two numbers of usage
 cdef int64_t FOLD_IDS_PER_DAY = <int64_t>86400000 << 20
 cdef Py_ssize_t FOLD_FIELDS = 28
 
@@ -68,7 +67,7 @@ def fold_calls(list records, dict shapes, object shape_id, dict last_used):
         account_id = record[1]
         key_id = record[3]
         cost = record[20]
-        if not 0 <= cost <= FOLD_COST_MAX:
+        if not 0 <= cost <= COST_MAX:
             raise ValueError("a cost out of range")
         shape = (record[4:12], record[19], record[21])
         found = shapes.get(shape)

@@ -69,6 +69,8 @@ assert sizeof(Slot) <= JOURNAL_SLOT_BYTES
 USAGE_SOURCES = ("none", "upstream", "estimated")
 JOURNAL_SLOT_SIZE = JOURNAL_SLOT_BYTES
 JOURNAL_HEADER_SIZE = JOURNAL_HEADER_BYTES
+cdef Slot _layout
+JOURNAL_TEXT_AT = <char*>&_layout.text - <char*>&_layout      # in front of it stand a slot's numbers
 
 
 @cython.final

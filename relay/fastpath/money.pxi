@@ -5,10 +5,10 @@
 
 cdef extern from * nogil:
     """
-    #define RELAY_NANO_MAX (INT64_C(1) << 61)
+    #define RELAY_COST_MAX INT64_C(10000000000000000)   /* what one call can cost at most: ten million credits */
     #define RELAY_PPB INT64_C(1000000000)
 
-    /* ceil(parts * ppb / 10^15), at most NANO_MAX: parts are nano-credits x 10^6, ppb the discount. parts < 2^117. */
+    /* ceil(parts * ppb / 10^15), at most COST_MAX: parts are nano-credits x 10^6, ppb the discount. parts < 2^117. */
     static inline int64_t relay_price(relay_u128 parts, int64_t ppb) {
         const relay_u128 million = 1000000;
         relay_u128 q;
@@ -18,13 +18,13 @@ cdef extern from * nogil:
         } else {
             const relay_u128 scale = million * RELAY_PPB;
             if (ppb <= 0) return 0;
-            if (parts > ((((relay_u128)1 << 127) - scale) / (relay_u128)ppb)) return RELAY_NANO_MAX;
+            if (parts > ((((relay_u128)1 << 127) - scale) / (relay_u128)ppb)) return RELAY_COST_MAX;
             q = (parts * (relay_u128)ppb + (scale - 1)) / scale;
         }
-        return q > (relay_u128)RELAY_NANO_MAX ? RELAY_NANO_MAX : (int64_t)q;
+        return q > (relay_u128)RELAY_COST_MAX ? RELAY_COST_MAX : (int64_t)q;
     }
 
-    /* The most parts whose price is at most `nano`: the exact inverse of relay_price. */
+    /* The most parts whose price is at most `nano`: the exact inverse of relay_price below COST_MAX. */
     static inline relay_u128 relay_parts_for(int64_t nano, int64_t ppb) {
         if (nano < 0) return 0;
         if (ppb <= 0) return ~(relay_u128)0;
@@ -52,7 +52,7 @@ cdef extern from * nogil:
     static inline int64_t relay_affordable(const relay_prices *p, int64_t prompt_tokens, relay_u128 units, int64_t budget) {
         relay_u128 parts = relay_parts_for(budget, p->ppb);
         relay_u128 fixed = RELAY_TIMES(prompt_tokens, p->prompt) + units;
-        if (p->reply == 0 || p->ppb == 0) return INT64_MAX;
+        if (p->reply == 0 || p->ppb == 0 || budget >= RELAY_COST_MAX) return INT64_MAX;
         if (parts <= fixed) return 0;
         parts = (parts - fixed) / (relay_u128)p->reply;
         return parts > (relay_u128)INT64_MAX ? INT64_MAX : (int64_t)parts;
@@ -113,6 +113,7 @@ cdef extern from * nogil:
         int64_t audio_input, audio_output, image_input, image_output
         int64_t prompt, reply
         int64_t ppb
+    int64_t COST_MAX "RELAY_COST_MAX"
     int64_t price_cost "relay_cost"(const Prices* p, int64_t input, int64_t output, int64_t cache_read, int64_t cache_write,
                                     int64_t cache_write_1h, int64_t images, int64_t seconds, int64_t searches)
     int64_t price_cost_apart "relay_cost_apart"(
@@ -227,7 +228,7 @@ cdef class Rate:
         return &self.bounds[level]
 
     cdef inline int64_t cost_of(self, const Usage* u) noexcept nogil:
-        """Cost in nano-credits, rounded up once; sticks at NANO_MAX."""
+        """Cost in nano-credits, rounded up once; sticks at COST_MAX."""
         if self.plain:
             return price_cost(&self.prices, u.input_tokens, u.output_tokens, u.cache_read_tokens, u.cache_write_tokens,
                               u.cache_write_1h_tokens, u.images, u.video_seconds, u.web_searches)
@@ -279,7 +280,7 @@ cdef class Rate:
                            _clamped(video_seconds), _clamped(web_searches))
 
     def affordable(self, prompt_tokens, budget_nano, images=0, video_seconds=0, web_searches=0):
-        """The most output tokens for which `bound` is at most the budget; 2^63 - 1 where output is free."""
+        """The most output tokens for which `bound` is at most the budget; 2^63 - 1 where output is free, or the budget what a call can cost at most."""
         cdef int64_t prompt = _clamped(prompt_tokens)
         return price_affordable(self.bound_prices(prompt), prompt, _clamped(images), _clamped(video_seconds),
                                 _clamped(web_searches), _checked(budget_nano, "budget_nano", NANO_MAX))

@@ -38,8 +38,8 @@ _FOLLOWS: Final = {"cache_read": "input", "cache_write": "input", "cache_write_1
 # Records under these are of many requests together: prices that depend on the length of a prompt do not apply.
 WHOLE_PATHS: Final = ("/v1/batches", "/v1/messages/batches", "/v1beta/models/{model}:batchGenerateContent")
 SERVICES: Final = ("standard", "batch", "flex", "priority")
-# What a cost is clamped to on the hot path (NANO_MAX in fastpath/limits.pxi); only absurd usage reaches it.
-COST_NANO_MAX: Final = 2**61
+# What a cost is clamped to on the hot path (COST_MAX in fastpath/money.pxi); only absurd usage reaches it.
+COST_NANO_MAX: Final = 10**16
 _PPB = units.DISCOUNT_PPB_NONE
 _SCALE = 1_000_000 * _PPB  # a rate is per 10^6 tokens, a discount per 10^9
 

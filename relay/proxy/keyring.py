@@ -16,6 +16,7 @@ from relay._fastpath import ApiKey, Balance, Credential, Engine, Scope
 from relay.config import Config
 from relay.policy import keys, plans
 from relay.storage import Store, StoreError
+from relay.storage.ledger import BALANCE_MAX_NANO
 from relay.storage.rows import AccountRow, KeyRow, LoadedKey, OrganisationRow, Spend
 from relay.wire import endpoints
 
@@ -96,7 +97,7 @@ class Keyring:
         if organisation is not None:
             self._organisations[organisation.id] = organisation
         if account.id not in self._balances:
-            self._balances[account.id] = Balance(account.id, loaded.balance_nano)
+            self._balances[account.id] = Balance(account.id, min(loaded.balance_nano, BALANCE_MAX_NANO))
         self._scope("account", account.id, loaded.account_spend)
         self._scope("key", loaded.key.id, loaded.key_spend)
         if organisation is not None and loaded.organisation_spend is not None:
@@ -311,7 +312,7 @@ class Keyring:
             changes = self._changes
             nano = await self._store.balance(account_id)
             if changes == self._changes and account_id not in self._moving and account_id not in self._balances:
-                self._balances[account_id] = Balance(account_id, nano)
+                self._balances[account_id] = Balance(account_id, min(nano, BALANCE_MAX_NANO))
         return self._balances[account_id]
 
     def account(self, account_id: int) -> AccountRow | None:

@@ -28,6 +28,7 @@ from relay.records import (
     CallRecord,
     EventRecord,
 )
+from relay.storage.aside import put_record
 from relay.storage.calls import INSERT_IDEMPOTENCY
 from relay.storage.database import transaction
 from relay.storage.ledger import lots_of
@@ -96,8 +97,20 @@ IDS: Final = frozenset({"id", "account_id", "organisation_id", "key_id"})
 INTEGER_OPTIONAL: Final = frozenset({"account_id", "organisation_id", "key_id", "first_byte_us"})
 INTEGER_MAX: Final = 2**63 - 1
 # No call has more tokens, images or microseconds; sums of many of these still fit.
-MEASURE_MAX: Final = 2**40
-COST_MAX_NANO: Final = 10**16  # ten million credits; in the schema, too
+# A number of usage is at most 2^40, and a record's cache writes are the sum of two.
+MEASURE_MAX: Final = 2**41
+COST_MAX_NANO: Final = 10**16  # ten million credits; in the schema and on the hot path, too
+# What a record can cause: SQLite and the fold refuse it. A disk that fails raises something else.
+REFUSALS: Final = (
+    sqlite3.IntegrityError,
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+    sqlite3.DataError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    LookupError,
+)
 
 
 class BatchWriter:
@@ -138,12 +151,12 @@ class BatchWriter:
         try:
             if not new_only:
                 try:
-                    return transaction(self._connection, lambda _: self._write(calls, events, now_ms))
-                except (sqlite3.IntegrityError, sqlite3.ProgrammingError, TypeError, ValueError, OverflowError):
+                    return transaction(self._connection, lambda _: self._count(self._write(calls, events, now_ms)))
+                except REFUSALS:
                     # An id that is there, or a value that the schema does not take: find out which, slowly.
                     self.forget()
                     self.shortfall_nano = shortfall_nano
-            return transaction(self._connection, lambda _: self._write_new(calls, events, now_ms))
+            return transaction(self._connection, lambda _: self._count(self._write_new(calls, events, now_ms)))
         except BaseException:
             self.forget()
             self.shortfall_nano = shortfall_nano
@@ -159,7 +172,7 @@ class BatchWriter:
         def write(connection: sqlite3.Connection) -> bool:
             if not mark_ended(connection, records[0][C_ID]):
                 return False
-            self._write_new(records, [], now_ms)
+            self._count(self._write_new(records, [], now_ms))
             return True
 
         try:
@@ -180,14 +193,48 @@ class BatchWriter:
             self._last_used.clear()
 
     def _write_new(self, calls: Sequence[CallRecord], events: Sequence[EventRecord], now_ms: int) -> int:
-        """Leave out calls that are there or come twice, mend values that the schema would not take."""
+        """Leave out calls that are there or come twice, mend values that the schema would not take. A record that is
+        refused all the same is set aside: it must not keep the others from being written, now and at every start.
+        """
         execute = self._connection.execute
         new: dict[int, CallRecord] = {}
         for call in calls:
-            call_id = call[C_ID]
+            try:
+                mended = mended_call(call)
+            except REFUSALS as error:
+                put_record(self._connection, call, str(error), now_ms)
+                continue
+            call_id = mended[C_ID]
             if call_id not in new and not execute("SELECT 1 FROM calls WHERE id = ?", (call_id,)).fetchone():
-                new[call_id] = mended_call(call)
-        return self._write(list(new.values()), [mended_event(event) for event in events], now_ms)
+                new[call_id] = mended
+        good_events = mended_events(events)
+        if self._refused(list(new.values()), good_events, now_ms) is None:
+            return len(new)
+        written = 0
+        for call in new.values():
+            refused = self._refused([call], [], now_ms)
+            if refused is None:
+                written += 1
+            else:
+                put_record(self._connection, call, f"refused by the store: {refused}", now_ms)
+        for event in good_events:
+            self._refused([], [event], now_ms)  # no money is in it
+        return written
+
+    def _refused(self, calls: Sequence[CallRecord], events: Sequence[EventRecord], now_ms: int) -> BaseException | None:
+        """Write within the transaction, or undo just this and return why it was refused."""
+        shortfall_nano = self.shortfall_nano
+        self._connection.execute("SAVEPOINT records")
+        try:
+            self._write(calls, events, now_ms)
+        except REFUSALS as error:
+            self._connection.execute("ROLLBACK TO records")
+            self._connection.execute("RELEASE records")
+            self.forget()
+            self.shortfall_nano = shortfall_nano
+            return error
+        self._connection.execute("RELEASE records")
+        return None
 
     def _write(self, calls: Sequence[CallRecord], events: Sequence[EventRecord], now_ms: int) -> int:
         connection = self._connection
@@ -222,8 +269,12 @@ class BatchWriter:
             connection.executemany(INSERT_IDEMPOTENCY, keys)
         if events:
             INSERT_EVENTS.run(connection, list(chain.from_iterable(events)), self.pause)
-        connection.execute("UPDATE store SET batch = batch + 1")
         return len(calls)
+
+    def _count(self, written: int) -> int:
+        """One more group is in this transaction."""
+        self._connection.execute("UPDATE store SET batch = batch + 1")
+        return written
 
     def _draw(self, accounts: list[int], write_offs: list[tuple[int, int, int]]) -> None:
         """Take what calls cost from lots, in spending order; what they do not cover becomes a write-off."""
@@ -283,17 +334,20 @@ class BatchWriter:
 def mended_call(call: CallRecord) -> CallRecord:
     """A record that the schema takes: texts that are too long or none are dropped, numbers brought into range.
 
-    Its money is kept. Raises ValueError where that is not possible: no id, or an account or cost that is no number.
+    Its money is kept, but for what is above the most that a call can cost. Raises one of REFUSALS where that is not
+    possible: no id, or an account or cost that is no number.
     """
     if not all(isinstance(call[position], int) for position in (C_ID, C_COST_NANO)) or not isinstance(
         call[C_ACCOUNT], int | None
     ):
-        raise ValueError("a call record without id, account or cost")
+        raise ValueError("without id, account or cost")
+    if not 0 <= call[C_ID] <= INTEGER_MAX:
+        raise ValueError(f"id {call[C_ID]}: expected 0 to 2^63 - 1")
+    if call[C_COST_NANO] < 0:
+        raise ValueError(f"cost {call[C_COST_NANO]} nano-credits: expected 0 or more")
     write_off_nano = call[C_WRITE_OFF_NANO] if isinstance(call[C_WRITE_OFF_NANO], int) else 0
-    taken_nano = call[C_COST_NANO] - max(write_off_nano, 0)
-    if not 0 <= call[C_ID] <= INTEGER_MAX or call[C_COST_NANO] < 0 or taken_nano > COST_MAX_NANO:
-        raise ValueError("a call record with an id or a cost out of range")
-    cost_nano = min(call[C_COST_NANO], COST_MAX_NANO)  # what is cut off was written off
+    cost_nano = min(call[C_COST_NANO], COST_MAX_NANO)
+    taken_nano = min(call[C_COST_NANO] - max(write_off_nano, 0), cost_nano)
     mended: list[Any] = []
     for name, value in zip(CALL_COLUMNS, call, strict=False):
         if name in TEXT_LENGTH_MAX:
@@ -308,6 +362,11 @@ def mended_call(call: CallRecord) -> CallRecord:
     return (*mended, min(cost_nano, cost_nano - taken_nano), call[C_ID] // CALL_IDS_PER_DAY, *more)
 
 
+def mended_events(events: Sequence[EventRecord]) -> list[EventRecord]:
+    """Those of a right length, mended."""
+    return [mended_event(event) for event in events if len(event) == len(EVENT_COLUMNS)]
+
+
 def mended_event(event: EventRecord) -> EventRecord:
     """An event that the schema takes."""
     limits = {"kind": 40, "code": 40, "scope": 64, "channel": 64, "source_ip": 45, "detail": 500}
@@ -318,7 +377,8 @@ def mended_event(event: EventRecord) -> EventRecord:
             mended.append(value if good else ("unknown" if name == "kind" else None))
         else:
             optional = name in ("account_id", "key_id")
-            mended.append(min(value, INTEGER_MAX) if isinstance(value, int) else None if optional else 0)
+            number = min(max(value, -INTEGER_MAX), INTEGER_MAX) if isinstance(value, int) else None
+            mended.append(number if number is not None or optional else 0)
     return tuple(mended)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from relay.records import CALL_IDS_PER_DAY, MS_PER_DAY, call_day, first_call_id
+from relay.storage import aside
 from relay.storage.database import transaction
 from relay.storage.errors import Conflict
 from relay.storage.rows import CallRow, KeyClaim, RollupRow
@@ -163,6 +164,7 @@ def delete_before(connection: sqlite3.Connection, before_ms: int, step: int) -> 
             (end,) = row
         connection.execute(FOLD, {"end": end, "ids_per_day": first_call_id(MS_PER_DAY)})
         connection.execute("DELETE FROM call_details WHERE call_id < ?", (end,))
+        aside.forget_texts(connection, before_ms)
         return connection.execute("DELETE FROM calls WHERE id < ?", (end,)).rowcount
 
     return _erasing(connection, lambda: transaction(connection, delete))

@@ -20,6 +20,10 @@ from relay.storage.rows import LOT_KINDS, CreditResult, EntryKind, EntryRow, Lot
 REASON_LENGTH_MAX: Final = 1000
 IDEMPOTENCY_KEY_LENGTH_MAX: Final = 255
 AMOUNT_MAX_NANO: Final = 10**18  # a billion credits; sums of a few of them still fit in 63 bits
+# The most that an account can have, and the most that it can be given in its life: the hot path counts to 2^61, SQLite
+# and the live sums to 2^63.
+BALANCE_MAX_NANO: Final = 2 * 10**18
+GRANTED_MAX_NANO: Final = 4 * 10**18
 
 # Soonest-expiring first; of those that expire together (or never), what was paid for last.
 SELECT_OPEN_LOTS: Final = """
@@ -96,7 +100,7 @@ def add_credit(
     expires_ms: int,
     now_ms: int,
 ) -> CreditResult:
-    """Raises NotFound, Conflict, ValueError (amount, kind or lengths)."""
+    """Raises NotFound, Conflict (also where the balance would be too large), ValueError (amount, kind or lengths)."""
     if kind not in LOT_KINDS:
         raise ValueError("no such kind of credit")
     _check_arguments(amount_nano, reason, idempotency_key)
@@ -104,6 +108,7 @@ def add_credit(
     earlier = _earlier(connection, account_id, amount_nano, kind, reason, idempotency_key)
     if earlier is not None:
         return earlier
+    _require_room(connection, account_id, amount_nano)
     entry = _insert_entry(connection, account_id, kind, amount_nano, reason, idempotency_key, now_ms)
     cursor = connection.execute(
         "INSERT INTO lots (account_id, kind, granted_nano, is_open, expires_ms, created_ms) VALUES (?, ?, ?, 1, ?, ?)",
@@ -113,6 +118,25 @@ def add_credit(
     connection.execute("INSERT INTO lot_use VALUES (?, 0, ?)", (lot_id, amount_nano))
     connection.execute("INSERT INTO entry_lots VALUES (?, ?, ?)", (entry.id, lot_id, amount_nano))
     return CreditResult(entry, balance_of(connection, account_id), True)
+
+
+def _require_room(connection: sqlite3.Connection, account_id: int, amount_nano: int) -> None:
+    """Before anything is committed: what the hot path cannot count must not get into the ledger."""
+    balance_nano = balance_of(connection, account_id)
+    if balance_nano + amount_nano > BALANCE_MAX_NANO:
+        raise Conflict(
+            f"{units.account_text(account_id)} has {units.format_credits(balance_nano)} credits and would have"
+            f" {units.format_credits(balance_nano + amount_nano)}: expected at most"
+            f" {units.format_credits(BALANCE_MAX_NANO)}"
+        )
+    (granted_nano,) = connection.execute(
+        "SELECT coalesce(sum(granted_nano), 0) FROM lots WHERE account_id = ?", (account_id,)
+    ).fetchone()
+    if granted_nano + amount_nano > GRANTED_MAX_NANO:
+        raise Conflict(
+            f"{units.account_text(account_id)} was given {units.format_credits(granted_nano)} credits in all: expected"
+            f" at most {units.format_credits(GRANTED_MAX_NANO)} with these. Make another account"
+        )
 
 
 def take_credit(

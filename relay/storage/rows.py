@@ -311,6 +311,17 @@ class ScheduledRatesRow(Struct, frozen=True):
     withdrawn_ms: int
 
 
+class SetAsideRow(Struct, frozen=True):
+    """A record, or a slot of the journal, that could not be recorded. call_id and account_id: what it says; 0: none."""
+
+    id: int
+    time_ms: int
+    kind: str
+    reason: str
+    call_id: int
+    account_id: int
+
+
 class Difference(Struct, frozen=True):
     """Something `verify` found not to add up: what it should be by recomputation, and what is stored."""
 

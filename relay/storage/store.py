@@ -23,7 +23,7 @@ from relay.records import (
     call_day,
     first_call_id,
 )
-from relay.storage import backup, calls, directory, events, journal, ledger, usage, verify
+from relay.storage import aside, backup, calls, directory, events, journal, ledger, usage, verify
 from relay.storage.batch import BatchWriter
 from relay.storage.database import Connection, Worker, open_reader, open_writer
 from relay.storage.errors import Conflict, NotFound, StoreError
@@ -49,6 +49,7 @@ from relay.storage.rows import (
     RateCardRow,
     RollupRow,
     ScheduledRatesRow,
+    SetAsideRow,
     Spend,
     UsageRow,
 )
@@ -81,8 +82,10 @@ class Store:
         commit_interval_ms: int | None = None,
         commit_records_max: int = 500,
         now_ms: Callable[[], int] | None = None,
+        cost_of: CostFunction | None = None,
     ) -> Store:
-        """Lock the directory (made if absent), check the file, bring its schema up to date.
+        """Lock the directory (made if absent), check the file, bring its schema up to date, settle what a dead process
+        left (`cost_of`: by its rate card).
 
         durability: "process" survives the death of the process, "power" also that of the machine (fsync per group).
         commit_interval_ms: default 200, with "power" 20.
@@ -131,7 +134,7 @@ class Store:
         store.objects = ObjectStore(store._read, store._change, store._group)
         try:
             store._store_id = await store._read(lambda db: db.execute("SELECT store_id FROM store").fetchone()[0])
-            store.recovered = await journal.recover(store, path.parent, store._store_id)
+            store.recovered = await journal.recover(store, path.parent, store._store_id, cost_of)
             (path.parent / journal.NAME).unlink(missing_ok=True)
         except BaseException:
             await store.close()
@@ -259,6 +262,25 @@ class Store:
     def on_flush(self, gather: Callable[[], None]) -> None:
         """Called before each flush, to queue what waits elsewhere."""
         self._gathering.append(gather)
+
+    async def known_to_recovery(self, found: Sequence[journal.Left]) -> journal.Known:
+        """Keys, organisations and rate cards that a journal's slots name."""
+        now = self._now_ms()
+        return await self._read(lambda db: journal.known(db, found, now))
+
+    async def set_slots_aside(self, bad: Sequence[tuple[journal.Left, str]]) -> None:
+        """Keep slots of the journal that cannot be recorded, and why; none is kept twice."""
+        now = self._now_ms()
+
+        def job(db: Connection) -> None:
+            for left, reason in bad:
+                aside.put(db, "slot", left.content, reason, left.document["id"], left.document["account_id"], now)
+
+        await self._change(job)
+
+    async def set_aside(self) -> list[SetAsideRow]:
+        """What could not be recorded, newest first."""
+        return await self._read(aside.rows)
 
     async def settle_recovered(self, records: Sequence[CallRecord]) -> int:
         """Commit call records of which some may be there already; those change nothing. Returns how many were new."""

@@ -152,9 +152,11 @@ def _sums(connection: sqlite3.Connection) -> list[Difference]:
     return differences
 
 
-# A job that has ended has the record of its ending, as long as records of its age are kept; an open one has none yet.
+# A job that has ended has the record of its ending, as long as records of its age are kept, or that was set aside; an
+# open one has none yet.
 COMPARE_JOBS: Final = """
-    SELECT jobs.id, jobs.account_id, iif(state = 'ended', 1, 0) AS expected, iif(calls.id IS NULL, 0, 1) AS found
+    SELECT jobs.id, jobs.account_id, iif(state = 'ended', 1, 0) AS expected,
+        iif(calls.id IS NULL AND NOT EXISTS (SELECT 1 FROM set_aside WHERE call_id = jobs.id), 0, 1) AS found
     FROM jobs LEFT JOIN calls ON calls.id = jobs.id
     WHERE expected != found
         AND (state = 'open' OR jobs.id >= (SELECT coalesce(min(id), 0) FROM calls))
@@ -177,7 +179,7 @@ def _costs(connection: sqlite3.Connection, cost_of: CostFunction) -> list[Differ
         half = len(CALL_COLUMNS)
         details = None if row[half] is None else CallDetails(*row[half + 1 :])
         call = CallRow(*[*row[:half], details])
-        if call.rate_card is None and call.cost_nano == 0:
+        if not call.rate_card and call.cost_nano == 0:
             continue
         card = cards.get(call.rate_card or "")
         expected = -1 if card is None else cost_of(card, call)

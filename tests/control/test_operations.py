@@ -207,7 +207,7 @@ async def test_the_ledger_of_an_account(run: Run):
         "trial": "2099-01-01T00:00:00.000Z",
         "purchased": None,
     }
-    assert await run("ledger verify") == {"ok": True, "differences": []}
+    assert await run("ledger verify") == {"ok": True, "differences": [], "set_aside": []}
 
 
 async def test_a_key_shows_its_secret_only_when_made(run: Run, store: Store, operations: Operations):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay._fastpath import ERROR_CODES, JOURNAL_SLOT_SIZE, Journal
-from tests.support.money_oracle import NANO_MAX
+from tests.support.money_oracle import COST_MAX
 from tests.support.slots import ENDED, FREE, OPEN, PER_TOKEN, TEXTS, Prices, Slot, Usage, document, write_slot
 
 
@@ -167,7 +167,7 @@ def test_absurd_prices_and_counts_do_not_overflow():
     slot = write_slot(data, 0, id=1, counted_tokens=1 << 40)
     slot.prices.output = 1 << 53
     (document,) = Journal(data).left_over()
-    assert document["cost_nano"] == NANO_MAX
+    assert document["cost_nano"] == COST_MAX
 
 
 def test_a_journal_has_whole_slots():

@@ -143,7 +143,7 @@ class Killing:
         data_dir = self.relay.data_dir
         (store,) = rows(data_dir, "SELECT store_id FROM store")
         committed = {row["id"] for row in rows(data_dir, "SELECT id FROM calls WHERE id > ?", self.since)}
-        for slot in journal.left_over(data_dir, store["store_id"]):
+        for slot, _ in journal.left_over(data_dir, store["store_id"]):
             if slot["ended"]:
                 self.windows["committed, not freed" if slot["id"] in committed else "ended, not committed"] += 1
             elif slot["stream"] and slot["output_tokens"]:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from relay.records import MS_PER_DAY
-from relay.storage import Store, StoreFailed, groupcommit
+from relay.storage import Store, groupcommit
 from tests.support.stored import CREDIT, DAY, NOON_MS, assert_books_agree, call_record, customer
 
 
@@ -155,20 +155,6 @@ async def test_a_record_that_the_schema_refuses_loses_the_value_and_not_the_mone
     assert len(await store.calls()) == 3
     assert await store.balance(account.id) == CREDIT - 3000
     assert await store.verify() == []
-
-
-async def test_a_record_without_a_cost_that_is_a_number_ends_the_store(tmp_path):
-    store = await Store.open(tmp_path)
-    await customer(store, credits=1)
-    fatal = []
-    store.on_fatal(fatal.append)
-    store.append_calls([call_record(1, cost_nano="5")])
-    with pytest.raises(StoreFailed):
-        await store.flush()
-    assert len(fatal) == 1
-    assert not store.writable
-    with pytest.raises(StoreFailed):
-        await store.close()
 
 
 async def test_listing_filters_and_pages(store):

@@ -71,6 +71,9 @@ ALLOWED = {
     ("jobs", "upstream_model"): (256, "a name of the configuration"),
     ("jobs", "rate_card"): (64, "id of a rate card"),
     ("jobs", "state"): (5, "closed set"),
+    ("set_aside", "kind"): (6, "closed set"),
+    ("set_aside", "reason"): (200, "made by the relay, with numbers"),
+    ("set_aside", "content"): (4096, "a call record without its texts of free form, or a slot of the journal"),
     ("job_parts", "model"): (256, "a name of the catalogue"),
     ("job_parts", "upstream_model"): (256, "a name of the configuration"),
     ("job_parts", "requests"): (
@@ -117,7 +120,9 @@ def test_a_text_that_is_too_long_is_refused(empty, table, column):
     for closed, value in {"status": "active", "kind": "purchased", "usage_source": "none"}.items():
         if closed in values and ALLOWED.get((table, closed), (0, ""))[1] == "closed set":
             values[closed] = value
-    values[column] = b"b" * (length + 1) if column in ("digest", "store_id", "requests") else "x" * (length + 1)
+    values[column] = (
+        b"b" * (length + 1) if column in ("digest", "store_id", "requests", "content") else "x" * (length + 1)
+    )
     if table == "store":
         empty.execute("DELETE FROM store")
     names, marks = ", ".join(values), ", ".join("?" * len(values))

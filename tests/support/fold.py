@@ -4,7 +4,7 @@ from typing import Any
 
 from relay.records import call_day
 
-MEASURE_MAX = 2**40
+MEASURE_MAX = 2**41
 COST_MAX = 10**16
 
 

@@ -15,6 +15,7 @@ from typing import Any
 MINUTE = 60 * 10**9
 DAY = 86_400 * 10**9
 NANO_MAX = 2**61
+COST_MAX = 10**16
 USAGE_MAX = 2**40
 SECOND = 10**9
 
@@ -75,7 +76,7 @@ class RateOracle:
         exact = Fraction(0)
         for name, n in count.items():
             exact += Fraction(n * self.price(name, level, service), 1 if name in UNIT_DIMENSIONS else 10**6)
-        return min(ceil(exact * Fraction(self.discount_ppb, 10**9)), NANO_MAX)
+        return min(ceil(exact * Fraction(self.discount_ppb, 10**9)), COST_MAX)
 
     def dearest(self, names: tuple[str, ...], prompt: int) -> int:
         """The most that one of these can cost in a call with at most that prompt, however it is served."""
@@ -88,7 +89,7 @@ class RateOracle:
         exact = Fraction(prompt * self.dearest(prompts, prompt), 10**6)
         exact += Fraction(output * self.dearest(REPLIES, prompt), 10**6)
         exact += sum(units.get(name, 0) * self.dearest((name,), prompt) for name in UNIT_DIMENSIONS)
-        return min(ceil(exact * Fraction(self.discount_ppb, 10**9)), NANO_MAX)
+        return min(ceil(exact * Fraction(self.discount_ppb, 10**9)), COST_MAX)
 
     def affordable(self, prompt: int, units: dict[str, int], budget: int, most: int) -> int:
         """The most output tokens, at most `most`, whose bound is within the budget; by search."""
