@@ -174,6 +174,8 @@ class Rate:
     output_tokens_max: int
     prices_priority: bool
     inference_geo: bool
+    prices_search: bool
+    tools: dict[str, int]
 
     def __init__(
         self,
@@ -195,6 +197,7 @@ class Rate:
         discount_ppb: int = 1_000_000_000,
         output_tokens_max: int = 0,
         inference_geo: int = 0,
+        tools: Mapping[str, int] | None = None,
         tiers: Mapping[tuple[int, int], Mapping[str, int]] | None = None,
     ) -> None:
         """Tokens of audio and images at -1 are priced as text; image_output at -1 beside a price of images is 0.

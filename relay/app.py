@@ -409,8 +409,10 @@ class Relay:
             ]
         )
 
-    def _channel_event(self, kind: str, code: str | None, channel: str | None) -> None:
-        self._store.append_events([(time.time_ns() // 1_000_000, kind, code, None, None, None, channel, None, 1, None)])
+    def _channel_event(self, kind: str, code: str | None, channel: str | None, detail: str | None = None) -> None:
+        self._store.append_events(
+            [(time.time_ns() // 1_000_000, kind, code, None, None, None, channel, None, 1, detail)]
+        )
 
     def _store_failed(self, error: BaseException) -> None:
         self.failure = f"the store failed ({type(error).__name__}): what is on disk is consistent, start again"
@@ -483,6 +485,8 @@ class Relay:
         self.api.body_idle_seconds = timeouts.body_idle_seconds
         self.api.write_stall_seconds = timeouts.write_stall_seconds
         self.hooks.no_balance_status_openai = billing.no_balance_status_openai
+        self.hooks.allow_unpriced = billing.unpriced == "allow"
+        self.hooks.model_rates = pricing.tool_rates(config, rates)
         self.hooks.use_addresses(Addresses(server.trusted_proxies))
         self.side.configure(config, channels)
         self.config = config

@@ -12,7 +12,7 @@ a test compares the three.
 import os
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from ipaddress import ip_address
 from pathlib import Path
@@ -45,6 +45,7 @@ from relay.config_values import (
     QueryText,
     Secret,
     TokensPerCall,
+    ToolPrices,
     UrlOrNot,
     expand_price,
 )
@@ -123,7 +124,7 @@ class Billing(_Table, frozen=True):
     on_disconnect: Literal["cancel", "drain"] = "cancel"
     disconnect_seconds_max: Seconds = 60.0
     disconnect_tokens_max: Positive = 4096
-    unpriced: Literal["refuse"] = "refuse"
+    unpriced: Literal["refuse", "allow"] = "refuse"
     no_balance_status_openai: Literal[402, 429] = 402
 
 
@@ -206,7 +207,8 @@ class Rate(_Table, frozen=True):
 
     Prices that are left out fall back to a dearer neighbour, never to free: cache_read and cache_write to input,
     cache_write_1h to cache_write, tokens of audio and images to those of text (of pictures in an answer only where they
-    have no price of their own, `image`). After construction every field is a number.
+    have no price of their own, `image`). After construction every field is a number. `tools` has what each use of a
+    tool that the provider runs costs, `web_search` among it where that has a price.
     """
 
     model: ModelName
@@ -217,7 +219,7 @@ class Rate(_Table, frozen=True):
     cache_write_1h: Price = UNSET_PRICE
     image: Price = Decimal(0)
     video_second: Price = Decimal(0)
-    web_search: Price = Decimal(0)
+    web_search: Price = UNSET_PRICE
     audio_input: Price = UNSET_PRICE
     audio_output: Price = UNSET_PRICE
     image_input: Price = UNSET_PRICE
@@ -225,9 +227,14 @@ class Rate(_Table, frozen=True):
     output_tokens_max: Count = 0
     inference_geo: bool = False
     video_sizes: tuple[Name, ...] = ()
+    tools: ToolPrices = msgspec.field(default_factory=dict)
     tiers: tuple[RateTier, ...] = ()
 
     def __post_init__(self) -> None:
+        # A search has a price in either place, or none in both: then nobody has said that it is free.
+        if self.web_search >= 0:
+            self.tools["web_search"] = self.web_search
+        expand_price(self, "web_search", self.tools.get("web_search", Decimal(0)))
         expand_price(self, "cache_read", self.input)
         expand_price(self, "cache_write", self.input)
         expand_price(self, "cache_write_1h", self.cache_write)
@@ -267,9 +274,11 @@ class Config(Tables, frozen=True):
     file      where it came from
     rates     those of the file; and of the shipped card, for models that are served and not in it (default_rates)
     default_models  which of them are of the shipped card
+    pictures  rates of picture models that are used as tools of other models only
     """
 
     default_models: frozenset[str] = frozenset()
+    pictures: tuple[Rate, ...] = ()
 
     warnings: tuple[str, ...] = ()
     file: str = ""
@@ -324,13 +333,38 @@ def parse(text: str, *, file: str = "config.toml", resolve_secrets: bool = True)
     if tables is None or converter.faults:
         raise ConfigError(file, converter.faults)
     default_models = frozenset[str]()
+    pictures: tuple[Rate, ...] = ()
     if tables.billing.default_rates:
         added = _shipped(tables)
         default_models = frozenset(rate.model for rate in added)
-        tables = msgspec.structs.replace(tables, rates=(*tables.rates, *added))
+        tables = msgspec.structs.replace(tables, rates=with_fees((*tables.rates, *added), tables.channels))
+        pictures = _pictures(tables)
     values = {name: getattr(tables, name) for name in Tables.__struct_fields__}
     warnings = (*converter.warnings, *_warnings(tables))
-    return Config(**values, warnings=warnings, file=file, default_models=default_models)
+    return Config(**values, warnings=warnings, file=file, default_models=default_models, pictures=pictures)
+
+
+def with_fees(rates: Iterable[Rate], channels: Sequence[Channel]) -> tuple[Rate, ...]:
+    """Rates with what they leave out of the fees for tools: those of the shipped card for the model's provider, or,
+    where it does not know the model, of the provider whose dialect its channels speak."""
+    return tuple(_with_fees(rate, channels) for rate in rates)
+
+
+def _with_fees(rate: Rate, channels: Sequence[Channel]) -> Rate:
+    serving = [channel for channel in channels if rate.model in channel.models]
+    names = [rate.model, *(channel.models[rate.model] for channel in serving)]
+    providers = [entry["provider"] for name in names if (entry := shipped_rates.entry(name)) is not None]
+    fees = shipped_rates.fees(providers[:1] or sorted({channel.api for channel in serving}), names)
+    tools = {**fees, **rate.tools}
+    return msgspec.structs.replace(rate, tools=tools, web_search=tools.get("web_search", UNSET_PRICE))
+
+
+def _pictures(tables: Tables) -> tuple[Rate, ...]:
+    """Rates of OpenAI's picture models that no channel serves: its text models may use them as a tool."""
+    if not any(channel.api == "openai" for channel in tables.channels):
+        return ()
+    priced = {rate.model for rate in tables.rates}
+    return tuple(shipped_rate(name, entry) for name, entry in shipped_rates.pictures() if name not in priced)
 
 
 def _shipped(tables: Tables) -> list[Rate]:

@@ -129,6 +129,7 @@ CREDITS_MAX: Final = Decimal(1_000_000_000)  # in nano-credits still inside 64 b
 UNSET_PRICE: Final = Decimal(-1)
 
 _DECIMAL_TEXT = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
+_TOOL = re.compile(r"[a-z][a-z0-9_.:-]{0,47}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _MODEL = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._:@+-]*(/[A-Za-z0-9@][A-Za-z0-9._:@+-]*)*")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?")
@@ -265,6 +266,20 @@ def _model_factors(value: object) -> dict[str, Decimal]:
     return factors
 
 
+def _tool_prices(value: object) -> dict[str, Decimal]:
+    if not isinstance(value, dict):
+        raise BadValueError("a table of prices by tool, such as { file_search = 0.0025 }")
+    prices = {}
+    for name, price in value.items():
+        if _TOOL.fullmatch(name) is None:
+            raise BadValueError("the name of a tool: lower case letters, digits, _ . : -", None, f".{_shown(name)}")
+        try:
+            prices[name] = _price(price)
+        except BadValueError as bad:
+            raise BadValueError(bad.expected, bad.got or kind(price), f".{name}") from None
+    return prices
+
+
 def _tokens_per_call(value: object) -> dict[str, int]:
     expected = 'a number of tokens (0 = no limit) or a table { "*" = 100000, "gpt-4o" = 32000 }'
     if isinstance(value, dict):
@@ -367,6 +382,7 @@ QueryText = Annotated[str, Parsed(_query)]
 ModelName = Annotated[str, Parsed(_model)]
 ModelMap = Annotated[dict[str, str], Parsed(_models)]
 ModelFactors = Annotated[dict[str, Decimal], Parsed(_model_factors)]
+ToolPrices = Annotated[dict[str, Decimal], Parsed(_tool_prices)]
 TokensPerCall = Annotated[dict[str, int], Parsed(_tokens_per_call)]
 Network = Annotated[IPv4Network | IPv6Network, Parsed(_network)]
 BaseUrl = Annotated[str, Parsed(parse_base_url)]

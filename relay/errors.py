@@ -5,6 +5,7 @@ hierarchy of exception classes would say no more than these four facts: the HTTP
 same request can ever succeed if repeated (`final`), and a sentence for the person who reads it.
 
     client      request    malformed_json duplicate_key invalid_type invalid_value missing_model unsupported_feature
+                           tool_unpriced
                            malformed_http malformed_form body_too_large unsupported_encoding body_timeout
                            unsupported_charset browser_request
                            idempotency_repeat path_not_found method_not_allowed upgrade_required model_not_found
@@ -74,6 +75,11 @@ ERRORS: Final[dict[str, ErrorKind]] = {
     "invalid_value": _client(400, "A field of the request has a value that is not allowed."),
     "missing_model": _client(400, "The request names no model: `model` is required and must not be empty."),
     "unsupported_feature": _client(400, "This relay does not support what the request asks for."),
+    "tool_unpriced": _client(
+        400,
+        "The request asks for a tool that the provider bills, or for another model, and this relay has no price for it "
+        "(an operator sets one in rates.tools, or billing.unpriced).",
+    ),
     "malformed_http": _client(400, "The request is not valid HTTP/1.1."),
     "malformed_form": _client(400, "The request body is not a valid multipart form."),
     "body_too_large": _client(413, "The request body is larger than this relay accepts."),

@@ -46,7 +46,11 @@ def _document(value: Rate | RateTier) -> dict[str, Any]:
             if field < 0:
                 continue  # not stated
             field = f"{field:f}"
+        elif isinstance(field, dict):
+            field = {tool: f"{price:f}" for tool, price in field.items()}
         document[name] = field
+    if isinstance(value, Rate) and "web_search" not in value.tools:
+        del document["web_search"]  # not stated either
     return document
 
 

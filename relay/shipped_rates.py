@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from importlib import resources
 from typing import Any, Final
@@ -36,3 +36,23 @@ def entry(model: str) -> Mapping[str, Any] | None:
 def prices(stated: Mapping[str, Any]) -> dict[str, Decimal]:
     """The prices of an entry or of a tier of it."""
     return {name: Decimal(text) for name, text in stated.items() if name in _NAMES}
+
+
+def fees(providers: Iterable[str], models: Iterable[str]) -> dict[str, Decimal]:
+    """What each use of a provider's tools costs with these models; of several providers the dearest."""
+    found: dict[str, Decimal] = {}
+    for provider in providers:
+        of_provider: dict[str, Decimal] = {}
+        for entry in document()["tools"]:  # the narrower ones come last
+            if entry["provider"] == provider and any(model.startswith(entry["models"]) for model in models):
+                of_provider |= {name: Decimal(text) for name, text in entry["fees"].items()}
+        for name, price in of_provider.items():
+            found[name] = max(price, found.get(name, price))
+    return found
+
+
+def pictures() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """OpenAI's models whose answers are pictures."""
+    for name, stated in document()["models"].items():
+        if stated["provider"] == "openai" and "image_output" in stated:
+            yield name, stated

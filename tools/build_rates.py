@@ -84,6 +84,41 @@ DECIDED: tuple[tuple[str, str, str, str], ...] = (
     ("mistral-embed.*", "standard.output", "litellm", "embeddings have no output; genai-prices repeats the input"),
 )
 
+# What each use of a tool costs that a provider runs, beside tokens: neither list has it whole. Per call; of a container
+# per session, by its memory; of Anthropic's code per started five minutes (an hour is .05, five minutes are the least).
+# A narrower entry, by how the model's name begins, comes after the wider one and stands above it.
+TOOL_FEES: tuple[tuple[str, str, dict[str, str], str, str], ...] = (
+    (
+        "openai", "",
+        {"web_search": "0.01", "file_search": "0.0025", "container_1g": "0.03", "container_4g": "0.12",
+         "container_16g": "0.48", "container_64g": "1.92"},
+        "https://developers.openai.com/api/docs/pricing", "2026-11-05",
+    ),
+    (
+        "anthropic", "", {"web_search": "0.01", "code_execution": "0.004166667"},
+        "https://platform.claude.com/docs/en/about-claude/pricing", "2026-11-30",
+    ),
+    ("gemini", "", {"web_search": "0.035", "maps": "0.025"}, "https://ai.google.dev/gemini-api/docs/pricing",
+     "2026-10-07"),
+    ("gemini", "gemini-3", {"web_search": "0.014", "maps": "0.014"}, "https://ai.google.dev/gemini-api/docs/pricing",
+     "2026-10-07"),
+    (
+        "xai", "",
+        {"web_search": "0.005", "x_search": "0.005", "code_execution": "0.005", "file_search": "0.0025",
+         "attachment_search": "0.01"},
+        "https://docs.x.ai/developers/pricing", "2026-11-30",
+    ),
+)  # fmt: skip
+# Models that neither list has yet, from the provider's own page.
+ADDED: dict[str, dict[str, Any]] = {
+    # https://developers.openai.com/api/docs/models/gpt-image-2.6-sunburst, read 2026-11-30: what the picture tool of
+    # the Responses API takes where a request names none.
+    "gpt-image-2.6-sunburst": {
+        "provider": "openai", "cache_read": "1.25", "image_input": "8", "image_output": "30", "input": "5",
+        "output": "30", "sources": 1,
+    },
+}  # fmt: skip
+
 Prices = dict[str, Decimal]
 Level = tuple[str, int]  # service, tokens of prompt above which it holds
 
@@ -283,6 +318,7 @@ def build(day: datetime.date) -> tuple[dict[str, Any], list[str]]:
             if "deprecation_date" in entry:
                 document["retires_on"] = entry["deprecation_date"]
             models[name] = document
+    models |= {name: entry for name, entry in ADDED.items() if name not in models}
     card = {
         "date": str(day),
         "unit": "credits per million tokens; image, video_second and web_search per piece",
@@ -293,10 +329,18 @@ def build(day: datetime.date) -> tuple[dict[str, Any], list[str]]:
                 ("genai-prices", "MIT", "Copyright (c) Pydantic Services Inc. 2025 to present"),
             )
         ],
+        "tools": tool_fees(),
         "models": models,
         "differences": differences,
     }
     return card, failures
+
+
+def tool_fees() -> list[dict[str, Any]]:
+    return [
+        {"provider": provider, "models": models, "fees": fees, "source": source, "read": read}
+        for provider, models, fees, source, read in TOOL_FEES
+    ]
 
 
 def main() -> int:

@@ -185,6 +185,7 @@ cdef class Call:
             "prompt_tokens": scanner.prompt_tokens(), "web_search": bool(scanner.web_search), "max_cost_nano": self.max_cost_nano,
             "wall_ns": self.wall_ns, "address": self.source_packed, "wanted_channel": self.wanted_channel,
             "stored_context": bool(scanner.stored_context),
+            "special": [(name, body[start:end]) for name, start, end in scanner.special_fields()],
             "files": [body[start:end] for start, end in scanner.file_names()],
             "claim": None if self.claimed is None else (self.claimed, self.claimed_body),
         }
@@ -200,7 +201,7 @@ cdef class Call:
             self.scanner.background = False
             code = call_admit(self)
             if code:
-                call_refuse(self, code, "x-relay-channel" if code == E_INVALID_VALUE else None)
+                call_refuse(self, code, call_field_at_fault(self, code))
                 return
             if channels is not None:
                 if channels.isdisjoint([route.channel.name for route in <list>self.routes]):

@@ -115,10 +115,15 @@ cdef int call_go_on(Call call) except -1:
         return 0
     code = call_admit(call)
     if code:
-        call_refuse(call, code, "x-relay-channel" if code == E_INVALID_VALUE else None)
+        call_refuse(call, code, call_field_at_fault(call, code))
     else:
         call_forward(call)
     return 0
+
+
+cdef str call_field_at_fault(Call call, int code):
+    """Which part of a request `call_admit` has refused it for."""
+    return "x-relay-channel" if code == E_INVALID_VALUE else call.bad_field
 
 
 cdef int call_claim(Call call) except -1:
@@ -195,6 +200,10 @@ cdef int call_admit(Call call) except -1:
     if ((scanner.priority and not rate.prices_priority) or (scanner.geo and not rate.inference_geo)) \
             and rate is not engine.free_rate:
         return E_UNSUPPORTED_FEATURE      # what it would cost the operator has no price here
+    if (scanner.request.specials or (scanner.web_search and not rate.prices_search)) and rate is not engine.free_rate:
+        code = call_judge_extras(call, rate)
+        if code:
+            return code
     call.prompt_counted = scanner.prompt_tokens() if call.form is None else call.form.prompt_tokens
     call.prompt_tokens = (<Route>call.routes[0]).prompts.apply_tokens(call.prompt_counted)
     call.admission = Admission()
@@ -210,6 +219,15 @@ cdef int call_admit(Call call) except -1:
     if code == 0 and engine.journal is not None and not call_open_slot(call, rate):
         call.admission.release(now)
         code = E_OVERLOADED
+    return code
+
+
+cdef int call_judge_extras(Call call, Rate rate) except -1:
+    """The request asks for more than tokens of its model, or may: 0, or why it goes no further."""
+    cdef bytes body = b"".join(call.body)
+    fields = [(name, body[start:end]) for name, start, end in call.scanner.special_fields()]
+    code, call.bad_field = call.engine.hooks.judge_extras(
+        call.endpoint.format, fields, bool(call.scanner.web_search), rate, call.model.name, call.key)
     return code
 
 

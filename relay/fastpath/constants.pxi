@@ -90,6 +90,7 @@ ERROR_CODES = (
     "objects_apart",
     "unsupported_charset",
     "browser_request",
+    "tool_unpriced",
 )
 
 cdef enum:
@@ -153,6 +154,7 @@ cdef enum:
     E_OBJECTS_APART
     E_UNSUPPORTED_CHARSET
     E_BROWSER_REQUEST
+    E_TOOL_UNPRICED
     E_COUNT
 
 assert len(ERROR_CODES) == E_COUNT

@@ -155,6 +155,8 @@ cdef class Rate:
     cdef int64_t above[TIER_LEVELS_MAX]      # where a level begins; above[0] is 0
     cdef int levels
     cdef readonly bint prices_priority       # the priority service has prices of its own
+    cdef readonly bint prices_search         # a web search has a price, which may be 0
+    cdef readonly dict tools                 # nano-credits for each use of a tool that the provider runs, by name
     cdef readonly bint inference_geo         # the prices are for inference in a place that the request names, too
     cdef bint plain                          # neither tiers nor prices of audio and images
     cdef readonly bytes model
@@ -163,7 +165,8 @@ cdef class Rate:
 
     def __cinit__(self, *, model, card, input=0, output=0, cache_read=0, cache_write=0, cache_write_1h=0, image=0,
                   video_second=0, web_search=0, audio_input=-1, audio_output=-1, image_input=-1, image_output=-1,
-                  discount_ppb=1000000000, output_tokens_max=0, inference_geo=False, tiers=None):
+                  discount_ppb=1000000000, output_tokens_max=0, inference_geo=False, tools=None,
+                  tiers=None):
         cdef int level, service
         cdef Prices* p
         self.prices = _prices(discount_ppb, {
@@ -181,6 +184,8 @@ cdef class Rate:
             self.set_tiers(tiers)
         self.output_tokens_max = _checked(output_tokens_max, "output_tokens_max", USAGE_MAX)
         self.inference_geo = inference_geo
+        self.tools = {} if tools is None else {name: _checked(price, name, RATE_MAX) for name, price in tools.items()}
+        self.prices_search = web_search > 0 or "web_search" in self.tools
         self.model = model
         self.card = card
 

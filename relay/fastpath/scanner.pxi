@@ -8,6 +8,7 @@ cdef enum:
     TOOLS_TOKENS_ANTHROPIC = 346        # of the hidden prompt that explains tools
     PRIMING_TOKENS = 3
     FILES_MAX = 32                      # files that one body may name
+    SPECIALS_MAX = 16                   # fields of one body that only Python can judge
     PREFIX_BYTES = 4096                 # of a prompt, by which calls of one conversation know each other: about 1,024 tokens
 
 ctypedef struct Request:
@@ -38,17 +39,24 @@ ctypedef struct Request:
     uint8_t stored
     uint8_t tools
     uint8_t hosted                      # among them one that the provider works itself
+    uint8_t search_each                 # every answer is a search, whether it says so or not
+    uint8_t tool_special                # in the tools under way is one that only Python can judge
     uint8_t names_files                 # the format's `file_id` names a file
     uint8_t file_of_part                # the last one was named by the part under way itself
     uint8_t part_is_output              # ... which tells what a tool has made
     int files
+    int specials
+    int64_t special_start
     int64_t file_start
     Media media
     MediaSums sums
     Frame frames[JSON_DEPTH_STRICT]
     uint8_t text[MODEL_BYTES_MAX]
     uint8_t model[MODEL_BYTES_MAX]
-    int64_t file_spans[2 * FILES_MAX]   # last: not cleared for a new body
+    # last: not cleared for a new body
+    int64_t special_spans[2 * SPECIALS_MAX]
+    uint8_t special_keys[SPECIALS_MAX]
+    int64_t file_spans[2 * FILES_MAX]
 
 
 cdef inline void request_media_bytes(Request* r, TokenTable t, const uint8_t* p, Py_ssize_t n) noexcept nogil:
@@ -65,6 +73,8 @@ cdef void request_string(Request* r, const Node* node) noexcept nogil:
     elif node.action == R_OVERHEAD:
         if r.prompt_start < 0:
             r.prompt_start = r.json.at
+    elif node.action == R_SPECIAL:
+        r.special_start = r.json.at
     elif node.action == R_OPAQUE:
         r.json.mode = M_LENGTH
         r.json.length = 0
@@ -106,6 +116,28 @@ cdef void request_file(Request* r, const Node* node) noexcept nogil:
     r.file_of_part = node.slot == FILE_OF_PART
 
 
+cdef void request_special(Request* r, const Node* node) noexcept nogil:
+    """A field has ended that only Python can judge."""
+    if r.specials == SPECIALS_MAX:
+        json_fault(&r.json, E_INVALID_VALUE, node.key)
+        return
+    r.special_spans[2 * r.specials] = r.special_start
+    r.special_spans[2 * r.specials + 1] = r.json.at
+    r.special_keys[r.specials] = node.key
+    r.specials += 1
+
+
+cdef void request_tool(Request* r) noexcept nogil:
+    """The type of a tool has ended: the client's own are for it to run."""
+    cdef Json* j = &r.json
+    if text_is(j, b"function") or text_is(j, b"custom"):
+        pass
+    elif text_starts(j, b"web_search") and not j.text_over:
+        r.search = True
+    else:
+        r.hosted = r.tool_special = True
+
+
 cdef void request_scalar(Request* r, TokenTable t, const Node* node, int type) noexcept nogil:
     """A string, number or literal of a known place has ended."""
     cdef Json* j = &r.json
@@ -145,11 +177,20 @@ cdef void request_scalar(Request* r, TokenTable t, const Node* node, int type) n
     elif action == R_SEARCH:
         if type != T_BOOL or j.magnitude:
             r.search = True
+            r.search_each |= node.slot
+    elif action == R_TOOL_TYPE:
+        if type == T_STRING:
+            request_tool(r)
+    elif action == R_TOOL_OTHER:
+        r.hosted = r.tool_special = True
+    elif action == R_SPECIAL:
+        if type != T_STRING:
+            r.special_start = j.at
+        if type != T_BOOL or j.magnitude:
+            request_special(r, node)
     elif action == R_SEARCH_TAG:
         if type == T_STRING and (text_starts(j, b"web_search") or text_is(j, b"web")):
             r.search = True
-        elif type == T_STRING and not (text_is(j, b"function") or text_is(j, b"custom")):
-            r.hosted = True
     elif action == R_STORED:
         r.stored = True
     elif action == R_TOKEN_IDS:
@@ -214,11 +255,19 @@ cdef void request_open(Request* r, const Node* node, bint array) noexcept nogil:
         if not array:
             request_part(r)
     elif action == R_TOOLS:
-        if r.tools_start < 0:
-            r.tools_start = r.json.at
-        r.tools = True
+        if not node.slot:
+            if r.tools_start < 0:
+                r.tools_start = r.json.at
+            r.tools = True
+        r.special_start = r.json.at
+        r.tool_special = False
+    elif action == R_TOOL_OTHER:
+        r.hosted = r.tool_special = True
+    elif action == R_SPECIAL:
+        r.special_start = r.json.at
     elif action == R_SEARCH:
         r.search = True
+        r.search_each |= node.slot
     elif action == R_STORED:
         r.stored = True
 
@@ -229,6 +278,11 @@ cdef void request_close(Request* r, const Node* node, bint array) noexcept nogil
         r.object_empty = r.json.closed_empty
     elif node.action == R_STREAM_OPTIONS:
         r.options_end = r.json.at
+    elif node.action == R_SPECIAL:
+        request_special(r, node)
+    elif node.action == R_TOOLS:
+        if r.tool_special:
+            request_special(r, node)
     elif not array:
         media_count(&r.media, &r.sums, &r.json.counter)
         if r.part_is_output and r.file_of_part:
@@ -278,7 +332,7 @@ cdef class RequestScanner:
     cdef void reset(self, int format):
         """Make ready for another body."""
         cdef Request* r = &self.request
-        memset(r, 0, sizeof(Request) - sizeof(r.file_spans))
+        memset(r, 0, <uint8_t*>r.special_spans - <uint8_t*>r)
         r.json.owner = OWNER_REQUEST
         r.json.strict = True
         r.json.depth_max = r.json.frame_max = JSON_DEPTH_STRICT
@@ -376,6 +430,17 @@ cdef class RequestScanner:
             return r.prompt_start
         return -1
 
+    cdef list special_fields(self):
+        """Of each field that only Python can judge: its name, and where its value stands in the body."""
+        cdef Request* r = &self.request
+        cdef int i
+        cdef const KnownKey* key
+        fields = []
+        for i in range(r.specials):
+            key = &KEYS[r.special_keys[i]]
+            fields.append((key.text[:key.size].decode(), r.special_spans[2 * i], r.special_spans[2 * i + 1]))
+        return fields
+
     cdef list file_names(self):
         """Where the names of files stand in the body: (start, end) of the raw values, quotes included."""
         cdef Request* r = &self.request
@@ -423,6 +488,7 @@ def scan_request(int format, bytes body not None, TokenTable table not None, tup
         "geo": bool(scanner.geo),
         "store": scanner.store,
         "web_search": bool(scanner.web_search),
+        "special": scanner.special_fields(),
         "stored_context": bool(scanner.stored_context),
         "files": scanner.file_names(),
         "prompt_tokens": scanner.prompt_tokens(),

@@ -19,10 +19,13 @@ cdef enum:
     R_GEO               # where inference is to be
     R_SEARCH            # its presence asks for web search
     R_SEARCH_TAG        # ... if its string starts with `web`
+    R_TOOL_TYPE         # the same of a tool; any other that its client does not run itself is for Python to judge
+    R_TOOL_OTHER        # a kind of tool that is for Python to judge
+    R_SPECIAL           # a field that is: it may name another model, or cost extra
     R_STORED            # the prompt goes on from something stored upstream
     R_TOKEN_IDS         # text, or integers that are tokens
     R_OVERHEAD          # each object of it costs `slot` tokens
-    R_TOOLS
+    R_TOOLS             # slot 1: in the middle of a conversation
     R_SYSTEM            # instructions in front of a conversation: like R_PART
     R_PART              # an object that may hold a file: its parts are put together at its end
     R_MEDIA_URL
@@ -191,11 +194,23 @@ for _format in (F_CHAT, F_RESPONSES, F_MESSAGES, F_COUNT_TOKENS, F_IMAGES):
 del _format
 
 
+# Fields by which a request reaches a model beside its own: Anthropic's and LiteLLM's, OpenRouter's.
+SECOND_MODELS = ("fallbacks", "models", "route")
+_specials = {}
+
+
+def _special(str name):
+    if name not in _specials:
+        _specials[name] = _node(R_SPECIAL, flags=NF_OPEN | NF_CLOSE | NF_STRING | NF_SCALAR, elem=NODE_SKIP)
+    return _specials[name]
+
+
 def _request_root(int format, bint model_needed, dict children):
     """The node of a request body, with what every format has."""
     cdef int root = _node(R_ROOT, types=T_OBJECT, flags=NF_OPEN | NF_CLOSE, elem=NODE_SKIP)
     _keys(root, {"model": _node(R_MODEL, types=T_STRING, flags=NF_STRING | NF_SCALAR, mode=M_CAPTURE)})
     _keys(root, children)
+    _keys(root, {name: _special(name) for name in SECOND_MODELS})
     REQUEST_ROOTS[format] = root
     MODEL_NEEDED[format] = model_needed
     return root
@@ -219,27 +234,53 @@ def _tool():
     cdef int mask = _node(flags=NF_RAW, mode=M_COUNT, rest=NODE_RAW)
     _keys(sandbox, {"file_ids": named})
     _keys(mask, {"file_id": named})
-    _keys(tool, {"container": sandbox, "environment": sandbox, "input_image_mask": mask})
+    _keys(tool, {"container": sandbox, "environment": sandbox, "input_image_mask": mask,
+                 "type": _node(R_TOOL_TYPE, flags=NF_RAW | NF_SCALAR, mode=M_COUNT | M_CAPTURE, rest=NODE_RAW, elem=NODE_RAW),
+                 "tools": tool})      # a namespace of tools
     return tool
 
 
 def _tools():
     """Tool definitions: their JSON text counts, as an upper bound of what providers make of it."""
-    cdef int search = _node(R_SEARCH, flags=NF_RAW | NF_OPEN | NF_SCALAR, mode=M_COUNT, rest=NODE_RAW, elem=NODE_RAW)
     cdef int tool = _tool()
-    cdef int tools = _node(R_TOOLS, types=T_ARRAY | T_OBJECT, flags=NF_OPEN, elem=tool)
-    gemini = {
-        "googleSearch|google_search": search,
-        "googleSearchRetrieval|google_search_retrieval": search,
-        "enterpriseWebSearch|enterprise_web_search": search,
-    }
-    _keys(tool, {
-        "type": _node(R_SEARCH_TAG, flags=NF_RAW | NF_SCALAR, mode=M_COUNT | M_CAPTURE, rest=NODE_RAW, elem=NODE_RAW),
-        **gemini,
-    })
-    # Proto JSON takes one object where a list is meant.
-    _keys(tools, {"functionDeclarations|function_declarations": NODE_RAW, **gemini})
+    cdef int tools = _node(R_TOOLS, types=T_ARRAY | T_OBJECT, flags=NF_OPEN | NF_CLOSE, elem=tool)
+    # LiteLLM takes Google's tools beside OpenAI's.
+    _keys(tool, {**_google_searches(), **{name: _other_tool() for name in (
+        "googleMaps|google_maps", "fileSearch|file_search", "enterpriseWebSearch|enterprise_web_search")}})
     return tools
+
+
+def _tools_gemini():
+    """The same of Google: a key says what a tool is. Those that cost nothing but tokens, or run at the client, and others."""
+    cdef int tool = _node(flags=NF_RAW, mode=M_COUNT, rest=_other_tool())
+    cdef int tools = _node(R_TOOLS, types=T_ARRAY | T_OBJECT, flags=NF_OPEN | NF_CLOSE, elem=tool, rest=_other_tool())
+    known = {
+        "functionDeclarations|function_declarations": NODE_RAW, "codeExecution|code_execution": NODE_RAW,
+        "urlContext|url_context": NODE_RAW, "computerUse|computer_use": NODE_RAW, **_google_searches(),
+    }
+    _keys(tool, known)
+    _keys(tools, known)       # proto JSON takes one object where a list is meant
+    return tools
+
+
+_google = {}
+
+
+def _google_searches():
+    if not _google:
+        search = _node(R_SEARCH, flags=NF_RAW | NF_OPEN | NF_SCALAR, mode=M_COUNT, rest=NODE_RAW, elem=NODE_RAW)
+        _google.update({
+            "googleSearch|google_search": search,
+            "googleSearchRetrieval|google_search_retrieval": search,
+        })
+    return _google
+
+
+def _other_tool():
+    if "other" not in _specials:
+        _specials["other"] = _node(R_TOOL_OTHER, flags=NF_RAW | NF_OPEN | NF_SCALAR, mode=M_COUNT, rest=NODE_RAW,
+                                   elem=NODE_RAW)
+    return _specials["other"]
 
 
 def _part():
@@ -269,7 +310,8 @@ def _part():
         "type": _node(R_BLOCK_TYPE, flags=NF_SCALAR, mode=M_CAPTURE),
         "text": text, "refusal": text, "thinking": text, "reasoning": text, "reasoning_content": text,
         "content": part, "output": part, "summary": part, "title": text, "context": text, "code": text, "query": text,
-        "name": text, "arguments": NODE_RAW, "input": NODE_RAW, "action": NODE_RAW, "tools": _tool(),
+        "name": text, "arguments": NODE_RAW, "input": NODE_RAW, "action": NODE_RAW,
+        "tools": _node(R_TOOLS, flags=NF_RAW | NF_OPEN | NF_CLOSE, mode=M_COUNT, rest=NODE_RAW, slot=1, elem=_tool()),
         "outputs": NODE_RAW, "results": NODE_RAW, "queries": NODE_RAW,
         "tool_calls": item, "function_call": call,
         "image_url": image, "video_url": image, "audio_url": image, "detail": detail,
@@ -309,8 +351,8 @@ def _describe_requests():
     cdef int service = _node(R_SERVICE, flags=NF_SCALAR, mode=M_CAPTURE)
     cdef int root, container, format_node, gemini_part, turn, blob, mask
 
-    container = _node(R_NONE)
-    _keys(container, {"id": _node(R_SEARCH_TAG, flags=NF_SCALAR, mode=M_CAPTURE)})
+    container = _copy(_special("plugins"), R_SPECIAL, T_ANY, NF_OPEN | NF_CLOSE | NF_STRING | NF_SCALAR, 0, _node(R_NONE))
+    _keys(NODES[container].elem, {"id": _node(R_SEARCH_TAG, flags=NF_SCALAR, mode=M_CAPTURE)})
     root = _request_root(F_CHAT, True, {
         "messages": messages,
         "stream": stream, "stream_options": options,
@@ -318,7 +360,8 @@ def _describe_requests():
         "service_tier": service,
         "tools": tools, "functions": _node(R_TOOLS, flags=NF_OPEN, elem=NODE_RAW),
         "response_format": NODE_RAW, "prediction": part,
-        "web_search_options": search, "search_parameters": search, "plugins": container,
+        "web_search_options": _node(R_SEARCH, flags=NF_OPEN | NF_SCALAR, slot=1), "search_parameters": search,
+        "enable_search": search, "plugins": container, "compound_custom": _special("compound_custom"),
     })
 
     _request_root(F_COMPLETIONS, True, {
@@ -373,10 +416,12 @@ def _describe_requests():
         "maxOutputTokens|max_output_tokens": _limit(), "candidateCount|candidate_count": _node(R_CHOICES, types=T_INTEGER, flags=NF_SCALAR),
         "responseSchema|response_schema": NODE_RAW, "responseJsonSchema|response_json_schema": NODE_RAW,
         "mediaResolution|media_resolution": _node(R_RESOLUTION, flags=NF_SCALAR, mode=M_CAPTURE),
+        "routingConfig|routing_config": _special("routingConfig"),
+        "modelSelectionConfig|model_selection_config": _special("modelSelectionConfig"),
     })
     gemini = {
         "contents": _copy(turn, R_OVERHEAD, T_ARRAY | T_OBJECT, NF_OPEN, 2, turn),
-        "systemInstruction|system_instruction": turn, "tools": tools,
+        "systemInstruction|system_instruction": turn, "tools": _tools_gemini(),
         "generationConfig|generation_config": container, "cachedContent|cached_content": stored,
         "serviceTier|service_tier": service,
     }
@@ -601,5 +646,6 @@ _describe_gemini_answers()
 
 # Only the tables are needed from here on.
 del _key, _node, _keys, _text, _request_root, _limit, _stream_options, _tool, _tools, _part, _copy
+del _special, _specials, _tools_gemini, _google, _google_searches, _other_tool
 del _describe_requests, _shared, _scalar, _value, _tag, _usage_openai, _usage_anthropic, _item
 del _describe_openai_answers, _describe_anthropic_answers, _describe_gemini_answers

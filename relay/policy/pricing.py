@@ -123,6 +123,8 @@ def card_body(config: Config) -> str:
         if rate.model in rates:
             raise ValueError("a model is priced twice")
         stated: dict[str, Any] = _texts(_nano(rate))
+        if tools := {name: units.exact_nano(price) for name, price in rate.tools.items() if name != "web_search"}:
+            stated["tools"] = {name: units.format_credits(nano) for name, nano in tools.items()}
         if rate.tiers:
             stated["tiers"] = [
                 {"above": above, "service": service, **_texts(prices)}
@@ -133,7 +135,10 @@ def card_body(config: Config) -> str:
         if discount != config.billing.discount:
             stated["discount"] = units.format_credits(units.discount_ppb(discount))
         rates[rate.model] = stated
-    card = {"discount": units.format_credits(units.discount_ppb(config.billing.discount)), "rates": rates}
+    card: dict[str, Any] = {
+        "discount": units.format_credits(units.discount_ppb(config.billing.discount)),
+        "rates": rates,
+    }
     return json.dumps(card, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
@@ -154,6 +159,12 @@ def build_rates(config: Config) -> dict[str, Rate]:
     return {rate.model: _compiled(rate, card, discount_of(config, rate.model)) for rate in config.rates}
 
 
+def tool_rates(config: Config, rates: Mapping[str, Rate]) -> dict[str, Rate]:
+    """The rates of models that others may use as tools: those that are sold, and picture models."""
+    card = card_id(card_body(config))
+    return {rate.model: _compiled(rate, card, discount_of(config, rate.model)) for rate in config.pictures} | {**rates}
+
+
 def _compiled(rate: ConfiguredRate, card: str, discount: Decimal) -> Rate:
     tiers = None
     if rate.tiers:
@@ -164,6 +175,7 @@ def _compiled(rate: ConfiguredRate, card: str, discount: Decimal) -> Rate:
         discount_ppb=units.discount_ppb(discount),
         output_tokens_max=rate.output_tokens_max,
         inference_geo=rate.inference_geo,
+        tools={name: units.exact_nano(price) for name, price in rate.tools.items()},
         tiers=tiers,
         **_nano(rate),
     )
@@ -187,6 +199,7 @@ def rate_on_card(body: str, card: str, model: str, *, whole: bool = False) -> Ra
         model=model.encode(),
         card=card,
         discount_ppb=units.parse_credits(stated.get("discount", document["discount"])),
+        tools={name: units.parse_credits(text) for name, text in stated.get("tools", {}).items()},
         tiers=sets or None,
         **base,
     )

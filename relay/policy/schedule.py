@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from relay import rate_files
-from relay.config import Config
+from relay.config import Config, with_fees
 
 
 class Announced(Protocol):
@@ -44,7 +44,10 @@ def in_force(config: Config, schedule: Iterable[Announced], now_ms: int) -> Conf
     rates = {rate.model: rate for rate in config.rates}
     scheduled = announced_models(effective(schedule, now_ms))
     for row in effective(schedule, now_ms):
-        rates |= {rate.model: rate for rate in rate_files.read(row.body)}
+        stated = rate_files.read(row.body)
+        if config.billing.default_rates:
+            stated = with_fees(stated, config.channels)
+        rates |= {rate.model: rate for rate in stated}
     if not scheduled:
         return config
     return msgspec.structs.replace(

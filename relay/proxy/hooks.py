@@ -5,24 +5,27 @@ Nothing here may raise into the engine with content in its text; the engine itse
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
 
 from relay import quiet
-from relay._fastpath import ERROR_CODES, Call, Channel, TokenTable
+from relay._fastpath import ERROR_CODES, ApiKey, Call, Channel, Rate, TokenTable
+from relay.policy import extras
 from relay.policy.routing import KeyRests
 from relay.proxy import decoders, forms
 from relay.proxy.addresses import Addresses, Caller
 from relay.proxy.connect import Connector
 from relay.proxy.cutting import reset
-from relay.wire import annotate, upstream_errors
+from relay.wire import annotate, tools, upstream_errors
 from relay.wire import errors as wire_errors
 
 log = logging.getLogger("relay.proxy")
 
 AGENT_CHARS_MAX = 96
+TELL_SECONDS = 60.0  # between two events about the same tool
 E_UNSUPPORTED = ERROR_CODES.index("unsupported_feature")
 MISSING_MAX = 10_000  # models of channels of which it was said once that they are missing
 _ERROR_CODES = {name: number for number, name in enumerate(ERROR_CODES)}
@@ -40,7 +43,11 @@ class Hooks:
         self.load_key: Callable[[bytes], None] = lambda public_id: None
         self.handover: Callable[[asyncio.Transport, bytes], None] = lambda transport, data: transport.abort()
         self.aside: Callable[[Call], None] = lambda call: call.turn_down(E_UNSUPPORTED)
-        self.on_event: Callable[[str, str | None, str | None], None] = lambda kind, code, channel: None
+        self.on_event: Callable[..., None] = lambda kind, code, channel, detail=None: None
+
+        self.allow_unpriced = False
+        self._told: dict[tuple[str, str], float] = {}
+        self.model_rates: dict[str, Rate] = {}  # of models that others may use as tools
 
         self.claim: Callable[[Call, bytes, int], None] = _unclaimed
         self.unclaim: Callable[[int, bytes, bool], None] = lambda call_id, digest, bound: None
@@ -138,6 +145,38 @@ class Hooks:
         document: Any = orjson.loads(b"".join(parts))
         text = document.get("input") if isinstance(document, dict) else None
         return len(text) if isinstance(text, str) else 0
+
+    def judge_extras(
+        self, format: int, fields: list[tuple[str, bytes]], web_search: bool, rate: Rate, model: str, key: ApiKey
+    ) -> tuple[int, str | None]:
+        """Whether a request may have what it asks for beside tokens of its model: an error code, and its field."""
+        asked = tools.asked(format, tools.parsed(fields), model)
+        verdict = self.verdict(asked, web_search, rate, key)
+        return (0, None) if verdict.code is None else (ERROR_CODES.index(verdict.code), verdict.field)
+
+    def verdict(
+        self, asked: list[tools.Asked], web_search: bool, rate: Rate, key: ApiKey, *, counted: bool = True
+    ) -> extras.Verdict:
+        """The same, and the operator hears of it where something has no price. `counted`: see `extras.judge`."""
+        if web_search and not rate.prices_search:
+            asked = [tools.Asked("web_search", "tools.web_search"), *asked]
+        verdict = extras.judge(
+            asked, rate.tools, key.models, self.model_rates.get, allow=self.allow_unpriced, counted=counted
+        )
+        if verdict.code == "tool_unpriced" or verdict.unpriced:
+            self._tell_unpriced("allowed" if verdict.unpriced else "refused", verdict.field or verdict.unpriced[0])
+        return verdict
+
+    def _tell_unpriced(self, what: str, field: str) -> None:
+        """Once a minute for each: a program that asks so asks with every call."""
+        if field.endswith("].type"):
+            field = "tools[].type"  # which of them says nothing
+        now = time.monotonic()
+        if now - self._told.get((what, field), -TELL_SECONDS) < TELL_SECONDS:
+            return
+        self._told[what, field] = now
+        log.warning("a tool or field of a request has no price: %s, %s", field, what)
+        self.on_event("tool_unpriced", what, None, field)
 
     def clean_agent(self, agent: bytes) -> str:
         """A User-Agent as a record may carry it: printable ASCII, capped."""

@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 
 from relay import _fastpath
-from relay._fastpath import Admission, ApiKey, Attempts, Call, Route
+from relay._fastpath import Admission, ApiKey, Attempts, Call, Rate, Route
 from relay.proxy import batchbodies, jobstream
 from relay.proxy.jobparts import Asked
 from relay.proxy.jobs import Job, Jobs
@@ -24,7 +24,8 @@ from relay.storage.rows import KeyClaim, ObjectRow
 from relay.wire import files as wire_files
 from relay.wire import jobs as wire_jobs
 from relay.wire import multipart
-from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI, D_OPENAI, F_MESSAGES, F_OTHER
+from relay.wire import tools as wire_tools
+from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI, D_OPENAI, F_GENERATE, F_MESSAGES, F_OTHER, F_RESPONSES
 from relay.wire.paths import is_object_id
 from relay.wire.uploads import output_bound
 
@@ -304,9 +305,36 @@ class JobsApi:
                     rate = self._objects.engine.models[one["model"].encode()].rate
                     if rate is None or not rate.inference_geo:
                         raise RefusedError("unsupported_feature", "inference_geo")  # it costs more than the price here
+            searches = self._searches_in(
+                call.key, F_MESSAGES, [(one["model"], one) for one in params if one is not None]
+            )
             first, *more = await batchbodies.asked(data, requests, ways, self._tokens, self._margin, otherwise)
+            for one in (first, *more):
+                one.usage["web_searches"] = searches.get(one.model, 0)
             data = await batchbodies.renamed(data, requests, ways)
         return await self._make(call, "message_batch", first.model, attempts, first.usage, data, more=more)
+
+    def _judge(self, key: ApiKey, rate: Rate | None, asked: list[wire_tools.Asked], *, web_search: bool) -> None:
+        """Whether a job may have what it asks for beside tokens of its model. Raises RefusedError."""
+        if rate is not None and (asked or web_search):
+            verdict = self._objects.engine.hooks.verdict(asked, web_search, rate, key, counted=False)
+            if verdict.code is not None:
+                raise RefusedError(verdict.code, verdict.field)
+
+    def _searches_in(self, key: ApiKey, format: int, requests: list[tuple[str, Any]]) -> dict[str, int]:
+        """Searches to hold for, by model, of requests that are for a model each; what else they ask for is judged.
+        Raises RefusedError."""
+        searches: dict[str, int] = {}
+        for model, one in requests:
+            if not isinstance(one, dict):
+                continue
+            asked, search = wire_tools.asked_in(format, one), wire_tools.searches(one)
+            if asked or search:
+                known = self._objects.engine.models.get(model.encode("utf-8", "replace"))
+                self._judge(key, known.rate if known is not None else None, asked, web_search=search)
+            if search:
+                searches[model] = searches.get(model, 0) + self._objects.engine.policy.hold_web_searches
+        return searches
 
     def _named_in(self, requests: list[Any]) -> list[str]:
         """The files that requests to Anthropic's messages name. Raises RefusedError."""
@@ -332,6 +360,9 @@ class JobsApi:
             "input_tokens": self._margin(self._tokens(data)),
             "output_tokens": sum(output_bound(one, otherwise) for one in bounds),
         }
+        assert call.key is not None
+        searches = self._searches_in(call.key, F_GENERATE, [(model, one["request"]) for one in requests])
+        usage["web_searches"] = searches.get(model, 0)
         attempts, name = self._begin(routes)
         path = call.endpoint.upstream_path.replace("{model}", name)
         with left_on_error(attempts):
@@ -361,6 +392,8 @@ class JobsApi:
             found = _fastpath.scan_request(F_OTHER, data, self._objects.engine.default_tables[0])
             if found["error"]:
                 raise RefusedError(found["error"], (found["error_param"] or b"").decode() or None)
+            if found["special"]:
+                raise RefusedError("tool_unpriced", found["special"][0][0])
             span = found["model_span"] if found["model"] else None
         model = said.get("model") or VIDEO_MODEL
         seconds = wire_jobs.whole_seconds(said.get("seconds", VIDEO_SECONDS))
@@ -436,6 +469,9 @@ class JobsApi:
         rate = engine.models[facts["model"]].rate
         if facts["priority"] and (rate is None or not rate.prices_priority):
             raise RefusedError("unsupported_feature")  # what it would cost the operator has no price here
+        if rate is not None and (facts["special"] or facts["web_search"]):
+            asked = wire_tools.asked(F_RESPONSES, wire_tools.parsed(facts["special"]), model)
+            self._judge(key, rate, asked, web_search=facts["web_search"])
         attempts, name = self._begin(_at(routes, channels))
         data: bytes = facts["body"]
         if name != model:

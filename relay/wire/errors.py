@@ -76,7 +76,8 @@ _GEMINI_STATUSES: Final = {
 _FIRST_CALL: Final = re.compile(r"call_[0-9a-z]{13}")  # of a refusal that names another call
 _PARAM = re.compile(r"[A-Za-z0-9_.$\[\]-]{1,64}")
 _HELP: Final = {  # for fields whose name alone does not say what is wrong
-    "input_file_id": " A batch takes a file of JSON lines that was uploaded here: each a request, all for one model.",
+    "input_file_id": " A batch takes a file of JSON lines that was uploaded here: each a request, all for one model."
+    " What a provider's own tools use in a batch has no price.",
     "content-type": " It has to be multipart/form-data with a boundary.",
 }
 _SCOPE_NAMES: Final = ("key", "account", "organisation")

@@ -9,7 +9,8 @@ import orjson
 
 from relay import _fastpath
 from relay._fastpath import TokenTable
-from relay.wire import files
+from relay.wire import files, tools
+from relay.wire.endpoints import F_CHAT
 from relay.wire.multipart import HEAD_BYTES_MAX, FormError, part_head
 
 LINE_BYTES_MAX: Final = 8 << 20
@@ -19,6 +20,11 @@ _LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 # What a line's request would go on from. It could be anybody's, and how much it brings along is not known.
 _STORED: Final = ("previous_response_id", "conversation")
 _MAYBE_STORED: Final = re.compile(rb'previous_response_id|"conversation"|\\u00[4-7]')  # or letters of one escaped
+# What may name tools that cost extra, or another model; or letters of it escaped.
+_MAYBE_SPECIAL: Final = re.compile(
+    rb'"(tools|plugins|fallbacks|models|route|compound_custom|enable_search|search_parameters|web_search_options)"'
+    rb"|\\u00[4-7]"
+)
 _TEXT_ENDPOINTS: Final = re.compile(r"/v1/(chat/completions|completions|responses)")
 
 
@@ -164,6 +170,8 @@ class UploadReader:
             return self._give_up()
         if not isinstance(model, str) or not isinstance(url, str) or (facts.model or model) != model:
             return self._give_up()
+        if _MAYBE_SPECIAL.search(line) and not _costs_tokens_alone(line, url):
+            return self._give_up()
         facts.model = model
         facts.requests += 1
         facts.prompt_tokens += -(-_fastpath.count_text(self._table, line) // _fastpath.TOKEN_UNIT)
@@ -201,6 +209,16 @@ class UploadReader:
         if not self._readable or self._form is None or self._form.broken or self._lines_of != 1:
             return BatchFacts()
         return self._facts
+
+
+def _costs_tokens_alone(line: bytes, url: str) -> bool:
+    """Whether a line's request asks for nothing but tokens of its model. What else a batch has used is not told by its
+    report, so that it could not be charged."""
+    try:
+        body = json.loads(line, object_pairs_hook=_once)["body"]
+        return not (tools.asked_in(files.FORMATS.get(url, F_CHAT), body) or tools.searches(body))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ DAY_SECONDS = 86_400
 
 
 def rates(model: str = "raw-chat", input: str = "3", output: str = "5") -> str:
-    return f'[[rates]]\nmodel = "{model}"\ninput = "{input}"\noutput = "{output}"\n'
+    return f'[[rates]]\nmodel = "{model}"\ninput = "{input}"\noutput = "{output}"\nweb_search = 0\n'
 
 
 def moment(seconds_ahead: float) -> str:

@@ -52,7 +52,7 @@ def test_messages_say_which_field_and_what_it_should_be(dialect: int):
         (
             "invalid_value",
             "input_file_id",
-            "a file of JSON lines that was uploaded here: each a request, all for one model.",
+            "each a request, all for one model. What a provider's own tools use in a batch has no price.",
         ),
         ("invalid_value", "content-type", "It has to be multipart/form-data with a boundary."),
     ):

@@ -1,0 +1,241 @@
+"""Every thing that a provider bills is priced or refused: tools that it runs, and models beside the one asked for."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.functional.raw_upstream import RawUpstream
+from tests.functional.relay_process import Customer, RelayProcess
+from tests.functional.setting import OPERATOR_TOKEN, RAW_KEY, channel
+from tests.support.http1 import Message
+from tests.support.rawclient import RawClient
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+RATES = """
+[[rates]]
+model = "m"
+input = 1
+output = 2
+[[rates]]
+model = "dear"
+input = 10
+output = 20
+[[rates]]
+model = "free-tools"
+input = 1
+output = 2
+web_search = 0
+tools = { file_search = 0, new_tool = 0 }
+"""
+OPENAI = '["gpt-5.5", "gpt-4o-search-preview", "m", "dear", "free-tools", "mistral-small-latest"]'
+CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+GEMINI = "/v1beta/models/gemini-3.5-flash:generateContent"
+
+
+def config(raw: RawUpstream, billing: str = "") -> str:
+    text = f'[server]\ndrain_seconds = 2\n[admin]\ntoken = "{OPERATOR_TOKEN}"\n[plans.open]\n[billing]\n{billing}\n'
+    text += channel("openai", "openai", raw.base_url + "/v1", OPENAI, RAW_KEY)
+    text += channel("anthropic", "anthropic", raw.base_url, '["claude-haiku-4-5", "claude-opus-4-8"]', RAW_KEY)
+    text += channel("gemini", "gemini", raw.base_url, '["gemini-3.5-flash", "gemini-2.5-flash"]', RAW_KEY)
+    return text + RATES
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def strict(tmp_path_factory: pytest.TempPathFactory, raw: RawUpstream) -> AsyncIterator[RelayProcess]:
+    relay = RelayProcess(tmp_path_factory.mktemp("strict"), config(raw))
+    await relay.start()
+    yield relay
+    await relay.kill()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def lenient(tmp_path_factory: pytest.TempPathFactory, raw: RawUpstream) -> AsyncIterator[RelayProcess]:
+    relay = RelayProcess(tmp_path_factory.mktemp("lenient"), config(raw, 'unpriced = "allow"'))
+    await relay.start()
+    yield relay
+    await relay.kill()
+
+
+def body(path: str, model: str, text: str = "hello", **more: Any) -> dict[str, Any]:
+    if path == RESPONSES:
+        return {"model": model, "input": text, **more}
+    if path == MESSAGES:
+        return {"model": model, "max_tokens": 100, "messages": [{"role": "user", "content": text}], **more}
+    if path == CHAT:
+        return {"model": model, "messages": [{"role": "user", "content": text}], **more}
+    return {"contents": [{"role": "user", "parts": [{"text": text}]}], **more}
+
+
+async def send(customer: Customer, path: str, document: dict[str, Any]) -> Message:
+    async with await RawClient.connect("127.0.0.1", customer.relay.port) as client:
+        fields = {"Authorization": f"Bearer {customer.secret}", "content-type": "application/json"}
+        return await client.request("POST", path, fields, json.dumps(document).encode())
+
+
+def answer(document: dict[str, Any]) -> bytes:
+    text = json.dumps(document).encode()
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(text) + text
+
+
+PLAIN: dict[str, dict[str, Any]] = {
+    CHAT: {
+        "model": "m", "choices": [{"index": 0, "message": {"content": "Hello there"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
+    },
+    RESPONSES: {
+        "object": "response", "status": "completed", "model": "m",
+        "output": [{"type": "message", "content": [{"type": "output_text", "text": "Hello there"}]}],
+        "usage": {"input_tokens": 100, "output_tokens": 20, "total_tokens": 120},
+    },
+    MESSAGES: {
+        "type": "message", "content": [{"type": "text", "text": "Hello there"}], "stop_reason": "end_turn",
+        "usage": {"input_tokens": 100, "output_tokens": 20},
+    },
+    GEMINI: {
+        "candidates": [{"content": {"parts": [{"text": "Hello there"}]}, "finishReason": "STOP"}],
+        "usageMetadata": {"promptTokenCount": 100, "candidatesTokenCount": 20, "totalTokenCount": 120},
+    },
+}  # fmt: skip
+
+
+async def refused(
+    relay: RelayProcess, raw: RawUpstream, path: str, model: str, code: str, field: str, only: list[str] | None = None,
+    **more: Any,
+) -> None:  # fmt: skip
+    """Refused before anything is forwarded, with the field named."""
+    customer = await relay.customer(models=only) if only else await relay.customer()
+    text, exchange = raw.script(answer(PLAIN[path]))
+    reply = await send(customer, path, body(path, model, text, **more))
+    found = json.loads(reply.body)["error"]
+    assert (reply.status, (await customer.call())["error_code"]) == (403 if code == "model_not_allowed" else 400, code)
+    assert code == "model_not_allowed" or f"`{field}`" in found["message"]
+    assert exchange.requests == []
+    assert (await customer.money())["available"] == "100"
+
+
+async def passed(relay: RelayProcess, raw: RawUpstream, path: str, model: str, **more: Any) -> str:
+    """Forwarded as it came; what it cost."""
+    customer = await relay.customer()
+    text, exchange = raw.script(answer(PLAIN[path]))
+    document = body(path, model, text, **more)
+    assert (await send(customer, path, document)).status == 200
+    assert json.loads(exchange.bodies[0]) == document
+    return str((await customer.call())["cost"])
+
+
+# Each is (path, model, what the request has, the field that the refusal names).
+SECOND_MODELS = [
+    (MESSAGES, "claude-haiku-4-5", {"fallbacks": [{"model": "claude-opus-4-8"}]}, "fallbacks"),
+    (MESSAGES, "claude-haiku-4-5", {"fallbacks": "default"}, "fallbacks"),
+    (CHAT, "m", {"fallbacks": ["dear"]}, "fallbacks"),
+    (CHAT, "m", {"models": ["m", "dear"]}, "models"),
+    (RESPONSES, "m", {"models": ["dear"]}, "models"),
+    (CHAT, "m", {"route": "fallback"}, "route"),
+    (CHAT, "m", {"plugins": [{"id": "auto-router"}]}, "plugins"),
+    (CHAT, "m", {"compound_custom": {"models": {"answering_model": "dear"}}}, "compound_custom"),
+    (GEMINI, "", {"generationConfig": {"routingConfig": {"manualMode": {"modelName": "x"}}}}, "routingConfig"),
+    (GEMINI, "", {"generation_config": {"routing_config": {"autoMode": {}}}}, "routingConfig"),
+]
+UNPRICED = [
+    (RESPONSES, "gpt-5.5", {"tools": [{"type": "new_tool"}]}, "tools[0].type"),
+    (RESPONSES, "gpt-5.5", {"tools": [{"type": "code_interpreter", "container": "cntr_1"}]}, "tools.code_interpreter"),
+    (
+        RESPONSES, "gpt-5.5",
+        {"tools": [{"type": "shell", "environment": {"type": "container_reference", "container_id": "c"}}]},
+        "tools.shell",
+    ),
+    (RESPONSES, "gpt-5.5", {"tools": [{"type": "namespace", "tools": [{"type": "new_tool"}]}]}, "tools[0].type"),
+    (RESPONSES, "gpt-5.5", {"tools": [{"type": "image_generation", "model": "unheard-of"}]}, "tools.image_generation"),
+    (CHAT, "m", {"tools": [{"type": "openrouter:advisor", "model": "dear"}]}, "tools.openrouter_advisor"),
+    (CHAT, "m", {"tools": [{"type": "browser_search"}]}, "tools.browser_search"),
+    (CHAT, "m", {"tools": [{"type": "builtin_function"}]}, "tools.builtin_function"),
+    (CHAT, "m", {"tools": [{"googleMaps": {}}]}, "tools.google_maps"),
+    (CHAT, "m", {"plugins": [{"id": "file-parser", "pdf": {"engine": "mistral-ocr"}}]}, "plugins"),
+    (CHAT, "mistral-small-latest", {"tools": [{"type": "web_search"}]}, "tools.web_search"),
+    (CHAT, "mistral-small-latest", {"enable_search": True}, "tools.web_search"),
+    (MESSAGES, "claude-haiku-4-5", {"tools": [{"type": "advisor_20260301", "model": "unheard-of"}]}, "tools.advisor"),
+    (MESSAGES, "claude-haiku-4-5", {"tools": [{"type": "new_tool_20270101", "name": "x"}]}, "tools[0].type"),
+    (GEMINI, "", {"tools": [{"retrieval": {"vertexAiSearch": {}}}]}, "tools.retrieval"),
+    (GEMINI, "", {"tools": [{"fileSearch": {"fileSearchStoreNames": ["s"]}}]}, "tools.file_search"),
+    (GEMINI, "", {"tools": {"enterprise_web_search": {}}}, "tools.enterprise_web_search"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", range(len(SECOND_MODELS)))
+async def test_finding_wire_M1_a_second_model_is_refused(strict: RelayProcess, raw: RawUpstream, case: int):
+    path, model, more, field = SECOND_MODELS[case]
+    await refused(strict, raw, path, model, "tool_unpriced", field, **more)
+
+
+@pytest.mark.parametrize("case", range(len(SECOND_MODELS)))
+async def test_finding_wire_M1_a_key_for_some_models_reaches_no_other(
+    lenient: RelayProcess, raw: RawUpstream, case: int
+):
+    """Not even where an operator lets pass what has no price."""
+    path, model, more, field = SECOND_MODELS[case]
+    models = [model or "gemini-3.5-flash"]
+    await refused(lenient, raw, path, model, "model_not_allowed", field, models, **more)
+
+
+@pytest.mark.parametrize("case", range(len(UNPRICED)))
+async def test_finding_clients_F5_what_has_no_price_is_refused(strict: RelayProcess, raw: RawUpstream, case: int):
+    path, model, more, field = UNPRICED[case]
+    await refused(strict, raw, path, model, "tool_unpriced", field, **more)
+
+
+async def test_finding_wire_M1_no_other_model_through_a_tool(
+    strict: RelayProcess, lenient: RelayProcess, raw: RawUpstream
+):
+    advisor = {"type": "advisor_20260301", "name": "advisor", "model": "claude-opus-4-8"}
+    pictures = [{"type": "image_generation", "model": "gpt-image-2"}, {"type": "image_generation"}]
+    for relay in (strict, lenient):
+        haiku = ["claude-haiku-4-5"]
+        await refused(relay, raw, MESSAGES, haiku[0], "model_not_allowed", "", haiku, tools=[advisor])
+        for picture in pictures:
+            await refused(relay, raw, RESPONSES, "gpt-5.5", "model_not_allowed", "", ["gpt-5.5"], tools=[picture])
+
+
+async def test_finding_clients_F5_allowed_by_the_operator(lenient: RelayProcess, raw: RawUpstream):
+    """unpriced = "allow": it passes for nothing, and an event says so."""
+    cost = await passed(lenient, raw, CHAT, "m", models=["m", "dear"], tools=[{"type": "browser_search"}])
+    assert cost == "0.00014"
+    events = [
+        event
+        for event in (await lenient.command("events"))["events"]
+        if event["kind"] == "tool_unpriced" and event["code"] == "allowed"
+    ]
+    assert events[-1]["detail"] in ("models", "tools.browser_search")
+
+
+async def test_what_costs_tokens_alone_passes(strict: RelayProcess, raw: RawUpstream):
+    """What coding tools and SDKs send."""
+    function = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+    tools: list[dict[str, Any]] = [
+        function, {"type": "custom", "name": "c"}, {"type": "local_shell"}, {"type": "apply_patch"}, {"type": "shell"},
+        {"type": "shell", "environment": {"type": "local"}}, {"type": "tool_search"},
+        {"type": "mcp", "server_label": "s", "server_url": "https://example.com"},
+        {"type": "namespace", "name": "n", "tools": [function]}, {"type": "computer_use_preview"},
+        {"type": "web_search", "search_context_size": "high"},
+    ]  # fmt: skip
+    assert await passed(strict, raw, RESPONSES, "gpt-5.5", tools=tools) == "0.0011"
+    claude: list[dict[str, Any]] = [
+        {"name": "f", "input_schema": {"type": "object"}}, {"type": "custom", "name": "g", "input_schema": {}},
+        {"type": "bash_20250124", "name": "bash"}, {"type": "text_editor_20250728", "name": "e"},
+        {"type": "memory_20250818", "name": "memory"}, {"type": "web_fetch_20260309", "name": "web_fetch"},
+        {"type": "tool_search_tool_regex_20251119", "name": "t"}, {"type": "computer_20251124", "name": "computer"},
+    ]  # fmt: skip
+    assert await passed(strict, raw, MESSAGES, "claude-haiku-4-5", tools=claude, fallbacks=None) == "0.0002"
+    google: list[dict[str, Any]] = [
+        {"functionDeclarations": [{"name": "f"}]}, {"codeExecution": {}}, {"url_context": {}}, {"googleMaps": None}
+    ]  # fmt: skip
+    await passed(strict, raw, GEMINI, "", tools=google)
+    await passed(strict, raw, CHAT, "m", models=["m"], plugins=[{"id": "response-healing"}], fallbacks=[])
+
+
+async def test_a_price_of_nothing_is_a_price(strict: RelayProcess, raw: RawUpstream):
+    tools = [{"type": "new_tool"}, {"type": "file_search", "vector_store_ids": ["v"]}, {"type": "web_search"}]
+    assert await passed(strict, raw, RESPONSES, "free-tools", tools=tools) == "0.00014"
