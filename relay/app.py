@@ -13,7 +13,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import orjson
@@ -46,6 +46,7 @@ from relay.proxy.idempotency import IdempotencyKeys
 from relay.proxy.keyring import Keyring
 from relay.proxy.server import ApiServer, refusal
 from relay.proxy.side import Side
+from relay.proxy.tlsdoor import TlsDoor
 from relay.records import C_ID, MS_PER_DAY
 from relay.storage import Store, StoreError
 from relay.storage.rows import ScheduledRatesRow
@@ -124,6 +125,7 @@ class Relay:
         self.operations = Operations(store, self, config, pepper)
         self._socket = admin.SocketServer(self.operations, Path(config.server.data_dir))
         self._servers: list[asyncio.Server] = []
+        self._tls_door: TlsDoor | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._stated: Config | None = None  # what the file says, without scheduled rates; None: nothing is in force
         self._schedule: list[ScheduledRatesRow] = []
@@ -182,22 +184,25 @@ class Relay:
     async def _listen(self, sockets: list[socket.socket] | None) -> None:
         loop = asyncio.get_running_loop()
         server = self.config.server
-        tls = _server_tls(server.tls_certificate, server.tls_key) if server.tls_certificate else None
         listen = server.listen
 
-        def front_door() -> FrontDoor:
-            return FrontDoor(self.engine)
+        def front_door() -> asyncio.Protocol:
+            return self._tls_door() if self._tls_door is not None else cast(asyncio.Protocol, FrontDoor(self.engine))
+
+        if server.tls_certificate:
+            context = _server_tls(server.tls_certificate, server.tls_key)
+            self._tls_door = TlsDoor(self.engine, context, lambda: self.config.timeouts.header_seconds)
 
         if sockets:
             for given in sockets:
                 create = loop.create_unix_server if given.family == socket.AF_UNIX else loop.create_server
-                self._servers.append(await create(front_door, sock=given, ssl=tls, backlog=BACKLOG))
+                self._servers.append(await create(front_door, sock=given, backlog=BACKLOG))
             return
         try:
             if listen.unix_path:
-                made = await loop.create_unix_server(front_door, listen.unix_path, ssl=tls, backlog=BACKLOG)
+                made = await loop.create_unix_server(front_door, listen.unix_path, backlog=BACKLOG)
             else:
-                made = await loop.create_server(front_door, listen.host, listen.port, ssl=tls, backlog=BACKLOG)
+                made = await loop.create_server(front_door, listen.host, listen.port, backlog=BACKLOG)
         except OSError as error:
             # The loop names the address as a Python tuple. A failed name resolution has a number below 0.
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
@@ -298,7 +303,7 @@ class Relay:
             events_dropped=store.events_dropped,
             records_dropped=self.records_dropped,
             shortfall_nano=store.shortfall_nano,
-            other_connections=self.api.connections,
+            other_connections=self._other_connections,
             descriptors=self._descriptors_used(),
             keys_loaded=self.keyring.loaded_keys,
             open_calls=self.open_calls,
@@ -322,7 +327,12 @@ class Relay:
 
     def _descriptors_used(self) -> int:
         upstream = sum(channel.in_flight + channel.idle_connections for channel in self._channels)
-        return self.engine.open_connections + self.api.connections + upstream
+        return self.engine.open_connections + self._other_connections + upstream
+
+    @property
+    def _other_connections(self) -> int:
+        """Those that aiohttp's parser has, and those whose TLS handshake is under way."""
+        return self.api.connections + (self._tls_door.handshakes if self._tls_door is not None else 0)
 
     async def _flush(self) -> None:
         began, used = time.monotonic(), time.thread_time()
@@ -600,7 +610,7 @@ class Relay:
             "uptime_seconds": round(time.monotonic() - self._began, 3),
             "draining": engine.draining,
             "open_calls": self.open_calls,
-            "connections": engine.open_connections + self.api.connections,
+            "connections": engine.open_connections + self._other_connections,
             "calls_total": engine.calls_total,
             "keys_loaded": self.keyring.loaded_keys,
             "records_dropped": self.records_dropped,

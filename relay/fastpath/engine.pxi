@@ -40,7 +40,7 @@ cdef class Engine:
     cdef public Py_ssize_t connections_max, other_connections   # others: those that aiohttp's parser has
     cdef public int64_t waiting_bytes_max
     cdef readonly int64_t waiting_bytes           # of request bodies in memory
-    cdef readonly int64_t turned_away_total
+    cdef public int64_t turned_away_total
     cdef public bytes turn_away_answer            # for a connection above the limit; None: it is only closed
     cdef public int64_t header_ticks, body_idle_ticks, write_stall_ticks, keep_alive_ticks, discard_ticks
     cdef ClientSide nobody            # whose transport is None: the client of calls that are read on after theirs has gone

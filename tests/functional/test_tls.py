@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -12,10 +13,12 @@ import openai
 import pytest
 import pytest_asyncio
 
-from tests.functional.relay_process import Customer, RelayProcess, nano
+from relay.proxy.tlsdoor import TOLD_MAX
+from tests.functional.relay_process import Customer, RelayProcess, eventually, nano
 from tests.functional.setting import channel
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.rawclient import RawClient
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -137,5 +140,55 @@ async def test_the_listener_speaks_tls_only(provider: Provider, tmp_path: Path):
         with contextlib.suppress(ConnectionError):
             assert b"200" not in await reader.read(-1)
         writer.close()
+    finally:
+        await relay.kill()
+
+
+async def test_finding_wire_M6_connections_before_the_handshake(provider: Provider, tmp_path: Path):
+    """They count, have header_seconds for it, and leave descriptors for those who speak."""
+    relay = relay_of(provider, tmp_path)
+    relay.config = relay.config.replace("[server]\n", "[server]\nconnections_max = 20\n", 1)
+    relay.config = relay.config.replace("[plans.open]", "[timeouts]\nheader_seconds = 2\n[plans.open]", 1)
+    await relay.start()
+    context = ssl.create_default_context(cafile=str(provider.certificates.authority))
+
+    async def connect() -> RawClient:
+        return await RawClient.connect("127.0.0.1", relay.port, tls=context, server_hostname="localhost")
+
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{relay.pid}/fd"))
+
+    try:
+        kept = await connect()
+        assert (await kept.request("GET", "/healthz")).status == 200
+        before = descriptors()
+        silent = [await asyncio.open_connection("127.0.0.1", relay.port) for _ in range(300)]
+        gone = [asyncio.ensure_future(reader.read()) for reader, _ in silent]
+        await until(lambda: sum(one.done() for one in gone) >= 300 - 20 - TOLD_MAX)
+        assert descriptors() <= before + 20 + TOLD_MAX
+        assert (await relay.status())["connections"] == 20 + TOLD_MAX
+        assert (await kept.request("GET", "/healthz")).status == 200
+        await until(lambda: all(one.done() for one in gone), 20)
+        await asyncio.gather(*gone, return_exceptions=True)
+        for at in range(40):  # what is no TLS, and what leaves in the middle
+            _, writer = await asyncio.open_connection("127.0.0.1", relay.port)
+            writer.write(b"\x16\x03\x01" if at % 2 else b"GET / HTTP/1.1\r\n\r\n")
+            await asyncio.sleep(0)
+            writer.close()
+            await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+        async def calm() -> bool:
+            return bool((await relay.status())["connections"] == 1)
+
+        await eventually(calm)
+        others = [await connect() for _ in range(19)]
+        assert [(await other.request("GET", "/healthz")).status for other in others] == [200] * 19
+        assert (await (await connect()).request("GET", "/healthz")).status == 503
+        for client in (kept, *others):
+            client.transport.close()
+        for _, writer in silent:
+            writer.close()
+        assert relay.faults == []
+        assert not any("SSL" in line for line in relay.log)
     finally:
         await relay.kill()
