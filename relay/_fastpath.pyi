@@ -244,6 +244,7 @@ class Balance:
     account_id: int
     available_nano: int
     held_nano: int
+    waiting_bytes: int  # of request bodies in memory
     balance_nano: int
     open_holds: int
     open_streams: int
@@ -437,6 +438,8 @@ class Journal:
 # HTTP
 
 TICKS_PER_SECOND: int
+BODY_IDLE_TIMES: int  # a body may take so many times body_idle_seconds in all ...
+BODY_BYTES_PER_SECOND: int  # ... and a second more for so many bytes
 
 class FieldTable:
     """What is done with a header field, by name: lower-case bytes, at most 44; ValueError otherwise.
@@ -712,6 +715,7 @@ class Bridge:
     """The client's side of a call that came through aiohttp's parser."""
 
     ended: bool
+    identifying: bool  # the key is being loaded
     def __init__(
         self, engine: Engine, transport: asyncio.Transport, http10: bool, on_end: Callable[[bool], None]
     ) -> None: ...
@@ -798,6 +802,11 @@ class Engine:
     def doubt_report(self, channel: str, model: str, dimension: str, why: str, reported: int, expected: int) -> None:
         """A report that was not believed, or is far from what was sent, for the events."""
 
+    def py_hold_body(self, owner: Balance | None, size: int, body_bytes: int) -> bool:
+        """Counts more of a body, `body_bytes` with it, as waiting in memory. False: beyond the limit for all, or beyond
+        its account's share. Either way it has to be released."""
+
+    def py_release_body(self, owner: Balance | None, size: int) -> None: ...
     def add_endpoint(self, endpoint: Endpoint, paths: list[bytes]) -> None: ...
     def continue_ids(self, last: int) -> int:
         """Ids go on behind this one, whatever the clock says. Returns how many milliseconds the clock is behind it."""

@@ -45,12 +45,34 @@ cdef int call_begin(Call call) except -1:
         call.engine.want_key(call.public_id_wanted, call)
         return WAIT
     if code == 0:
+        call.body_owner = call.key.balance
+        if call.body_bytes and call.body_owner is not None:
+            call.body_owner.waiting_bytes += call.body_bytes      # what came while the key was being loaded
         code = call.bad_head
+    if code == 0 and not call.client.request_read:
+        code = call_look_ahead(call)
     if code:
         call_refuse(call, code, call.bad_field)
         return 0
     call.state = C_READ
     return 0
+
+
+cdef int call_look_ahead(Call call) except -1:
+    """A body that is still to come is taken only for a call that could be made now. Admission looks again."""
+    cdef Scope scope
+    cdef int code = call_check_access(call, None)
+    if code == 0 and not call.engine.store_writable:
+        code = E_STORE_UNAVAILABLE
+    if code == 0 and call.engine.memory_short:
+        code = E_OVERLOADED
+    if code == 0:
+        for scope in call.key.scopes:
+            if 0 < scope.concurrency_limit <= scope.in_flight:
+                call.wait_ns = CONCURRENCY_RETRY_NS
+                call.bad_field = scope.kind
+                return E_CONCURRENCY_LIMIT
+    return code
 
 
 cdef void call_key_arrived(Call call):
@@ -69,15 +91,16 @@ cdef void call_key_arrived(Call call):
 cdef int call_read(Call call, bytes data) except -1:
     """More of the body. Its scan happens here, piece by piece, so that a large body never holds up other calls."""
     cdef int code
+    cdef bint room
     if call.state == C_DONE:
         return 0
     call.body.append(data)
     call.body_bytes += PyBytes_GET_SIZE(data)
-    call.engine.waiting_bytes += PyBytes_GET_SIZE(data)
+    room = call.engine.hold_body(call.body_owner, PyBytes_GET_SIZE(data), call.body_bytes)
     if call.body_bytes > call.engine.body_bytes_max:
         call_refuse(call, E_BODY_TOO_LARGE, None)
         return 0
-    if call.engine.waiting_bytes > call.engine.waiting_bytes_max:
+    if not room:
         call_refuse(call, E_OVERLOADED, None)
         return 0
     if call.form_type is not None:

@@ -283,7 +283,7 @@ cdef int call_end(Call call, int code, int status, bint complete) except -1:
         call.engine.refused_unknown(code)
     if call.slot != NULL:
         call_close_slot(call, code, status, &usage, source, now)
-    call.engine.waiting_bytes -= call.body_bytes
+    call.engine.release_body(call.body_owner, call.body_bytes)
     call.body_bytes = 0
     call.body = None
     call.error_parts = None

@@ -6,6 +6,16 @@ from hmac import digest as hmac_digest
 from os import urandom
 
 TICKS_PER_SECOND = 4
+# A body may take so many times body_idle_seconds in all, and a second more for so many bytes: a slow line gets through, a
+# byte now and then does not.
+BODY_IDLE_TIMES = 4
+BODY_BYTES_PER_SECOND = 1024
+cdef int64_t _BODY_IDLE_TIMES = BODY_IDLE_TIMES
+cdef int64_t _BODY_BYTES_PER_TICK = BODY_BYTES_PER_SECOND // TICKS_PER_SECOND
+# How much of what is still free for bodies one account's may be together: so it can never take all, and the less is free
+# the sooner it has to wait. An account without credits gets less.
+cdef int64_t SHARE_OF_FREE = 4
+cdef int64_t FREE_PER_SHARE_UNPAID = 4
 
 
 @cython.final
@@ -441,6 +451,35 @@ cdef class Engine:
         cdef Call call
         for call in list(self.calls):
             call_stop(call, code)
+
+    # ---- bodies in memory ----
+
+    cdef bint hold_body(self, Balance owner, int64_t size, int64_t body_bytes):
+        """More of a body, `body_bytes` with it, is in memory. False: it is beyond the limit for all, or its account's share."""
+        cdef int64_t free
+        self.waiting_bytes += size
+        free = self.waiting_bytes_max - self.waiting_bytes
+        if owner is None:
+            return free >= 0
+        owner.waiting_bytes += size
+        if free < 0:
+            return False
+        if owner.available_nano + owner.held_nano > 0:
+            # its only body has to fit where the limit for all is that of one body
+            return owner.waiting_bytes <= SHARE_OF_FREE * free or owner.waiting_bytes == body_bytes
+        return owner.waiting_bytes <= free // FREE_PER_SHARE_UNPAID
+
+    cdef void release_body(self, Balance owner, int64_t size):
+        self.waiting_bytes -= size
+        if owner is not None:
+            owner.waiting_bytes -= size
+
+    def py_hold_body(self, Balance owner, int64_t size, int64_t body_bytes):
+        """The same for bodies that Python reads. Whatever it says, what was held has to be released."""
+        return self.hold_body(owner, size, body_bytes)
+
+    def py_release_body(self, Balance owner, int64_t size):
+        self.release_body(owner, size)
 
     # ---- endings ----
 

@@ -215,6 +215,7 @@ cdef class FrontDoor(ClientSide):
     cdef bint close_after, in_loop, read_paused
     cdef bint fresh                 # no request has been served yet
     cdef int64_t since_tick         # of the state's deadline
+    cdef int64_t body_tick          # when the body began
 
     def __init__(self, Engine engine):
         self.engine = engine
@@ -446,7 +447,7 @@ cdef class FrontDoor(ClientSide):
         else:
             self.body_left = head.length - have
             self.state = P_BODY
-            self.since_tick = engine.tick
+            self.since_tick = self.body_tick = engine.tick
             self.pending = None
             self.searched = 0
             if call_begin(call) == 0 and call.state == C_DONE:
@@ -495,7 +496,8 @@ cdef class FrontDoor(ClientSide):
             elif waited > engine.keep_alive_ticks:
                 self.transport.close()
         elif self.state == P_BODY:
-            if waited > engine.body_idle_ticks and call is not None:
+            if call is not None and (waited > engine.body_idle_ticks or engine.tick - self.body_tick > (
+                    _BODY_IDLE_TIMES * engine.body_idle_ticks + call.body_bytes // _BODY_BYTES_PER_TICK)):
                 call_refuse(call, E_BODY_TIMEOUT, None)
         elif self.state == P_DISCARD:
             if waited > engine.discard_ticks:
@@ -559,6 +561,11 @@ cdef class Bridge(ClientSide):
             call_begin(call)
         except Exception as error:
             call_broken(call, error)
+
+    @property
+    def identifying(self):
+        """Whether it is not known yet whose call it is, because the key is being loaded."""
+        return self.call is not None and self.call.state == C_IDENTIFY
 
     def read(self, bytes data):
         """More of the body. False once the call has ended."""

@@ -356,6 +356,7 @@ cdef class Balance:
     cdef readonly int64_t held_nano
     cdef readonly int64_t open_holds         # open calls
     cdef readonly int64_t open_streams       # of these, streams
+    cdef readonly int64_t waiting_bytes      # of request bodies in memory
 
     def __init__(self, int64_t account_id, balance_nano=0):
         self.account_id = account_id

@@ -14,6 +14,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from relay import _fastpath, quiet
 from relay._fastpath import Bridge, Engine
+from relay.proxy.bodies import EXPECTS, Body
 from relay.proxy.cutting import reset
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
@@ -23,6 +24,7 @@ from relay.wire.endpoints import D_OPENAI, F_IMAGES, Endpoint
 log = logging.getLogger("relay.server")
 
 WRITE_BUFFER_HIGH = 4096  # as at the front door: what waits for a client is hardly more than the last piece
+KEY_LOADING_SECONDS = 0.001  # a read of the store
 HEAD_BYTES_MAX = 65_536  # names and values together; aiohttp itself bounds only their number and the size of each
 E_BODY_TOO_LARGE = _fastpath.ERROR_CODES.index("body_too_large")
 E_BODY_TIMEOUT = _fastpath.ERROR_CODES.index("body_timeout")
@@ -295,15 +297,11 @@ class ApiServer:
     # -- requests
 
     async def _expect(self, request: web.Request) -> web.StreamResponse | None:
-        """`Expect: 100-continue`: a body that would be refused for its size is not asked for."""
+        """`Expect: 100-continue`: the body is asked for by who reads it. A call that is refused before needs none."""
         if request.headers["Expect"].lower() != "100-continue":
             raise web.HTTPExpectationFailed
-        bytes_max = self._engine.body_bytes_max
-        if request.raw_path.partition("?")[0].endswith("/files"):
-            bytes_max = max(bytes_max, self.upload_bytes_max)
-        if request.version >= (1, 1) and (request.content_length or 0) <= bytes_max:
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0  # the head of the answer has not been written yet
+        if request.version >= (1, 1):
+            request[EXPECTS] = True
         return None
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
@@ -393,9 +391,11 @@ class ApiServer:
             if (request.content_length or 0) > self._engine.body_bytes_max:
                 bridge.refuse(E_BODY_TOO_LARGE)
             try:
+                body = Body(request, self.body_idle_seconds)
+                while body.expected and bridge.identifying and not ended.done():  # noqa: ASYNC110 - it may be refused
+                    await asyncio.sleep(KEY_LOADING_SECONDS)
                 while not ended.done():
-                    async with asyncio.timeout(self.body_idle_seconds):
-                        data = await request.content.readany()
+                    data = await body.next()
                     if not data:
                         bridge.body_end()
                         break

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from relay import _fastpath, units
-from relay._fastpath import Admission, ApiKey, Engine, Route
+from relay._fastpath import Admission, ApiKey, Balance, Engine, Route
+from relay.proxy.bodies import Body
 from relay.proxy.cutting import reset
 from relay.proxy.hooks import Hooks
 from relay.proxy.keyring import Keyring
@@ -74,6 +75,8 @@ class SideCall:
         self.upstream_model: str | None = None
         self.stream = False
         self.retry_after_ns = 0
+        self.waiting_bytes = 0  # of its body, in memory until it ends
+        self._body_owner: Balance | None = None
         self.status = 0  # of an answer that has begun
         self.ended = False
 
@@ -190,20 +193,20 @@ class SideCall:
             raise RefusedError("unsupported_charset")
         if (self.request.content_length or 0) > bytes_max:
             raise RefusedError("body_too_large")
+        assert self.key is not None
+        self._body_owner = self.key.balance
         parts: list[bytes] = []
-        size = 0
+        body = Body(self.request, self.desk.body_idle_seconds())
         try:
-            while True:
-                async with asyncio.timeout(self.desk.body_idle_seconds()):
-                    data = await self.request.content.readany()
-                if not data:
-                    return b"".join(parts)
+            while data := await body.next():
                 parts.append(data)
-                size += len(data)
-                if size > bytes_max:
+                self.waiting_bytes += len(data)
+                room = engine.py_hold_body(self._body_owner, len(data), body.size)
+                if body.size > bytes_max:
                     raise RefusedError("body_too_large")
-                if engine.waiting_bytes + size > engine.waiting_bytes_max:
+                if not room:
                     raise RefusedError("overloaded")
+            return b"".join(parts)
         except TimeoutError:
             raise RefusedError("body_timeout") from None
 
@@ -334,6 +337,7 @@ class SideCall:
             self.admission.py_release(now_ns=now, forwarded=self.sent_ns > 0)
         if self.key is None:
             return
+        engine.py_release_body(self._body_owner, self.waiting_bytes)
         if code in ("rate_limit_requests", "rate_limit_tokens", "concurrency_limit"):
             at = (self.key.account_id, self.key.key_id, code, None)
             engine.limit_refusals[at] = engine.limit_refusals.get(at, 0) + 1

@@ -8,6 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from relay._fastpath import Attempts
+from relay.proxy.bodies import Body
 from relay.proxy.objects import ObjectsApi, object_id_in
 from relay.proxy.sidecalls import RefusedError, SideCall, narrowed
 from relay.proxy.upstreams import Answered, UpstreamError, whole
@@ -136,15 +137,13 @@ class _Upload:
     async def _pieces(self) -> AsyncIterator[bytes]:
         call = self._call
         length = call.request.content_length
-        size = 0
+        body = Body(call.request, call.desk.body_idle_seconds())
         try:
             while True:
-                async with asyncio.timeout(call.desk.body_idle_seconds()):
-                    data = await call.request.content.readany()
-                size += len(data)
-                if size > self._bytes_max:
+                data = await body.next()
+                if body.size > self._bytes_max:
                     raise RefusedError("body_too_large")
-                if not self.complete and (size == length if length is not None else not data):
+                if not self.complete and (body.size == length if length is not None else not data):
                     self.complete = True  # from here on it is made, or its key would be bound to nothing
                     await call.bind_key()
                 if not data:

@@ -113,8 +113,13 @@ class _Resetting(asyncio.Protocol):
         reset(cast(asyncio.Transport, transport))
 
 
+SLOW = b'{"model":"own","messages":[{"role":"user","content":"slow"}]}'
+
+
 async def _nothing(head: bytes, body: bytes) -> bytes:
-    return response(b"{}")
+    if body == SLOW:
+        await asyncio.sleep(5)
+    return completion("Hello")
 
 
 def descriptors(relay: RelayProcess) -> int:
@@ -145,6 +150,7 @@ async def small(
     own = channel("own", "openai", f"http://127.0.0.1:{upstream.port}/v1", '["own"]', RAW_KEY)
     own += channel("resets", "openai", f"http://127.0.0.1:{upstream.resetting_port}/v1", '["resets"]', RAW_KEY)
     own += "".join(f'[[rates]]\nmodel = "{name}"\ninput = "1"\noutput = "1"\n' for name in ("own", "resets"))
+    text = text.replace("[server]\n", "[server]\nwaiting_bytes_max = 4_194_304\n", 1)
     text = text.replace("[[channels]]", own + "[[channels]]", 1)  # the first: files go there
     relay = await RelayProcess(tmp_path_factory.mktemp("small"), text).start()
     yield relay
@@ -155,7 +161,8 @@ async def small(
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def someone(small: RelayProcess) -> Customer:
+async def someone(small: RelayProcess, upstream: Upstream) -> Customer:
+    upstream.answer = _nothing
     return await small.customer()
 
 
@@ -281,6 +288,130 @@ async def test_finding_wire_H6_stray_answers_about_files(small: RelayProcess, so
             await upstream.writers[-1].drain()
         await asyncio.sleep(0.05)
     await someone.calls(6)
+
+
+# -- bodies that wait in memory
+
+
+def head_of(path: str, secret: str, length: int, fields: bytes = b"") -> bytes:
+    return b"POST %s HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer %s\r\n%sContent-Length: %d\r\n\r\n" % (
+        path.encode(), secret.encode(), fields, length,
+    )  # fmt: skip
+
+
+WAYS_IN = {
+    "hot": ("/v1/chat/completions", b""),
+    "aiohttp": ("/v1/chat/completions", b"Upgrade: nothing\r\n"),
+    "side": ("/v1/messages/batches", b""),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+async def test_finding_wire_M5_who_may_not_call_sends_no_body(small: RelayProcess, upstream: Upstream, way: str):
+    """Status and calls at a time are looked at when the head is there."""
+    upstream.answer = _nothing
+    path, fields = WAYS_IN[way]
+    customer = await small.customer(concurrency=1)
+    message = head_of(path, customer.secret, 900_000, fields)
+    busy_reader, busy = await asyncio.open_connection("127.0.0.1", small.port)
+    if way == "side":  # what Python serves counts from its head on
+        busy.write(message)
+    else:
+        busy.write(chat(customer.secret, SLOW))
+
+    async def one_open() -> bool:
+        return (await small.status())["open_calls"] == 1
+
+    await eventually(one_open)
+    assert (await ask(small.port, message))[0] == 429
+    busy.close()
+    await small.command("key suspend", id=customer.key)
+    assert (await ask(small.port, message))[0] == 401
+    await busy_reader.read()
+    codes = {row["error_code"] for row in await customer.calls(3)}
+    assert codes == {"concurrency_limit", "key_suspended", "client_gone"}
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+@pytest.mark.parametrize("credits", ["0", "100"])
+async def test_finding_wire_M5_nobody_fills_the_memory_for_bodies(
+    small: RelayProcess, someone: Customer, way: str, credits: str
+):
+    """Bodies that lack their end, from one account on many connections; another customer's body finds its place."""
+    path, fields = WAYS_IN[way]
+    greedy = await small.customer(credits)
+    opened = []
+    for _ in range(12):
+        reader, writer = await asyncio.open_connection("127.0.0.1", small.port)
+        writer.write(head_of(path, greedy.secret, 1_000_000, fields) + b'{"x":"' + b"a" * 900_000)
+        opened.append((reader, writer))
+    refused = [asyncio.ensure_future(reader.readline()) for reader, _ in opened]
+    await until(lambda: sum(one.done() for one in refused) >= 7)
+    body = json.dumps({"model": "own", "messages": [{"role": "user", "content": "b" * 500_000}]}).encode()
+    assert (await ask(small.port, chat(someone.secret, body)))[0] == 200
+    assert {one.result()[9:12] for one in refused if one.done()} <= {b"503", b"408"}
+    for _, writer in opened:
+        writer.close()
+    await asyncio.gather(*refused, return_exceptions=True)
+
+    async def calm() -> bool:
+        return (await small.status())["open_calls"] == 0
+
+    await eventually(calm)
+    for _ in range(2):  # all was given back
+        assert (await ask(small.port, chat(someone.secret, body)))[0] == 200
+
+
+async def test_finding_wire_L6_a_byte_now_and_then(small: RelayProcess, someone: Customer):
+    """A body may be slow, by its bytes; one that only drips ends."""
+    ways = [*WAYS_IN, "upload"]
+    assert await asyncio.gather(*(drip(small, someone, way) for way in ways)) == [b"408"] * len(ways)
+    assert {row["error_code"] for row in await someone.calls(len(ways))} == {"body_timeout"}
+
+
+async def drip(small: RelayProcess, someone: Customer, way: str) -> bytes:
+    """The status of the answer."""
+    path, fields = WAYS_IN.get(way, ("/v1/files", b"Content-Type: multipart/form-data; boundary=b\r\n"))
+    reader, writer = await asyncio.open_connection("127.0.0.1", small.port)
+    writer.write(head_of(path, someone.secret, 100_000, fields))
+    answer = asyncio.ensure_future(reader.readline())
+    for byte in (b'{"model":"own","messages":[' if way != "upload" else FORM) + b" " * 100:
+        if answer.done():
+            break
+        writer.write(bytes([byte]))
+        await asyncio.sleep(0.25)
+    status = (await answer)[9:12]
+    writer.close()
+    return status
+
+
+async def test_finding_wire_L5_a_body_is_asked_for_when_it_is_wanted(small: RelayProcess, someone: Customer):
+    """`100 Continue` is for calls that have not been refused by their head."""
+    body = b'{"model":"own","messages":[{"role":"user","content":"x"}]}'
+    expects = b"Expect: 100-continue\r\n"
+    path = "/v1/chat/completions"
+    for message, status in (
+        (head_of(path, "sk-nobody", len(body), expects), b"401"),
+        (head_of(path, someone.secret, len(body), expects + b"Content-Encoding: unknown\r\n"), b"415"),
+        (head_of(path, someone.secret, 2 << 20, expects), b"413"),
+        (head_of("/v1/files", "sk-nobody", len(FORM), expects), b"401"),
+        (head_of("/v1/files", someone.secret, len(FORM), expects), b"400"),
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", small.port)
+        writer.write(message)
+        assert (await reader.readline())[9:12] == status
+        writer.close()
+    form = b"Content-Type: multipart/form-data; boundary=b\r\n"
+    for message, rest in (
+        (head_of(path, someone.secret, len(body), expects), body),
+        (head_of("/v1/files", someone.secret, len(FORM), expects + form), FORM),
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", small.port)
+        writer.write(message)
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(rest)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 ")
+        writer.close()
 
 
 # -- clients that take nothing
