@@ -78,7 +78,7 @@ RECORDS_WAITING_MAX = 50_000  # about 30 MB of records that wait for a store tha
 # Each key in memory is looked at about once a minute, some every second.
 KEYS_LOOK_SECONDS = 60
 KEYS_LOOKED_AT_MIN = 1
-EXPIRY_SECONDS = 60.0  # between two looks for credits whose time is up
+EXPIRY_SECONDS = 30.0  # between two looks for credits whose time is up: within a minute they are gone
 CALIBRATION_NAME = "calibration.json"
 CLOCK_BEHIND_MS_MAX = 1000  # a smaller step back is not worth a word
 FIRST_REQUEST_SECONDS = 1.0  # while draining: for connections that were let in just before

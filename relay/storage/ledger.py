@@ -10,12 +10,12 @@ where lots do not cover it, a positive `write_off` entry stands for the rest, so
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from relay import units
 from relay.storage.errors import Conflict, InsufficientCredit, NotFound
-from relay.storage.rows import LOT_KINDS, CreditResult, EntryKind, EntryRow, LotKind, LotRow
+from relay.storage.rows import LOT_KINDS, CreditResult, DueRow, EntryKind, EntryRow, LotKind, LotRow
 
 REASON_LENGTH_MAX: Final = 1000
 IDEMPOTENCY_KEY_LENGTH_MAX: Final = 255
@@ -175,34 +175,37 @@ def take_credit(
     return CreditResult(entry, balance_of(connection, account_id), True)
 
 
-def due_lots(connection: sqlite3.Connection, due_ms: int, limit: int) -> dict[int, int]:
-    """By account what is left of lots whose time is up; of the `limit` lots that have been due for longest."""
-    due: dict[int, int] = {}
-    for account_id, remaining_nano in connection.execute(
+def due_lots(connection: sqlite3.Connection, due_ms: int, after_account_id: int, limit: int) -> list[DueRow]:
+    """Accounts with lots whose time is up, in the order of their ids."""
+    rows = connection.execute(
         """
-        SELECT account_id, remaining_nano FROM lots JOIN lot_use ON lot_id = lots.id
-        WHERE is_open = 1 AND expires_ms > 0 AND expires_ms <= ?
-        ORDER BY expires_ms LIMIT ?
+        SELECT account_id, sum(remaining_nano), count(*) FROM lots JOIN lot_use ON lot_id = lots.id
+        WHERE is_open = 1 AND expires_ms > 0 AND expires_ms <= ? AND account_id > ?
+        GROUP BY account_id ORDER BY account_id LIMIT ?
         """,
-        (due_ms, limit),
-    ):
-        due[account_id] = due.get(account_id, 0) + remaining_nano
-    return due
+        (due_ms, after_account_id, limit),
+    )
+    return [DueRow(*row) for row in rows]
 
 
 def expire_lots(
-    connection: sqlite3.Connection, account_id: int, due_ms: int, most_nano: int, now_ms: int
+    connection: sqlite3.Connection, most_nano: Mapping[int, int], due_ms: int, lots_max: int, now_ms: int
 ) -> list[EntryRow]:
-    """One `expiry` entry per lot whose time is up, for at most so much in all: the rest is held by open calls."""
+    """One `expiry` entry per lot whose time is up, for at most so much of each account: the rest is held by open calls.
+    Ends after so many lots.
+    """
     entries: list[EntryRow] = []
-    for lot in lots_of(connection, account_id):
-        spare_nano = min(lot.remaining_nano, most_nano)
-        if not 0 < lot.expires_ms <= due_ms or spare_nano <= 0:
-            break  # in the order of their expiry, those without one last
-        entry = _insert_entry(connection, account_id, "expiry", -spare_nano, "", None, now_ms)
-        _take_from_lot(connection, entry.id, lot, spare_nano)
-        most_nano -= spare_nano
-        entries.append(entry)
+    for account_id, left_nano in most_nano.items():
+        for lot in lots_of(connection, account_id) if left_nano else ():
+            if len(entries) == lots_max:
+                return entries
+            spare_nano = min(lot.remaining_nano, left_nano)
+            if not 0 < lot.expires_ms <= due_ms or spare_nano <= 0:
+                break  # in the order of their expiry, those without one last
+            entry = _insert_entry(connection, account_id, "expiry", -spare_nano, "", None, now_ms)
+            _take_from_lot(connection, entry.id, lot, spare_nano)
+            left_nano -= spare_nano
+            entries.append(entry)
     return entries
 
 

@@ -129,6 +129,14 @@ class LotRow(Struct, frozen=True):
     created_ms: int
 
 
+class DueRow(Struct, frozen=True):
+    """An account's lots whose time is up: what is left of them, and how many they are."""
+
+    account_id: int
+    nano: int
+    lots: int
+
+
 class CreditResult(Struct, frozen=True):
     """`created` is False where an idempotency key found the entry of an earlier, equal request."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -37,6 +37,7 @@ from relay.storage.rows import (
     CredentialRow,
     CreditResult,
     Difference,
+    DueRow,
     EntryKind,
     EntryRow,
     EventRow,
@@ -509,22 +510,24 @@ class Store:
             idempotency_key=idempotency_key,
         )
 
-    async def due_lots(self, due_ms: int, *, limit: int = 500) -> dict[int, int]:
-        """By account what is left of lots whose time is up; looks at no more than so many lots."""
+    async def due_lots(self, due_ms: int, *, after_account_id: int = 0, limit: int = 10_000) -> list[DueRow]:
+        """What is left of lots whose time is up, by account. Page on with the last account's id."""
         await self._group.flush()
-        return await self._read(lambda db: ledger.due_lots(db, due_ms, limit))
+        return await self._read(lambda db: ledger.due_lots(db, due_ms, after_account_id, limit))
 
-    async def expire_lots(self, account_id: int, due_ms: int, most_nano: int) -> list[EntryRow]:
-        """Take what is left of an account's lots whose time is up, as `expiry` entries, at most so much in all.
+    async def expire_lots(self, most_nano: Mapping[int, int], due_ms: int, *, lots_max: int = 1000) -> list[EntryRow]:
+        """Take what is left of lots whose time is up, as `expiry` entries: at most so much of each account's, and from
+        so many lots.
 
-        The caller takes it from the live balance first: what open calls hold is left for a later pass.
+        The caller takes it from the live balances first: what open calls hold is left for a later pass.
         """
         now = self._now_ms()
         await self._group.flush()
 
         def job(db: Connection) -> list[EntryRow]:
-            self._writer.forget_lots(account_id)
-            return ledger.expire_lots(db, account_id, due_ms, most_nano, now)
+            for account_id in most_nano:
+                self._writer.forget_lots(account_id)
+            return ledger.expire_lots(db, most_nano, due_ms, lots_max, now)
 
         return await self._change(job)
 

@@ -5,6 +5,7 @@ import sqlite3
 import pytest
 
 from relay.storage import Conflict, InsufficientCredit, NotFound, Store
+from relay.storage.rows import DueRow
 from tests.support.stored import CREDIT, NOON_MS, assert_books_agree, call_record, customer
 
 
@@ -78,11 +79,12 @@ async def test_lots_expire_by_entries_and_spare_what_open_calls_hold(store, tmp_
     await store.add_credit(account.id, 50, kind="purchased", expires_ms=NOON_MS + 10)
     await store.add_credit(other.id, 70, kind="trial", expires_ms=NOON_MS - 5)
     store.append_calls([call_record(1, cost_nano=30)])
-    assert await store.due_lots(NOON_MS - 11) == {}
-    assert await store.due_lots(NOON_MS) == {account.id: 70, other.id: 70}
-    assert await store.due_lots(NOON_MS, limit=1) == {account.id: 70}
+    assert await store.due_lots(NOON_MS - 11) == []
+    assert await store.due_lots(NOON_MS) == [DueRow(account.id, 70, 1), DueRow(other.id, 70, 1)]
+    assert await store.due_lots(NOON_MS, limit=1) == [DueRow(account.id, 70, 1)]
+    assert await store.due_lots(NOON_MS, after_account_id=account.id) == [DueRow(other.id, 70, 1)]
     # Of its 120, open calls hold 90.
-    expired = await store.expire_lots(account.id, NOON_MS, 30) + await store.expire_lots(other.id, NOON_MS, 70)
+    expired = await store.expire_lots({account.id: 30, other.id: 70}, NOON_MS)
     assert [(entry.account_id, entry.kind, entry.amount_nano) for entry in expired] == [
         (account.id, "expiry", -30),
         (other.id, "expiry", -70),
@@ -90,9 +92,9 @@ async def test_lots_expire_by_entries_and_spare_what_open_calls_hold(store, tmp_
     assert await store.balance(account.id) == 90
     # The call that held it ends, and takes it from the lot that is past its time.
     store.append_calls([call_record(2, cost_nano=20)])
-    assert [entry.amount_nano for entry in await store.expire_lots(account.id, NOON_MS, 1000)] == [-20]
-    assert await store.expire_lots(account.id, NOON_MS, 1000) == []
-    assert await store.due_lots(NOON_MS) == {}
+    assert [entry.amount_nano for entry in await store.expire_lots({account.id: 1000}, NOON_MS)] == [-20]
+    assert await store.expire_lots({account.id: 1000}, NOON_MS) == []
+    assert await store.due_lots(NOON_MS) == []
     assert await store.balance(account.id) == 50
     assert await store.verify() == []
     assert_books_agree(tmp_path / "data")

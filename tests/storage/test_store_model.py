@@ -92,10 +92,10 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(days=st.integers(0, 6), held=st.integers(0, 300))
     def expire(self, days, held):
         due_ms = NOON_MS + days * MS_PER_DAY
-        due = self.run(self.store.due_lots(due_ms))
+        due = {row.account_id: row.nano for row in self.run(self.store.due_lots(due_ms))}
         for account_id, due_nano in due.items():
             spare = max(self.balances[account_id] - (held if account_id == 1 else 0), 0)
-            entries = self.run(self.store.expire_lots(account_id, due_ms, min(due_nano, spare)))
+            entries = self.run(self.store.expire_lots({account_id: min(due_nano, spare)}, due_ms))
             assert -sum(entry.amount_nano for entry in entries) == min(due_nano, spare)
             self.balances[account_id] -= min(due_nano, spare)
 
