@@ -682,6 +682,8 @@ class Call:
     def proceed(self, channels: frozenset[str] | None = None) -> None:
         """Nothing stands in the way of a call that was set aside. `channels`: those that it may go to (None: all);
         where none of them serves it, it is refused."""
+    def goes_to(self, model: bytes, route: Route) -> None:
+        """Names the model and the channel of a job that Python makes for a call set aside, for its record."""
     def turn_down(self, code: int, param: str | None = None, wait_ns: int = 0) -> None:
         """Refuses a call that was set aside. `wait_ns`: after which time it is worth another try."""
     def answer(self, status: int, code: int, fields: bytes, body: bytes) -> None:

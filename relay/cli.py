@@ -29,6 +29,8 @@ EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 LOCK_WAIT_SECONDS = 10.0
 _LOCK_POLL_SECONDS = 0.05
 PAGE_ROWS = 1000
+# Commands whose answer may say what is allowed and probably not meant.
+WARNED = frozenset({"account create", "account set", "key create", "key set"})
 Send = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 
@@ -190,6 +192,9 @@ def _print_document(name: str, document: dict[str, Any], arguments: argparse.Nam
     if _wants_json(arguments):
         print(as_json(document))
     else:
+        if name in WARNED:
+            for line in document.pop("warnings", ()):
+                print(f"warning: {line}", file=sys.stderr)
         print(human(name, document), end="")
     failed = document.get("ok") is False
     if failed:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from relay.control.commands import COMMANDS
+from relay import __version__
+from relay.control.commands import COMMANDS, LIMIT_MAX
 
 DEFAULT_CONFIG = "config.toml"
 # The word that takes an override or a restriction away again.
@@ -32,6 +33,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises UsageError."""
+        if message == "the following arguments are required: COMMAND":
+            message = "name a command"
         raise UsageError(f"{self.prog}: {message} (see {self.prog} --help)")
 
 
@@ -49,8 +52,10 @@ def duration_seconds(text: str) -> int:
 def _number(text: str) -> int | None:
     if text == DEFAULT_WORD:
         return None
-    if not re.fullmatch(r"[0-9]{1,15}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"expected a whole number (0: no limit) or {DEFAULT_WORD!r}")
+    if not re.fullmatch(r"[0-9]{1,15}", text, re.ASCII) or int(text) > LIMIT_MAX:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number from 0 (no limit) to {LIMIT_MAX}, or {DEFAULT_WORD!r} (as the account or plan)"
+        )
     return int(text)
 
 
@@ -78,12 +83,21 @@ def _model_tokens(text: str) -> tuple[str, int] | str:
     return model or "*", int(number)
 
 
+def _on_disconnect(text: str) -> str | None:
+    if text not in ("cancel", "drain", DEFAULT_WORD):
+        raise argparse.ArgumentTypeError(f"expected cancel, drain or {DEFAULT_WORD}")
+    return _clearable(text)
+
+
 def _clearable(text: str) -> str | None:
     return None if text == DEFAULT_WORD else text
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
+def _options(parser: argparse.ArgumentParser, *, answers: bool = True) -> None:
+    """`answers`: the command prints one, so that its form can be chosen."""
     parser.add_argument("--config", metavar="FILE", help=f"configuration (default: {DEFAULT_CONFIG})")
+    if not answers:
+        return
     parser.add_argument("--json", action="store_true", help="one JSON document, or JSON lines for lists")
 
 
@@ -103,14 +117,23 @@ class _Words:
         commands = self._groups[first] if second else self._top
         parser: argparse.ArgumentParser = commands.add_parser(second or first, help=text, description=text)
         parser.set_defaults(command=name)
-        _options(parser)
+        _options(parser, answers=name not in ("serve", "demo"))
         return parser
+
+    def add_below(self, parser: argparse.ArgumentParser, name: str, text: str) -> argparse.ArgumentParser:
+        """A second word below a command that also stands alone."""
+        below = parser.add_subparsers(dest="word2", metavar="COMMAND", parser_class=Parser)
+        second: argparse.ArgumentParser = below.add_parser(name.partition(" ")[2], help=text, description=text)
+        second.set_defaults(command=name)
+        _options(second)
+        return second
 
 
 def build_parser() -> Parser:
     """The whole grammar."""
     parser = Parser(prog="relay", description="An AI API relay with keys, limits and exact prepaid credits.")
     _options(parser)
+    parser.add_argument("--version", action="version", version=f"relay {__version__}")
     words = _Words(parser)
     words.add("serve", "run the relay")
     demo = words.add("demo", "run a relay with a simulated upstream, an account and a key, to try it out")
@@ -230,12 +253,12 @@ def _key_options(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
     _limit_options(parser)
     parser.add_argument(
-        "--on-disconnect", metavar="HOW", type=_clearable,
+        "--on-disconnect", metavar="HOW", type=_on_disconnect,
         help=f"when a client goes away: cancel or drain; {DEFAULT_WORD!r}: as the configuration says",
     )  # fmt: skip
     parser.add_argument(
         "--expires", metavar="DATE", type=_clearable,
-        help="date (its beginning, UTC) or time from which it is refused",
+        help=f"date (its beginning, UTC) or time from which it is refused; {DEFAULT_WORD!r}: never",
     )  # fmt: skip
 
 
@@ -261,11 +284,16 @@ def _list_words(words: _Words) -> None:
     calls = words.add("calls", "list call records, newest first")
     calls.add_argument("--account", metavar="ID")
     calls.add_argument("--key", metavar="KEY")
+    calls.add_argument("--organisation", metavar="NAME")
+    calls.add_argument("--model", metavar="M", help="a name of the catalogue")
+    calls.add_argument("--channel", metavar="C")
+    calls.add_argument("--path", metavar="P", help="the route, such as /v1/files")
     calls.add_argument("--since", metavar="T", help="date or time, or an age such as 24h")
     calls.add_argument("--until", metavar="T")
     calls.add_argument("--status", metavar="S", help="HTTP status (402) or error code (rate_limit_requests)")
     calls.add_argument("--limit", type=_count, metavar="N", help="default 100; 0: all")
     calls.add_argument("--csv", action="store_true")
+    words.add_below(calls, "calls show", "a call's record, and its bill line by line").add_argument("id", metavar="ID")
     usage = words.add("usage", "what was used and what it cost; kept for ever, unlike calls")
     usage.add_argument(
         "--by", metavar="GROUP", action="append",
@@ -299,7 +327,10 @@ def _list_words(words: _Words) -> None:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The parsed words; UsageError. `.command` is the name of the command."""
-    return build_parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
+    if getattr(arguments, "csv", False) and getattr(arguments, "json", False):
+        raise UsageError(f"relay {arguments.command}: --csv and --json exclude each other")
+    return arguments
 
 
 def fields_of(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -18,7 +18,7 @@ LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "calls": (
         "calls",
         (
-            "id", "time", "account_id", "key_id", "model", "channel", "status", "error_code", "input_tokens",
+            "id", "time", "account_id", "key_id", "path", "model", "channel", "status", "error_code", "input_tokens",
             "output_tokens", "usage_source", "cost", "latency_ms",
         ),
     ),
@@ -88,8 +88,18 @@ def clean(value: Any) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+def readable_address(email: str) -> str:
+    """An e-mail address with its domain as people write it: the store has it in ASCII (RFC 3490)."""
+    local, _, domain = email.rpartition("@")
+    try:
+        return f"{local}@{domain.encode('ascii').decode('idna')}"
+    except UnicodeError:
+        return email
+
+
 def table(rows: Sequence[Document], columns: Sequence[str]) -> str:
     """Aligned columns under their names."""
+    rows = [row | {"email": readable_address(row["email"])} if row.get("email") else row for row in rows]
     cells = [[clean(row.get(column)) for column in columns] for row in rows]
     widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(columns)] if cells else []
     if not cells:
@@ -111,6 +121,8 @@ def properties(document: Document) -> str:
 
 
 def _property_lines(document: Document, indent: str) -> Iterable[str]:
+    if document.get("email"):
+        document = document | {"email": readable_address(document["email"])}
     width = max((len(name) for name in document), default=0)
     for name, value in document.items():
         if isinstance(value, dict) and value:
@@ -173,6 +185,10 @@ def human(name: str, document: Document) -> str:
         aside = document["set_aside"]
         named = table(aside, ("time", "kind", "call_id", "account_id", "reason"))
         return agreed + (f"\nset aside, not charged\n{named}" if aside else "")
+    if name == "calls show":
+        rest = {field: value for field, value in document.items() if field not in ("bill", "rounded")}
+        bill = table(document["bill"], ("what", "quantity", "price", "unit", "amount"))
+        return properties(rest) + f"\nbill (rounding and limits: {document['rounded']})\n" + bill
     if "in_force" in document:
         return properties(_limits_in_force(document))
     if name in ("key create", "key rotate"):

@@ -31,7 +31,7 @@ def parse_credits(text: str, *, signed: bool = False) -> int:
     """
     match = _AMOUNT.fullmatch(text)
     if match is None or (match[1] and not signed):
-        raise ValueError("expected decimal credits with at most 9 decimals, such as 12.5")
+        raise ValueError("expected decimal credits such as 12.5, with at most 9 decimals and at most 1000000000")
     nano = int(match[2]) * NANO_PER_CREDIT + int((match[3] or "0").ljust(9, "0"))
     if nano > AMOUNT_NANO_MAX:
         raise ValueError(f"expected at most {format_credits(AMOUNT_NANO_MAX)} credits")

@@ -415,3 +415,45 @@ def test_a_lost_pepper_stops_commands_with_a_clear_line(cli: Cli):
     cli.json("account", "create", "--email", "a@example.com")
     (cli.data_dir / "pepper").unlink()
     assert "pepper" in cli.fails("key", "create", "acct_1")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("credit", "add", "acct_1", "-5"), "expected a positive amount; only --kind adjustment may take credits"),
+        (("credit", "add", "acct_1", "1e3"), "amount: expected decimal credits such as 12.5, with at most 9 decimals"),
+        (("credit", "add", "acct_1", "99999999999999999999"), "at most 1000000000"),
+        (("key", "create", "acct_1", "--rpm", "-1"), "expected a whole number from 0 (no limit) to 1000000000000"),
+        (("key", "create", "acct_1", "--rpm", "1" + 21 * "0"), "from 0 (no limit) to 1000000000000, or 'default'"),
+        (("key", "create", "acct_1", "--on-disconnect", "ignore"), "expected cancel, drain or default"),
+        (("calls", "--since", "yesterday"), "or an age such as 24h or 7d"),
+        (("calls", "--csv", "--json"), "--csv and --json exclude each other"),
+        (("account",), "relay account: name a command (see relay account --help)"),
+        ((), "relay: name a command (see relay --help)"),
+        (("demo", "--json"), "unrecognized arguments: --json"),
+    ],
+)  # fmt: skip
+def test_finding_newcomer_27_refusals_say_what_is_expected(cli: Cli, words: tuple[str, ...], expected: str):
+    cli.json("account", "create", "--email", "a@example.com")
+    result = cli(*words)
+    assert result.returncode in (1, 2)
+    assert expected in result.stderr
+
+
+def test_finding_newcomer_32_the_version(cli: Cli):
+    assert cli("--version").stdout == cli("version").stdout
+
+
+def test_finding_newcomer_28_what_is_probably_not_meant_is_said(either: Cli):
+    made = either("account", "create", "--email", "jürgen@bücher.de", "--organisation", "Acme")
+    assert made.stderr == ""
+    assert "jürgen@bücher.de" in made.stdout  # newcomer 36
+    typo = either("account", "set", "acct_1", "--organisation", "Acmee")
+    assert typo.stderr == "warning: there was no organisation of this name: org_2 was made, with no limits of its own\n"
+    key = either("key", "create", "acct_1", "--model", "no-such-model", "--daily-limit", "5", "--monthly-limit", "1")
+    assert key.stderr.splitlines() == [
+        "warning: no channel serves no-such-model",
+        "warning: the daily limit (5) is above the monthly one (1)",
+    ]
+    either("account", "freeze", "acct_1")
+    assert "account acct_1 is frozen" in either("key", "create", "acct_1").stderr

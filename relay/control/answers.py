@@ -107,6 +107,7 @@ class Account(Money):
     limits: LimitOverrides
     created: Time
     closed: Time | None
+    warnings: list[str] | UnsetType = UNSET
     in_force: LimitsInForce | UnsetType = UNSET
     spent: Spent | UnsetType = UNSET
 
@@ -161,6 +162,7 @@ class Key(Answer):
     revoked: Time | None
     last_used: Day | None
     credentials: list[Credential]
+    warnings: list[str] | UnsetType = UNSET
     in_force: LimitsInForce | UnsetType = UNSET
     spent: Spent | UnsetType = UNSET
 
@@ -228,6 +230,23 @@ class Call(CustomerCall):
     upstream_model: str | None
     channel: str | None
     attempts: int
+
+
+class BillLine(Answer):
+    """What a call used of one priced dimension. `amount` is exact, before the one rounding of the whole."""
+
+    what: str
+    quantity: int
+    price: Price
+    unit: str
+    amount: str
+
+
+class BilledCall(Call):
+    """The record of a call with its bill; `rounded` is what rounding and limits changed: cost - sum of the lines."""
+
+    bill: list[BillLine]
+    rounded: str
 
 
 class Calls(Answer):
@@ -584,6 +603,7 @@ OF_COMMAND: dict[str, type[msgspec.Struct]] = {
     "key suspend": Key,
     "key resume": Key,
     "calls": Calls,
+    "calls show": BilledCall,
     "usage": Usage,
     "rates show": Rates,
     "rates check": RatesCheck,

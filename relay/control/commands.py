@@ -147,6 +147,10 @@ class Calls(Params, frozen=True, kw_only=True):
 
     account: str | None = None
     key: str | None = None
+    organisation: str | None = None
+    model: str | None = None
+    channel: str | None = None
+    path: str | None = None
     since: str | None = None
     until: str | None = None
     status: str | None = None
@@ -197,6 +201,9 @@ class Backup(Params, frozen=True, kw_only=True):
     """`path`: absolute, of a file that does not exist yet, on the machine of the relay."""
 
     path: str
+
+
+LIMIT_MAX = 10**12  # of requests, tokens and calls at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,6 +258,7 @@ def _table() -> dict[str, Command]:
         Command("key suspend", "POST", "/keys/{id}/suspend", IdReason),
         Command("key resume", "POST", "/keys/{id}/resume", IdReason),
         Command("calls", "GET", "/calls", Calls),
+        Command("calls show", "GET", "/calls/{id}", Id),
         Command("usage", "GET", "/usage", Usage),
         Command("rates show", "GET", "/rates", Nothing),
         Command("rates check", "GET", "/rates/check", Nothing),

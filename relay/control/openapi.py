@@ -30,7 +30,13 @@ _REFUSALS = {
     503: "Not now: the store cannot be reached, or the relay is stopping.",
 }
 # What the id in a path looks like, by what stands in front of it.
-_PATH_IDS = {"accounts": "acct_1", "organisations": "org_1", "keys": "key_1", "schedule": "sched_1"}
+_PATH_IDS = {
+    "accounts": "acct_1",
+    "organisations": "org_1",
+    "keys": "key_1",
+    "schedule": "sched_1",
+    "calls": "call_1kbbkb1000001",
+}
 
 
 @dataclass(frozen=True)

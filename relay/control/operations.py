@@ -18,10 +18,10 @@ from msgspec import UnsetType
 from relay import __version__, rate_files, units
 from relay.config import Config, Rate
 from relay.config_values import ConfigError
-from relay.control import commands, documents, pricelist, published, usage, values
+from relay.control import bill, commands, documents, pricelist, published, usage, values
 from relay.control.commands import Command
 from relay.control.documents import Document
-from relay.control.failures import CommandError, conflict, invalid
+from relay.control.failures import CommandError, conflict, invalid, not_found
 from relay.control.finding import Finder
 from relay.control.live import Live
 from relay.control.pepper import Pepper
@@ -122,10 +122,11 @@ class Operations:
             other = await self._store.find_account(email)
             if other is not None:
                 raise _address_taken(other)
-            organisation_id = await self._organisation_id(params.organisation) if params.organisation else 0
+            warnings: list[str] = []
+            organisation_id = await self._organisation_id(params.organisation, warnings) if params.organisation else 0
             row = await self._store.create_account(email, plan=plan, organisation_id=organisation_id)
             self._record("account_create", account_id=row.id)
-        return await self._account_document(row)
+        return await self._account_document(row) | {"warnings": warnings}
 
     async def account_list(self, params: commands.AccountList) -> Document:
         """Accounts in the order in which they were made; `next` continues behind this page."""
@@ -151,6 +152,7 @@ class Operations:
 
     async def account_set(self, params: commands.AccountSet) -> Document:
         """Changes what is given."""
+        warnings: list[str] = []
         async with self._changing:
             row = await self._find.account(params.id)
             changes: dict[str, Any] = {}
@@ -163,7 +165,7 @@ class Operations:
                 changes["plan"] = self._plan(params.plan)
             if not isinstance(params.organisation, UnsetType):
                 name = params.organisation
-                changes["organisation_id"] = await self._organisation_id(name) if name else 0
+                changes["organisation_id"] = await self._organisation_id(name, warnings) if name else 0
             limits = values.limits(params, row.limits)
             if limits != row.limits:
                 changes["limits"] = limits
@@ -171,7 +173,8 @@ class Operations:
                 row = await self._store.set_account(row.id, **changes)
                 self._record("account_set", account_id=row.id, detail=", ".join(sorted(changes)))
                 await self._account_changed(row.id)
-        return await self._account_document(row)
+        warnings += _odd_limits(row.limits)
+        return await self._account_document(row) | {"warnings": warnings}
 
     async def account_freeze(self, params: commands.IdReason) -> Document:
         """Refuses calls and keeps the balance."""
@@ -222,9 +225,15 @@ class Operations:
         if self._live:
             await self._live.account_changed(account_id)
 
-    async def _organisation_id(self, name: str) -> int:
+    async def _organisation_id(self, name: str, warnings: list[str]) -> int:
         name = _organisation_name(name)
-        row = await self._store.find_organisation(name) or await self._store.create_organisation(name)
+        row = await self._store.find_organisation(name)
+        if row is None:
+            row = await self._store.create_organisation(name)
+            others = len(await self._store.organisations()) - 1
+            if others:
+                number = units.organisation_text(row.id)
+                warnings.append(f"there was no organisation of this name: {number} was made, with no limits of its own")
         return row.id
 
     def _plan(self, name: str) -> str:
@@ -289,6 +298,7 @@ class Operations:
                 )
                 if result.created and self._live:
                     await self._live.credit_added(row.id, nano)
+        self._record_credit("credit_add", result)
         return await self._credit_document(result)
 
     async def credit_refund(self, params: commands.CreditRefund) -> Document:
@@ -300,6 +310,7 @@ class Operations:
         result = await self._take(
             row.id, nano, lambda: self._store.refund(row.id, nano, reason=reason, idempotency_key=token)
         )
+        self._record_credit("credit_refund", result)
         return await self._credit_document(result)
 
     async def _take(
@@ -322,6 +333,13 @@ class Operations:
 
     def _moving(self, account_id: int) -> contextlib.AbstractContextManager[None]:
         return self._live.credit_moving(account_id) if self._live else contextlib.nullcontext()
+
+    def _record_credit(self, code: str, result: rows.CreditResult) -> None:
+        """An act with money, once: a repeat with the same idempotency key did nothing."""
+        if result.created:
+            entry = result.entry
+            detail = f"{units.entry_text(entry.id)} {entry.kind} {units.format_credits(entry.amount_nano)}"
+            self._record(code, account_id=entry.account_id, detail=detail)
 
     async def _credit_document(self, result: rows.CreditResult) -> Document:
         entry = result.entry
@@ -350,7 +368,12 @@ class Operations:
                 raise conflict(f"account {params.id} is {account.status}")
             row = await self._store.create_key(account.id, **credential, **settings)
             self._record("key_create", account_id=account.id, key_id=row.id)
-        return await self._key_document(row) | {"secret": secret}
+        warnings = self._odd_key(row)
+        if account.status != "active":
+            warnings.append(
+                f"account {units.account_text(account.id)} is {account.status}: calls with this key are refused"
+            )
+        return await self._key_document(row) | {"secret": secret, "warnings": warnings}
 
     async def key_list(self, params: commands.Id) -> Document:
         """All keys of an account."""
@@ -389,7 +412,7 @@ class Operations:
                 row = await self._store.set_key(row.id, **changes)
                 self._record("key_set", row.account_id, row.id, ", ".join(sorted(changes)))
                 await self._key_changed(row.id)
-        return await self._key_document(row)
+        return await self._key_document(row) | {"warnings": self._odd_key(row)}
 
     async def key_rotate(self, params: commands.KeyRotate) -> Document:
         """A new secret with the same settings; the old ones end now, or after the overlap."""
@@ -452,6 +475,12 @@ class Operations:
             settings["expires_ms"] = values.expiry(params.expires, "expires", now_ms=now_ms)
         return settings
 
+    def _odd_key(self, row: rows.KeyRow) -> list[str]:
+        """What is allowed and probably not meant."""
+        served = set(self.config.models)
+        missing = [model for model in row.models or () if model not in served]
+        return [f"no channel serves {model}" for model in missing] + _odd_limits(row.limits)
+
     def _new_secret(self) -> tuple[str, dict[str, Any]]:
         """A secret, and what is stored of it."""
         secret = keys.make_secret()
@@ -480,6 +509,9 @@ class Operations:
         status, error_code = values.status_filter(params.status)
         account_id = (await self._find.account(params.account, "account")).id if params.account is not None else None
         key_id = (await self._find.key(params.key, "key")).id if params.key is not None else None
+        organisation_id: int | None = None
+        if params.organisation is not None:
+            organisation_id = (await self._find.organisation(params.organisation, "organisation")).id
         await self._store.flush()
         found = await self._store.calls(
             account_id=account_id,
@@ -488,11 +520,26 @@ class Operations:
             until_ms=values.moment(params.until, "until", now_ms=now_ms),
             status=status,
             error_code=error_code,
+            model=params.model,
+            channel=params.channel,
+            path=params.path,
+            organisation_id=organisation_id,
             before_id=values.call_id(params.before, "before"),
             limit=limit,
         )
         last = units.call_text(found[-1].id) if len(found) == limit else None
         return {"calls": [documents.call(row) for row in found], "next": last}
+
+    async def calls_show(self, params: commands.Id) -> Document:
+        """A call's record, and its bill line by line from the card that it was admitted under."""
+        number = values.call_id(params.id, "id")
+        assert number is not None
+        await self._store.flush()
+        row = await self._store.call(number)
+        if row is None:
+            raise not_found(f"call {params.id}; records are deleted after retention.calls_days")
+        card = await self._store.rate_card(row.rate_card) if row.rate_card else None
+        return bill.document(documents.call(row), card.body if card else None, row)
 
     async def usage(self, params: commands.Usage) -> Document:
         """Sums over all calls that ever were, also over those that retention has deleted."""
@@ -621,6 +668,13 @@ def _rate(config: Config, model: str) -> Rate | None:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _odd_limits(limits: rows.Limits) -> list[str]:
+    if limits.daily_nano and limits.monthly_nano and limits.daily_nano > limits.monthly_nano:
+        daily, monthly = units.format_credits(limits.daily_nano), units.format_credits(limits.monthly_nano)
+        return [f"the daily limit ({daily}) is above the monthly one ({monthly})"]
+    return []
 
 
 def _address_taken(other: rows.AccountRow) -> CommandError:

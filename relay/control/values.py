@@ -13,7 +13,7 @@ from msgspec import UnsetType
 
 from relay import units
 from relay.control import emails
-from relay.control.commands import Limits
+from relay.control.commands import LIMIT_MAX, Limits
 from relay.control.failures import invalid
 from relay.errors import ERRORS
 from relay.storage import rows
@@ -23,7 +23,6 @@ NAME_CHARACTERS_MAX = 100
 TEXT_CHARACTERS_MAX = 1000
 IDEMPOTENCY_KEY_CHARACTERS_MAX = 255
 LIST_ITEMS_MAX = 200
-LIMIT_MAX = 10**12
 PAGE_MAX = 1000
 EVENTS_MAX = 100_000
 _MODEL_BYTES_MAX = 256
@@ -51,6 +50,8 @@ def email(value: str) -> str:
 
 def amount(value: str, field: str, *, signed: bool = False) -> int:
     """Nano-credits of an amount that moves: not zero."""
+    if value.startswith("-") and not signed:
+        raise invalid(f"{field}: expected a positive amount; only --kind adjustment may take credits", field)
     try:
         nano = units.parse_credits(value, signed=signed)
     except ValueError as failure:
@@ -111,7 +112,10 @@ def moment(value: str | None, field: str, *, now_ms: int) -> int | None:
     try:
         return units.parse_time(value)
     except (ValueError, OverflowError):
-        raise invalid(f"{field}: expected a date or time such as 2026-01-31 or 2026-01-31T12:00:00Z", field) from None
+        raise invalid(
+            f"{field}: expected a date or time such as 2026-01-31 or 2026-01-31T12:00:00Z, or an age such as 24h or 7d",
+            field,
+        ) from None
 
 
 def expiry(value: str | None, field: str, *, now_ms: int) -> int:

@@ -97,6 +97,7 @@ cdef class Call:
     cdef Model model
     cdef list routes                  # that it may take
     cdef Route route
+    cdef Route made_on                # of a job that Python makes for this call: for the record alone
     cdef UpstreamKey upstream_key
     cdef bytes wanted_channel         # x-relay-channel: the name or the tag that the caller asks for
     cdef uint64_t affinity            # of its prompt: where others of the same prefix went; 0: none
@@ -213,6 +214,11 @@ cdef class Call:
             call_forward(self)
         except Exception as error:
             call_broken(self, error)
+
+    def goes_to(self, bytes model not None, Route route not None):
+        """Names the model and the channel of a job that Python makes for this call, for its record."""
+        self.model = self.engine.models.get(model)
+        self.made_on = route
 
     def turn_down(self, int code, str param=None, int64_t wait_ns=0):
         """Refuses a call that was set aside."""

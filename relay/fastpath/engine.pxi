@@ -485,7 +485,7 @@ cdef class Engine:
 
     cdef int record(self, Call call, int code, int status, Usage* u, str source, int64_t now) except -1:
         cdef ApiKey key = call.key
-        cdef Route route = call.route
+        cdef Route route = call.route if call.route is not None else call.made_on
         cdef str agent = None, address = None
         cdef Rate rate = call.model.rate if call.model is not None else None
         cdef tuple fields, more

@@ -222,6 +222,15 @@ def _sets(body: str, model: str) -> dict[tuple[int, str], Prices]:
     return sets_on_card(_parsed(body)["rates"][model])
 
 
+def sets_of(body: str, model: str) -> tuple[dict[tuple[int, str], Prices], int]:
+    """The sets of prices of a model on a stored card, and its discount in parts per 10^9. Empty: it is not there."""
+    card = _parsed(body)
+    stated = card["rates"].get(model)
+    if stated is None:
+        return {}, _PPB
+    return _sets(body, model), units.parse_credits(stated.get("discount", card["discount"]))
+
+
 class Details(Protocol):
     """What a cost depends on beside the record: `storage.rows.CallDetails`."""
 

@@ -473,6 +473,8 @@ class JobsApi:
             asked = wire_tools.asked(F_RESPONSES, wire_tools.parsed(facts["special"]), model)
             self._judge(key, rate, asked, web_search=facts["web_search"])
         attempts, name = self._begin(_at(routes, channels))
+        assert attempts.route is not None
+        call.goes_to(facts["model"], attempts.route)
         data: bytes = facts["body"]
         if name != model:
             start, end = facts["model_span"]

@@ -11,7 +11,7 @@ from relay.records import CALL_IDS_PER_DAY, MS_PER_DAY, call_day, first_call_id
 from relay.storage import aside
 from relay.storage.database import transaction
 from relay.storage.errors import Conflict
-from relay.storage.rows import CallRow, KeyClaim, RollupRow
+from relay.storage.rows import CallDetails, CallRow, KeyClaim, RollupRow
 
 ID_MAX: Final = 2**63 - 1
 # A key that is there already is one whose day is over, or the same call's.
@@ -25,6 +25,10 @@ SELECT_CALLS: Final = """
         AND (:status IS NULL OR status = :status)
         AND (:error_code IS NULL OR error_code = :error_code)
         AND (:failed IS NULL OR (error_code IS NOT NULL) = :failed)
+        AND (:model IS NULL OR model = :model)
+        AND (:channel IS NULL OR channel = :channel)
+        AND (:path IS NULL OR path = :path)
+        AND (:organisation_id IS NULL OR organisation_id = :organisation_id)
     ORDER BY id DESC LIMIT :limit
 """
 
@@ -61,6 +65,10 @@ def select_calls(
     status: int | None,
     error_code: str | None,
     failed: bool | None,
+    model: str | None,
+    channel: str | None,
+    path: str | None,
+    organisation_id: int | None,
     before_id: int | None,
     limit: int,
 ) -> list[CallRow]:
@@ -79,6 +87,10 @@ def select_calls(
         "status": status,
         "error_code": error_code,
         "failed": failed,
+        "model": model,
+        "channel": channel,
+        "path": path,
+        "organisation_id": organisation_id,
     }
     if key_id is not None and account_id is None:
         row = connection.execute("SELECT account_id FROM keys WHERE id = ?", (key_id,)).fetchone()
@@ -109,7 +121,10 @@ def select_calls(
 
 def select_call(connection: sqlite3.Connection, call_id: int) -> CallRow | None:
     row = connection.execute("SELECT * FROM call_records WHERE id = ?", (call_id,)).fetchone()
-    return None if row is None else CallRow(*row)
+    if row is None:
+        return None
+    details = connection.execute("SELECT * FROM call_details WHERE call_id = ?", (call_id,)).fetchone()
+    return CallRow(*[*row, None if details is None else CallDetails(*details[1:])])
 
 
 def select_recorded(connection: sqlite3.Connection, call_ids: Sequence[int]) -> set[int]:

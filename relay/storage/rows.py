@@ -196,7 +196,8 @@ class CallDetails(Struct, frozen=True):
 
 
 class CallRow(Struct, frozen=True):
-    """A call, field by field as `records.CALL_COLUMNS`; `details` is only filled in for `verify`."""
+    """A call, field by field as `records.CALL_COLUMNS`; `details` is filled in where one call is read, and for
+    `verify`."""
 
     id: int
     account_id: int | None

@@ -647,6 +647,10 @@ class Store:
         status: int | None = None,
         error_code: str | None = None,
         failed: bool | None = None,
+        model: str | None = None,
+        channel: str | None = None,
+        path: str | None = None,
+        organisation_id: int | None = None,
         before_id: int | None = None,
         limit: int = 100,
     ) -> list[CallRow]:
@@ -661,12 +665,17 @@ class Store:
                 status=status,
                 error_code=error_code,
                 failed=failed,
+                model=model,
+                channel=channel,
+                path=path,
+                organisation_id=organisation_id,
                 before_id=before_id,
                 limit=limit,
             )
         )
 
     async def call(self, call_id: int) -> CallRow | None:
+        """A committed call with its details."""
         return await self._read(lambda db: calls.select_call(db, call_id))
 
     async def recorded(self, call_ids: Sequence[int]) -> set[int]:

@@ -46,6 +46,7 @@ async def test_an_account_is_created_shown_and_changed(run: Run, live: FakeLive)
     assert made["email"] == "ann@example.com"
     assert (made["plan"], made["status"], made["organisation"]) == ("free", "active", "Acme")
     assert (made["balance"], made["held"], made["available"]) == ("0", "0", "0")
+    assert made.pop("warnings") == []
     assert await run("account show", id="acct_1") == made
     changed = await run("account set", id="acct_1", plan="paid", rpm=0, daily_limit="2.5", organisation=None)
     assert (changed["plan"], changed["organisation"]) == ("paid", None)

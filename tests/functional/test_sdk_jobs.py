@@ -237,6 +237,20 @@ async def test_background_response(customer: Customer, relay: RelayProcess, simu
     assert await customer.settled_nano() == CREDITS - cost
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_finding_newcomer_14_the_record_of_making_one_names_model_and_channel(
+    customer: Customer, relay: RelayProcess, stream: bool
+):
+    async with async_openai(customer) as client:
+        made = await client.responses.create(model="gpt-5", input="Hello #sim polls=0#", background=True, stream=stream)
+        if stream:
+            async for _ in made:
+                pass
+    record = [row for row in await relay.calls(key=customer.key) if row["path"] == "/v1/responses"][-1]
+    assert (record["model"], record["upstream_model"], record["channel"]) == ("gpt-5", "gpt-5", "sim-openai")
+    assert (record["attempts"], record["stream"]) == (1, stream)
+
+
 @pytest.mark.parametrize("usage", ["missing", "null", "negative", "huge"])
 async def test_background_response_without_a_usable_report(customer: Customer, simulator: Running, usage: str):
     """Charged by what the relay has counted, as a call in the foreground is."""
