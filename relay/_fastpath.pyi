@@ -72,8 +72,8 @@ def tap(
     Keys: the fields of Usage, usage_seen, output_seen, terminal_seen, finish_seen, error_seen, events, sequence_number,
     text (own count, 1/TOKEN_UNIT token), counted_tokens, delivered_tokens (Gemini: its last cumulative report and our
     count behind it), sides (bits: 1 and 2, input and output are reported; 4 and 8, a value of theirs is no number of
-    tokens), hidden_tokens (output that need not be seen as text), boundaries (at_boundary behind each chunk) and,
-    `by_event`, pieces: (bytes, an event ended, it was the usage event that `include_usage` brings).
+    tokens), hidden_tokens (output that need not be seen as text), searches_seen, boundaries (at_boundary behind each
+    chunk) and, `by_event`, pieces: (bytes, an event ended, it was the usage event that `include_usage` brings).
     """
 
 REPORT_DIMENSIONS: tuple[str, ...]

@@ -812,6 +812,7 @@ def tap(int format, int kind, list chunks not None, TokenTable table not None, b
         "counted_tokens": it.counted_tokens(),
         "delivered_tokens": it.tap.output_at_report + it.unreported_tokens(),
         "hidden_tokens": hidden_tokens(&it.tap),
+        "searches_seen": searches_seen(&it.tap),
         "boundaries": boundaries,
         "pieces": pieces,
     }

@@ -16,6 +16,9 @@ from relay.storage.rows import JobPart, JobRow
 from relay.wire import jobs as wire_jobs
 
 TAG_BYTES: Final = 8
+# How many times what is held a batch can cost. Requests to Anthropic have a limit of output; their prompts may be
+# written to a cache at twice the price of input. Others need no limit, and are held for with one of the configuration.
+BOUND_TIMES: Final = {"message_batch": 4, "batch": 16, "gemini_batch": 16}
 BATCH_SERVICE: Final = pricing.SERVICES.index("batch")
 
 
@@ -70,6 +73,17 @@ def bound(row: JobRow, part: Part, usage: wire_jobs.Usage) -> int:
     return part.rate.bound(
         usage.get("input_tokens", 0), usage.get("output_tokens", 0), web_searches=usage.get("web_searches", 0)
     )
+
+
+def most(row: JobRow) -> int:
+    """What a job's provider can report at most, in nano-credits; -1: reports of its kind are bounded by themselves."""
+    return row.hold_nano * BOUND_TIMES[row.kind] if row.kind in BOUND_TIMES else -1
+
+
+def held_usage(row: JobRow, part: Part) -> wire_jobs.Usage:
+    """What was held for, as usage: for a job whose reports are of no use."""
+    output = part.rate.affordable(row.units, row.hold_nano)
+    return {"input_tokens": row.units, "output_tokens": output if output < 1 << 40 else 0}
 
 
 def cost(row: JobRow, part: Part, usage: wire_jobs.Usage) -> int:

@@ -40,6 +40,7 @@ log = logging.getLogger("relay.jobs")
 POLL_SECONDS_MAX: Final = 300.0
 POLL_GROWTH: Final = 1.5
 LINE_BYTES_MAX: Final = 64 << 20
+OUT_OF_BOUNDS: Final = (("output_tokens", "above_bound", 0, 0),)
 OUTCOMES: Final = {None: "charged", "upstream_error": "failed", "upstream_timeout": "expired", "recovered": "lost"}
 
 
@@ -258,21 +259,52 @@ class Jobs:
             return
         if kind == "batch":
             await self._bind_files(job.row, body)
-        ended = wire_jobs.read(kind, body, self._engine.default_tables[0])
+        ended = wire_jobs.read(kind, body, self._engine.default_tables[0], job.row.units)
         if ended is None:
             return
         async with job.lock:
             if job.row.id not in self._open or job.ending:
                 return
+            self._tell(job.row, ended.doubts)
+            usage = ended.usage
+            if usage is not None and kind == "batch" and not self._within(job, [usage]):
+                ended = wire_jobs.Ended(files=ended.files, failed=not ended.files, doubts=OUT_OF_BOUNDS)
+                usage = None
             if ended.failed:
                 await self._end(job, [], "upstream_error")
-            elif ended.files:
-                await self._end(job, await self._read_results(job, ended.files), None)
-            elif ended.usage is None:
-                units = {"video_seconds" if kind == "video" else "input_tokens": job.row.units}
-                await self._end(job, [units | ended.counted], None, source="estimated")
+            elif usage is None:
+                await self._end_by_lines(job, ended)
             else:
-                await self._end(job, [ended.usage], None)
+                await self._end(job, [usage], None, source="estimated" if ended.estimated else "upstream")
+
+    async def _end_by_lines(self, job: Job, ended: wire_jobs.Ended) -> None:
+        """By what the lines of its results report. Raises UpstreamError."""
+        try:
+            results = await self._read_results(job, ended.files)
+        except UpstreamError as error:
+            if not ended.doubts or error.code != "upstream_error":
+                raise  # it is tried again
+            # The sum was not believed, and no lines are there to tell more.
+            await self._end(job, [jobparts.held_usage(job.row, job.parts[0])], None, source="estimated")
+            return
+        self._tell(job.row, results.doubts)
+        usages = results.totals()
+        self._within(job, usages)
+        await self._end(job, usages, None, source="estimated" if results.estimated else "upstream")
+
+    def _tell(self, row: JobRow, doubts: Sequence[wire_jobs.Doubt]) -> None:
+        """The operator hears of reports that were not believed."""
+        for doubt in doubts:
+            self._engine.doubt_report(row.channel, row.model, *doubt)
+
+    def _within(self, job: Job, usages: Sequence[wire_jobs.Usage]) -> bool:
+        """Whether a batch can have used as much as its provider says; if not, the operator hears of it."""
+        cost = sum(jobparts.cost(job.row, part, usage) for part, usage in zip(job.parts, usages, strict=True))
+        if cost <= jobparts.most(job.row):
+            return True
+        used = sum(wire_jobs.prompt_of(usage) + usage.get("output_tokens", 0) for usage in usages)
+        self._tell(job.row, [("output_tokens", "above_bound", used, job.row.units)])
+        return False
 
     async def look(self, job: Job) -> bool:
         """Asks the provider for the job. False where it does not say how that stands. Raises UpstreamError."""
@@ -290,14 +322,14 @@ class Jobs:
             await self.seen(row.kind, row.object_id, answered.body)
         return answered.status == 200
 
-    async def _read_results(self, job: Job, files: tuple[str, ...]) -> list[wire_jobs.Usage]:
+    async def _read_results(self, job: Job, files: tuple[str, ...]) -> wire_jobs.Results:
         """What the lines of a batch's results report, summed up for each part of the job. Raises UpstreamError: then it
         is tried again."""
         row = job.row
         upstream = self._upstreams.by_name.get(row.channel)
         if upstream is None:
             raise UpstreamError("upstream_unavailable")
-        totals: list[wire_jobs.Usage] = [{} for _ in job.parts]
+        results = wire_jobs.Results(len(job.parts), row.units)
         places = jobparts.places(job.parts)
         for name in files:
             path = f"/v1/messages/batches/{row.object_id}/results" if name == "results" else f"/files/{name}/content"
@@ -309,20 +341,19 @@ class Jobs:
                 async for data in reply.pieces():
                     line += data
                     while (end := line.find(b"\n")) >= 0:
-                        self._add_line(row, totals, places, bytes(line[:end]))
+                        self._add_line(row, results, places, bytes(line[:end]))
                         del line[: end + 1]
                     if len(line) > LINE_BYTES_MAX:
                         raise UpstreamError("upstream_garbage")
-                self._add_line(row, totals, places, bytes(line))
+                self._add_line(row, results, places, bytes(line))
             finally:
                 reply.close()
-        return totals
+        return results
 
-    def _add_line(self, row: JobRow, totals: list[wire_jobs.Usage], places: dict[bytes, int], line: bytes) -> None:
+    def _add_line(self, row: JobRow, results: wire_jobs.Results, places: dict[bytes, int], line: bytes) -> None:
         if line.strip():
-            name, usage = wire_jobs.read_line(row.kind, line, self._engine.default_tables[0])
-            place = places.get(self._tag(row.id, name), 0) if places else 0
-            wire_jobs.add(totals[place], [usage])
+            name, verdict = wire_jobs.read_line(row.kind, line, self._engine.default_tables[0])
+            results.add(places.get(self._tag(row.id, name), 0) if places else 0, verdict)
 
     async def _bind_files(self, row: JobRow, body: bytes) -> None:
         """The files that a batch makes are its owner's, before the owner hears of them."""
@@ -343,7 +374,8 @@ class Jobs:
         if usages:
             costs = [jobparts.cost(row, part, usage) for part, usage in zip(job.parts, usages, strict=True)]
             total = min(sum(costs), pricing.COST_NANO_MAX)
-            written_off = sum(costs) - total + job.hold.settle(total, row.max_cost_nano, time.time_ns())
+            allowed = [most for most in (row.max_cost_nano, jobparts.most(row)) if most >= 0]
+            written_off = sum(costs) - total + job.hold.settle(total, min(allowed, default=-1), time.time_ns())
             for part, usage, cost in zip(job.parts, usages, costs, strict=True):
                 job.ending.append(jobparts.ending(row, part, usage, cost, min(written_off, cost), code, source))
                 written_off -= min(written_off, cost)

@@ -281,7 +281,7 @@ class JobsApi:
         routes = [route for route in routes if route.upstream_model == row.model]
         attempts = self._begin_at(row.channel, routes, "input_file_id")
         usage = {"input_tokens": self._margin(row.prompt_tokens), "output_tokens": row.output_tokens}
-        return await self._make(call, "batch", row.model, attempts, usage, data)
+        return await self._make(call, "batch", row.model, attempts, usage, data, count=row.prompt_tokens)
 
     async def message_batch(self, call: SideCall, _: str) -> web.StreamResponse:
         """POST /v1/messages/batches: the requests stand in the body, each for a model of its own."""
@@ -312,7 +312,8 @@ class JobsApi:
             for one in (first, *more):
                 one.usage["web_searches"] = searches.get(one.model, 0)
             data = await batchbodies.renamed(data, requests, ways)
-        return await self._make(call, "message_batch", first.model, attempts, first.usage, data, more=more)
+        count = sum(one.usage["input_tokens"] for one in (first, *more))
+        return await self._make(call, "message_batch", first.model, attempts, first.usage, data, count=count, more=more)
 
     def _judge(self, key: ApiKey, rate: Rate | None, asked: list[wire_tools.Asked], *, web_search: bool) -> None:
         """Whether a job may have what it asks for beside tokens of its model. Raises RefusedError."""
@@ -356,8 +357,9 @@ class JobsApi:
             raise RefusedError("unsupported_feature", "inputConfig") from None  # files of Google's are not served
         routes = self._ways(call, model, D_GEMINI)
         otherwise = self._objects.config().billing.hold_output_tokens
+        tokens = self._tokens(data)
         usage = {
-            "input_tokens": self._margin(self._tokens(data)),
+            "input_tokens": self._margin(tokens),
             "output_tokens": sum(output_bound(one, otherwise) for one in bounds),
         }
         assert call.key is not None
@@ -367,7 +369,7 @@ class JobsApi:
         path = call.endpoint.upstream_path.replace("{model}", name)
         with left_on_error(attempts):
             data = await batchbodies.renamed_lines(data, document, model, name)
-        return await self._make(call, "gemini_batch", model, attempts, usage, data, path=path)
+        return await self._make(call, "gemini_batch", model, attempts, usage, data, path=path, count=tokens)
 
     async def video(self, call: SideCall, _: str) -> web.StreamResponse:
         """POST /v1/videos: JSON or a form; held for by its seconds."""
@@ -425,7 +427,8 @@ class JobsApi:
         if shown.status != 200 or row.model is None:
             raise RefusedError("object_not_found")
         await self._jobs.seen("video", object_id, shown.body)
-        seconds = wire_jobs.whole_seconds(document_in(shown.body).get("seconds")) or VIDEO_SECONDS
+        seconds = wire_jobs.whole_seconds(document_in(shown.body).get("seconds"))
+        seconds = seconds if 0 < seconds <= VIDEO_SECONDS_MAX else VIDEO_SECONDS
         assert call.key is not None
         attempts = self._begin_at(
             row.channel, self._ways_of(call.key, call.packed_address(), row.model, D_OPENAI), "model"

@@ -102,7 +102,7 @@ async def _run(
     near = web.WebSocketResponse(compress=False, max_msg_size=bytes_max, protocols=protocols)
     for name, value in call.own_fields():
         near.headers[name] = value
-    relay = _Relay(call.session, near, far)
+    relay = _Relay(call, attempts, near, far)
     code: str | None = "internal"
     try:
         await near.prepare(call.request)
@@ -183,8 +183,17 @@ async def _close(near: web.WebSocketResponse, far: aiohttp.ClientWebSocketRespon
 class _Relay:
     """Messages both ways, and what they cost."""
 
-    def __init__(self, session: Session, near: web.WebSocketResponse, far: aiohttp.ClientWebSocketResponse) -> None:
-        self.session = session
+    def __init__(
+        self,
+        call: RealtimeCall,
+        attempts: Attempts,
+        near: web.WebSocketResponse,
+        far: aiohttp.ClientWebSocketResponse,
+    ) -> None:
+        assert call.session is not None
+        self.session: Session = call.session
+        self.call = call
+        self.attempts = attempts
         self.near = near
         self.far = far
         self.meter = wire.Meter()
@@ -218,6 +227,7 @@ class _Relay:
             if message.type is WSMsgType.TEXT:
                 done = self.meter.received(message.data)
                 if done is not None:
+                    self.tell_of(self.meter.doubts)
                     code = self.session.reported(**done)
                 elif self.meter.in_response:
                     code = self.session.counted(**self.meter.counted())
@@ -229,6 +239,13 @@ class _Relay:
                 await self.tell(_CODES[code])
                 return _CODES[code]
         return None if self.far.close_code in (1000, 1001) else "upstream_truncated"
+
+    def tell_of(self, doubts: list[tuple[str, str, int, int]]) -> None:
+        """The operator hears of reports that were not believed."""
+        if doubts and self.attempts.route is not None:
+            for doubt in doubts:
+                self.call.desk.engine.doubt_report(self.attempts.route.channel.name, self.call.model or "", *doubt)
+            doubts.clear()
 
     async def tell(self, code: str) -> None:
         """The last event of a session that is ended by the relay."""

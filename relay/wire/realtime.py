@@ -5,6 +5,9 @@ from urllib.parse import parse_qsl, quote
 
 import orjson
 
+from relay import _fastpath
+from relay.wire.endpoints import F_RESPONSES
+
 # Held for the prompt of the first response, until something is known of it.
 PROMPT_TOKENS: Final = 1000
 
@@ -14,7 +17,14 @@ _MODEL_TOKEN_SECONDS: Final = 0.05
 _TEXT_TOKEN_BYTES: Final = 4
 _BYTES_PER_SECOND: Final = {"pcm": 48_000, "pcm16": 48_000}  # every other format has one byte at 8 kHz
 _G711: Final = 8_000
-_USAGE_MAX: Final = 10**9
+
+# The most that a response can report: a token of prompt has a byte at least, somewhere in the session; providers add to
+# that, and most where a message names a picture, a stored prompt or tools of others. No model writes more than this.
+_PROMPT_ADDED: Final = 16_384
+_PROMPT_NAMED: Final = 65_536
+_NAMES: Final = ('"image_url"', '"prompt"', '"mcp"')
+_OUTPUT_MAX: Final = 65_536
+_INPUT, _OUTPUT, _INPUT_BAD, _OUTPUT_BAD = 1, 2, 4, 8  # `sides` of a report
 
 _TEXT_DELTAS: Final = frozenset(
     f"response.{name}.delta"
@@ -48,6 +58,8 @@ class Meter:
         self._sent_audio = self._sent_text = 0.0
         self._output_audio = self._output_text = 0.0
         self._input_rate = self._output_rate = 48_000
+        self._prompt_max = _PROMPT_ADDED
+        self.doubts: list[tuple[str, str, int, int]] = []  # about reports, for the operator; whoever reads them clears
 
     @property
     def output_tokens(self) -> int:
@@ -65,15 +77,18 @@ class Meter:
     def sent(self, message: str) -> None:
         """From the client."""
         event = _event(message)
+        self._prompt_max += _bytes(message)
         audio = event.get("audio") if event.get("type") == "input_audio_buffer.append" else None
         if isinstance(audio, str):
             self._sent_audio += len(audio) * 3 / 4 / self._input_rate / _USER_TOKEN_SECONDS
         else:
             self._sent_text += len(message) / _TEXT_TOKEN_BYTES
+            self._prompt_max += _PROMPT_NAMED * any(name in message for name in _NAMES)
 
     def received(self, message: str) -> dict[str, Any] | None:
         """From the upstream: what a response that ends with it has used."""
         event = _event(message)
+        self._prompt_max += _bytes(message)
         kind = str(event.get("type"))
         delta = event.get("delta")
         if kind == "response.created":
@@ -98,26 +113,73 @@ class Meter:
             self._output_rate = _rate(session.get("output_audio_format") or _format(audio, "output"))
 
     def _done(self, response: Any) -> dict[str, Any]:
+        """What the response is charged for: the report as far as the session can have had it, else our own count."""
         usage = response.get("usage") if isinstance(response, dict) else None
-        counted: dict[str, Any] = self.counted() | {"estimated": True}
-        counted["input_tokens"] = counted.pop("prompt_tokens")
+        own = self.counted()
+        own["input_tokens"] = own.pop("prompt_tokens")
+        counted = int(self._output_audio) + int(self._output_text)
         began, self.in_response = self.in_response, False
         self._sent_audio = self._sent_text = 0.0
-        if not isinstance(usage, dict) or not isinstance(usage.get("input_tokens"), int):
-            return counted if began else {"estimated": True}
-        given = _tokens(usage, "input_tokens")
-        details = _object(usage, "input_token_details")
-        cached = min(given, _tokens(details, "cached_tokens"))
-        of_cached = _object(details, "cached_tokens_details")
-        self._last_prompt = given + _tokens(usage, "output_tokens")
-        return {
-            "input_tokens": given - cached,
-            "output_tokens": _tokens(usage, "output_tokens"),
-            "cache_read_tokens": cached,
-            "audio_input_tokens": max(0, _tokens(details, "audio_tokens") - _tokens(of_cached, "audio_tokens")),
-            "image_input_tokens": max(0, _tokens(details, "image_tokens") - _tokens(of_cached, "image_tokens")),
-            "audio_output_tokens": _tokens(_object(usage, "output_token_details"), "audio_tokens"),
-        }
+        if not isinstance(usage, dict):
+            return own | {"estimated": True} if began else {"estimated": True}
+        report = _report(usage) | {"counted_tokens": counted if began else 0}
+        verdict = _fastpath.weigh_report(
+            report,
+            own if began else {},
+            format=F_RESPONSES,
+            prompt_tokens=self._prompt_max,
+            output_tokens=_OUTPUT_MAX,
+        )
+        self.doubts += verdict["doubts"]
+        charged = {name: verdict["usage"][name] for name in _CHARGED}
+        self._last_prompt = charged["input_tokens"] + charged["cache_read_tokens"] + charged["output_tokens"]
+        return charged | {"estimated": True} if verdict["estimated"] else charged
+
+
+_CHARGED: Final = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "audio_input_tokens",
+    "image_input_tokens",
+    "audio_output_tokens",
+)
+
+
+def _report(usage: dict[str, Any]) -> dict[str, int]:
+    """A report in the priced dimensions, as `_fastpath.weigh_report` takes it."""
+    details, output_details = _object(usage, "input_token_details"), _object(usage, "output_token_details")
+    of_cached = _object(details, "cached_tokens_details")
+    sides = 0
+    for reported, bad, read in (
+        (_INPUT, _INPUT_BAD, [usage.get("input_tokens"), *map(details.get, _PARTS), *map(of_cached.get, _PARTS)]),
+        (_OUTPUT, _OUTPUT_BAD, [usage.get("output_tokens"), output_details.get("audio_tokens")]),
+    ):
+        sides |= reported if _count(read[0]) is not None else 0
+        sides |= bad if any(value is not None and _count(value) is None for value in read) else 0
+    given, cached = _tokens(usage, "input_tokens"), _tokens(details, "cached_tokens")
+    cached = min(given, cached)
+    sound = min(_tokens(output_details, "audio_tokens"), _tokens(usage, "output_tokens"))
+    heard = min(given - cached, max(0, _tokens(details, "audio_tokens") - _tokens(of_cached, "audio_tokens")))
+    seen = max(0, _tokens(details, "image_tokens") - _tokens(of_cached, "image_tokens"))
+    return {
+        "sides": sides,
+        "hidden_tokens": sound,
+        "input_tokens": given - cached,
+        "output_tokens": _tokens(usage, "output_tokens"),
+        "cache_read_tokens": cached,
+        "audio_input_tokens": heard,
+        "image_input_tokens": min(given - cached - heard, seen),
+        "audio_output_tokens": sound,
+    }
+
+
+_PARTS: Final = ("cached_tokens", "audio_tokens", "image_tokens")
+
+
+def _bytes(message: str) -> int:
+    """No more than this in UTF-8."""
+    return len(message) if message.isascii() else 4 * len(message)
 
 
 def _event(message: str) -> dict[str, Any]:
@@ -133,9 +195,15 @@ def _object(parent: dict[str, Any], name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _count(value: Any) -> int | None:
+    """A number of tokens as a report may write it; None for what is none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
 def _tokens(usage: dict[str, Any], name: str) -> int:
-    value = usage.get(name)
-    return min(max(value, 0), _USAGE_MAX) if isinstance(value, int) else 0
+    return _count(usage.get(name)) or 0
 
 
 def _format(audio: Any, side: str) -> str:

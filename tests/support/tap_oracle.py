@@ -354,6 +354,11 @@ class Oracle:
         of_prompt = prompt or (total and (self.output or self.format not in TEXT))
         return of_prompt | (self.output or (prompt and total)) << 1 | self.bad
 
+    def searches(self) -> int:
+        if self.format == GENERATE:
+            return min(len(self.queries), 1) if self.old_gemini else len(self.queries)
+        return max(self.items_done[0], self.items_listed[0])
+
     def hidden(self) -> int:
         names = ("reasoning", "thoughts", "audio_out", "image_tokens")
         return min(sum(self.reported.get(name, 0) for name in names), USAGE_MAX)
@@ -494,6 +499,7 @@ def read(
         "object_id": oracle.object_id,
         "sides": oracle.sides(),
         "hidden_tokens": oracle.hidden(),
+        "searches_seen": oracle.searches(),
         "text": text,
         "counted_tokens": -(-text // TOKEN_UNIT),
         "delivered_tokens": reported - (counted - text) // TOKEN_UNIT,
