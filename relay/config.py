@@ -128,6 +128,12 @@ class Billing(_Table, frozen=True):
     no_balance_status_openai: Literal[402, 429] = 402
 
 
+class Limits(_Table, frozen=True):
+    """Of each account, whatever its plan; 0 = no limit."""
+
+    files_bytes: Annotated[int, Meta(ge=0)] = 0
+
+
 class Retention(_Table, frozen=True):
     calls_days: Annotated[int, Meta(ge=1, le=36_500)] = 30
     source_ip: bool = True
@@ -259,6 +265,7 @@ class Tables(_Table, frozen=True):
     timeouts: Timeouts = Timeouts()
     plans: dict[Name, Plan] = msgspec.field(default_factory=dict)
     billing: Billing = Billing()
+    limits: Limits = Limits()
     retention: Retention = Retention()
     observe: Observe = Observe()
     jobs: Jobs = Jobs()

@@ -13,7 +13,7 @@ same request can ever succeed if repeated (`final`), and a sentence for the pers
                 key        missing_key invalid_key ambiguous_key key_expired key_revoked key_suspended account_inactive
                 permission address_not_allowed scope_not_allowed model_not_allowed
                 limit      rate_limit_requests rate_limit_tokens concurrency_limit daily_limit monthly_limit
-                           tokens_per_call cap_reached*
+                           tokens_per_call cap_reached* files_limit
                 money      insufficient_balance max_cost balance_exhausted* max_cost_reached*
                 gone       client_gone* client_stalled*
     upstream    upstream_failed upstream_unavailable upstream_timeout upstream_garbage upstream_account
@@ -106,6 +106,7 @@ ERRORS: Final[dict[str, ErrorKind]] = {
     ),
     "model_not_found": _client(404, "There is no such model on this relay. GET /v1/models lists those of your key."),
     "object_not_found": _client(404, "There is no such object of this account."),
+    "files_limit": _client(403, "The files of this account would take more room than it has."),
     "too_many_files": _client(400, "The request names more than 32 files."),
     "objects_apart": _client(
         400, "What the request names does not lie together at one channel that may serve this call."

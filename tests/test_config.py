@@ -59,6 +59,7 @@ SECTIONS = {
     "plans.NAME": config.Plan,
     "billing": config.Billing,
     "routing": config.Routing,
+    "limits": config.Limits,
     "retention": config.Retention,
     "observe": config.Observe,
     "jobs": config.Jobs,
@@ -88,7 +89,7 @@ def test_the_shipped_file_has_every_key_at_its_default(monkeypatch):
     tables = {
         **{
             name: document[name]
-            for name in ("server", "admin", "timeouts", "billing", "routing", "retention", "observe", "jobs")
+            for name in ("server", "admin", "timeouts", "billing", "routing", "limits", "retention", "observe", "jobs")
         },
         "channels": document["channels"][0],
         "channels.timeouts": document["channels"][0]["timeouts"],

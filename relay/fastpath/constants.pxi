@@ -91,6 +91,7 @@ ERROR_CODES = (
     "unsupported_charset",
     "browser_request",
     "tool_unpriced",
+    "files_limit",
 )
 
 cdef enum:
@@ -155,6 +156,7 @@ cdef enum:
     E_UNSUPPORTED_CHARSET
     E_BROWSER_REQUEST
     E_TOOL_UNPRICED
+    E_FILES_LIMIT
     E_COUNT
 
 assert len(ERROR_CODES) == E_COUNT

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from relay._fastpath import Attempts
 from relay.proxy.bodies import Body
-from relay.proxy.objects import ObjectsApi, object_id_in
+from relay.proxy.objects import ObjectsApi, document_in, object_id_in
 from relay.proxy.sidecalls import RefusedError, SideCall, narrowed
 from relay.proxy.upstreams import Answered, UpstreamError, whole
 from relay.storage.rows import ObjectRow
@@ -26,10 +26,16 @@ class Uploads:
     def __init__(self, objects: ObjectsApi) -> None:
         self._objects = objects
         self._tasks: set[asyncio.Task[Answered]] = set()
+        self._under_way: dict[int, int] = {}  # bytes of uploads, by account
 
     @property
     def open(self) -> int:
         return len(self._tasks)
+
+    async def _room(self, account_id: int) -> "_Room":
+        limit = self._objects.config().limits.files_bytes
+        stored = await self._objects.store.objects.file_bytes(account_id) if limit else 0
+        return _Room(limit, stored, account_id, self._under_way)
 
     async def upload(self, call: SideCall) -> web.StreamResponse:
         """Raises RefusedError, UpstreamError, StoreError."""
@@ -43,10 +49,13 @@ class Uploads:
             raise RefusedError("invalid_value", "content-type")
         # A repeat is refused before its bytes are there: what is known of them is how many will come.
         await call.claim_key(None if length is None else b"%d" % length)
-        upload = _Upload(self._objects, call, boundary, bytes_max)
+        room = await self._room(call.account_id)
+        upload = _Upload(self._objects, call, boundary, bytes_max, room)
+        room.take(length or 0)
         task = asyncio.create_task(upload.run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: room.leave())
         try:
             return call.respond(await asyncio.shield(task))
         except asyncio.CancelledError:
@@ -55,14 +64,46 @@ class Uploads:
             raise
 
 
+class _Room:
+    """What one upload takes of its account's `limits.files_bytes`, while it is under way."""
+
+    def __init__(self, limit: int, stored: int, account_id: int, under_way: dict[int, int]) -> None:
+        self._limit = limit
+        self._stored = stored
+        self._account_id = account_id
+        self._under_way = under_way
+        self._taken = 0
+
+    def take(self, size: int) -> None:
+        """The upload has at least `size` bytes. Raises RefusedError."""
+        if not self._limit or size <= self._taken:
+            return
+        under_way = self._under_way.get(self._account_id, 0)
+        used = self._stored + under_way - self._taken
+        if used + size > self._limit:
+            raise RefusedError(
+                "files_limit", f"{used} of {self._limit} bytes are in use, and this upload has {size} or more"
+            )
+        self._under_way[self._account_id] = under_way + size - self._taken
+        self._taken = size
+
+    def leave(self) -> None:
+        left = self._under_way.pop(self._account_id, 0) - self._taken
+        if left > 0:
+            self._under_way[self._account_id] = left
+        self._taken = 0
+
+
 class _Upload:
     """One upload. `complete`: all of it is here and goes on, so its file gets an owner, whether the client waits or
     not."""
 
-    def __init__(self, objects: ObjectsApi, call: SideCall, boundary: bytes, bytes_max: int) -> None:
+    def __init__(self, objects: ObjectsApi, call: SideCall, boundary: bytes, bytes_max: int, room: _Room) -> None:
         self._objects = objects
         self._call = call
         self._bytes_max = bytes_max
+        self._room = room
+        self._size = 0
         self._reader = uploads.UploadReader(
             boundary, objects.engine.default_tables[D_OPENAI], objects.config().billing.hold_output_tokens
         )
@@ -106,7 +147,7 @@ class _Upload:
             return answered
         if not self.complete:
             await call.bind_key()
-        await self._bind(object_id_in(answered.body), upstream.name)
+        await self._bind(object_id_in(answered.body), upstream.name, size_in(answered.body, self._size))
         return answered
 
     async def _beginning(self, pieces: AsyncIterator[bytes]) -> list[bytes]:
@@ -143,6 +184,8 @@ class _Upload:
                 data = await body.next()
                 if body.size > self._bytes_max:
                     raise RefusedError("body_too_large")
+                self._room.take(body.size)
+                self._size = body.size
                 if not self.complete and (body.size == length if length is not None else not data):
                     self.complete = True  # from here on it is made, or its key would be bound to nothing
                     await call.bind_key()
@@ -157,7 +200,7 @@ class _Upload:
             self._trouble.append(error)
             raise
 
-    async def _bind(self, object_id: str, channel: str) -> None:
+    async def _bind(self, object_id: str, channel: str, size: int) -> None:
         """Whose the new file is, and what its lines ask for, where it is one for batches."""
         call = self._call
         assert call.key is not None
@@ -182,8 +225,15 @@ class _Upload:
                 facts.requests,
                 facts.prompt_tokens,
                 facts.output_tokens,
+                size,
             )
         )
+
+
+def size_in(body: bytes, form_bytes: int) -> int:
+    """How large the provider says that a new file is; not more than the form that it came in."""
+    size = document_in(body).get("bytes")
+    return size if isinstance(size, int) and not isinstance(size, bool) and 0 <= size <= form_bytes else form_bytes
 
 
 async def _joined(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

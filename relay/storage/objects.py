@@ -10,30 +10,31 @@ from relay.storage.rows import JobPart, JobRow, ObjectRow
 
 INSERT_OBJECT: Final = """
     INSERT INTO objects (kind, object_id, account_id, key_id, channel, created_ms, model, requests, prompt_tokens,
-        output_tokens)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+        output_tokens, bytes)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 """
 INSERT_JOB: Final = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open')"
 SELECT_OBJECT: Final = """
     SELECT number, kind, object_id, account_id, key_id, channel, created_ms, model, requests, prompt_tokens,
-        output_tokens
+        output_tokens, bytes
     FROM objects
     WHERE kind = ? AND object_id = ?
 """
 SELECT_NEWEST: Final = """
     SELECT number, kind, object_id, account_id, key_id, channel, created_ms, model, requests, prompt_tokens,
-        output_tokens
+        output_tokens, bytes
     FROM objects
     WHERE account_id = ? AND kind = ? AND number < ?
     ORDER BY number DESC LIMIT ?
 """
 SELECT_OLDEST: Final = """
     SELECT number, kind, object_id, account_id, key_id, channel, created_ms, model, requests, prompt_tokens,
-        output_tokens
+        output_tokens, bytes
     FROM objects
     WHERE account_id = ? AND kind = ? AND number > ?
     ORDER BY number LIMIT ?
 """
+SUM_FILES: Final = "SELECT COALESCE(SUM(bytes), 0) FROM objects WHERE account_id = ? AND kind = 'file'"
 SELECT_JOBS: Final = """
     SELECT id, kind, object_id, account_id, organisation_id, key_id, channel, path, model, upstream_model, rate_card,
         hold_nano, max_cost_nano, units, created_ms, expires_ms
@@ -59,6 +60,7 @@ def add_objects(connection: sqlite3.Connection, rows: Sequence[ObjectRow]) -> No
                 row.requests,
                 row.prompt_tokens,
                 row.output_tokens,
+                row.bytes,
             )
             for row in rows
         ],
@@ -79,6 +81,12 @@ def select_page(
     else:
         found = connection.execute(SELECT_NEWEST, (account_id, kind, NUMBER_MAX if behind is None else behind, limit))
     return [ObjectRow(*row) for row in found]
+
+
+def file_bytes(connection: sqlite3.Connection, account_id: int) -> int:
+    """Of all files of an account that are stored at providers."""
+    total: int = connection.execute(SUM_FILES, (account_id,)).fetchone()[0]
+    return total
 
 
 def delete_object(connection: sqlite3.Connection, kind: str, object_id: str) -> None:

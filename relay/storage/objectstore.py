@@ -44,6 +44,11 @@ class ObjectStore:
         )
         return found
 
+    async def file_bytes(self, account_id: int) -> int:
+        """Of all files of an account that are stored at providers."""
+        found: int = await self._read(lambda db: objects.file_bytes(db, account_id))
+        return found
+
     async def remove(self, kind: str, object_id: str) -> None:
         await self._group.step(lambda db: transaction(db, lambda db: objects.delete_object(db, kind, object_id)))
 

@@ -245,6 +245,7 @@ class ObjectRow(Struct, frozen=True):
     requests: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
+    bytes: int = 0  # of a file; 0: not known
 
 
 class KeyClaim(Struct, frozen=True):

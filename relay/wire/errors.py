@@ -114,6 +114,8 @@ def render_refusal(
     field, message = _param_and_message(kind, param)
     if name == "idempotency_repeat" and param is not None:
         field, message = None, f"{message} That was {param!s}."
+    elif name == "files_limit" and param is not None:
+        field, message = None, f"{message.rstrip('.')}: {param!s}."
     retry_ms = -(-retry_after_ns // 1_000_000) if retry_after_ns > 0 else kind.retry_after_seconds * 1000
     quota_form = name == "insufficient_balance" and dialect == D_OPENAI and no_balance_status_openai == 429
     if quota_form:

@@ -102,6 +102,8 @@ class Upstream:
                 head = await reader.readuntil(b"\r\n\r\n")
                 found = re.search(rb"(?i)content-length: (\d+)", head)
                 body = await reader.readexactly(int(found[1])) if found else b""
+                while b"chunked" in head.lower() and (size := int(await reader.readuntil(b"\r\n"), 16)) > 0:
+                    body += await reader.readexactly(size + 2)
                 self.bodies.append(body)
                 self.current = writer
                 writer.write(await self.answer(head, body))
@@ -151,6 +153,7 @@ async def small(
     own += channel("resets", "openai", f"http://127.0.0.1:{upstream.resetting_port}/v1", '["resets"]', RAW_KEY)
     own += "".join(f'[[rates]]\nmodel = "{name}"\ninput = "1"\noutput = "1"\n' for name in ("own", "resets"))
     text = text.replace("[server]\n", "[server]\nwaiting_bytes_max = 4_194_304\n", 1)
+    text = text.replace("[plans.open]\n", "[limits]\nfiles_bytes = 500_000\n[plans.open]\n", 1)
     text = text.replace("[[channels]]", own + "[[channels]]", 1)  # the first: files go there
     relay = await RelayProcess(tmp_path_factory.mktemp("small"), text).start()
     yield relay
@@ -412,6 +415,55 @@ async def test_finding_wire_L5_a_body_is_asked_for_when_it_is_wanted(small: Rela
         writer.write(rest)
         assert (await reader.readline()).startswith(b"HTTP/1.1 ")
         writer.close()
+
+
+async def test_limits_files_bytes_bounds_what_an_account_keeps(
+    small: RelayProcess, someone: Customer, upstream: Upstream
+):
+    """Refused with the numbers; uploads under way count; a deleted file gives its room back; others have their own."""
+    files: dict[bytes, int] = {}
+    hold = asyncio.Event()
+
+    async def store(head: bytes, body: bytes) -> bytes:
+        if head.startswith(b"POST"):
+            if b"slow-file" in body:
+                await hold.wait()
+            name = b"file-%d" % len(upstream.bodies)
+            files[name] = len(body)
+            return response(b'{"id":"%s","object":"file","bytes":200000}' % name)
+        return response(b'{"deleted":true}')
+
+    upstream.answer = store
+
+    def upload(content: bytes = b"x", size: int = 200_000, secret: str = someone.secret) -> bytes:
+        form = FORM.replace(b"hello", content.ljust(size, b"x"))
+        return UPLOAD % (secret.encode(), len(form), form)
+
+    async def refused(message: bytes) -> str:
+        status, body = await ask(small.port, message)
+        assert status == 403
+        error = json.loads(body)["error"]
+        assert error["code"] == "files_limit"
+        return str(error["message"])
+
+    slow = asyncio.ensure_future(ask(small.port, upload(b"slow-file")))
+    assert (await ask(small.port, upload()))[0] == 200
+    await until(lambda: sum(b"slow-file" in body for body in upstream.bodies) == 1)
+    assert "400" in await refused(upload())  # 200,000 stored, about as much under way: of 500,000
+    assert (await ask(small.port, upload(secret=(await small.customer()).secret)))[0] == 200
+    hold.set()
+    assert (await slow)[0] == 200
+    form = FORM.replace(b"hello", b"y" * 200_000)
+    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(form), form)
+    assert "400000 of 500000 bytes" in await refused(
+        (UPLOAD % (someone.secret.encode(), 0, b"")).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+        + chunked
+    )
+    assert "400000 of 500000 bytes" in await refused(upload())
+    file = next(iter(files)).decode()
+    gone = get(someone.secret, f"/v1/files/{file}").replace(b"GET", b"DELETE", 1)
+    assert (await ask(small.port, gone))[0] == 200
+    assert (await ask(small.port, upload()))[0] == 200
 
 
 # -- clients that take nothing
