@@ -7,7 +7,7 @@ same request can ever succeed if repeated (`final`), and a sentence for the pers
     client      request    malformed_json duplicate_key invalid_type invalid_value missing_model unsupported_feature
                            tool_unpriced
                            malformed_http malformed_form body_too_large unsupported_encoding body_timeout
-                           unsupported_charset browser_request
+                           unsupported_charset browser_request misspelt_key
                            idempotency_repeat path_not_found method_not_allowed upgrade_required model_not_found
                            object_not_found too_many_files objects_apart
                 key        missing_key invalid_key ambiguous_key key_expired key_revoked key_suspended account_inactive
@@ -71,6 +71,7 @@ ERRORS: Final[dict[str, ErrorKind]] = {
     # the request
     "malformed_json": _client(400, "The request body is not a valid JSON object."),
     "duplicate_key": _client(400, "The request body has the same key twice in one object."),
+    "misspelt_key": _client(400, "A key of the request body differs from a known one only in the case of its letters."),
     "invalid_type": _client(400, "A field of the request body has the wrong type."),
     "invalid_value": _client(400, "A field of the request has a value that is not allowed."),
     "missing_model": _client(400, "The request names no model: `model` is required and must not be empty."),

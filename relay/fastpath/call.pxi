@@ -83,6 +83,7 @@ cdef class Call:
     cdef list body
     cdef int64_t body_bytes
     cdef Balance body_owner           # whose share of the memory for bodies it uses; None while nobody is known
+    cdef bytes mark                   # the beginning of a body, where it may be that of a byte order mark
     cdef bint body_complete
     cdef bint large_request           # head and body left as several pieces
     cdef int bad_head                 # an error code: what its head asks cannot be done; said once it is known whose call it is

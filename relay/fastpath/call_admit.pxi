@@ -94,6 +94,10 @@ cdef int call_read(Call call, bytes data) except -1:
     cdef bint room
     if call.state == C_DONE:
         return 0
+    if call.body_bytes == 0 and (call.mark is not None or PyBytes_AS_STRING(data)[0] == <char>0xEF):
+        data = call_without_mark(call, data)
+        if data is None:
+            return 0
     call.body.append(data)
     call.body_bytes += PyBytes_GET_SIZE(data)
     room = call.engine.hold_body(call.body_owner, PyBytes_GET_SIZE(data), call.body_bytes)
@@ -109,6 +113,20 @@ cdef int call_read(Call call, bytes data) except -1:
     if code and call.state == C_READ:
         call_refuse(call, code, call.scanner.error_param)
     return 0
+
+
+cdef bytes call_without_mark(Call call, bytes data):
+    """The beginning of a body without the byte order mark that some editors and clients put in front of JSON. It does not
+    go on. None: nothing else has come yet."""
+    if call.form_type is not None:
+        return data
+    if call.mark is not None:
+        data = call.mark + data
+        call.mark = None
+    if b"\xef\xbb\xbf".startswith(data):
+        call.mark = data
+        return None
+    return data[3:] if data.startswith(b"\xef\xbb\xbf") else data
 
 
 cdef int call_body_end(Call call) except -1:

@@ -92,6 +92,7 @@ ERROR_CODES = (
     "browser_request",
     "tool_unpriced",
     "files_limit",
+    "misspelt_key",
 )
 
 cdef enum:
@@ -157,6 +158,7 @@ cdef enum:
     E_BROWSER_REQUEST
     E_TOOL_UNPRICED
     E_FILES_LIMIT
+    E_MISSPELT_KEY
     E_COUNT
 
 assert len(ERROR_CODES) == E_COUNT

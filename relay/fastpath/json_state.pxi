@@ -168,6 +168,7 @@ ctypedef struct Json:
     uint8_t fraction        # a digit other than 0 behind the point
     uint8_t text_over       # the string was longer than Json.text
     uint8_t error_key
+    uint8_t misspelt        # a key of ours that stands in other letters: told at the end, where nothing else is wrong
     uint8_t complete        # the outermost value has ended
     uint8_t closed_empty    # the container that was closed last had nothing in it
     int error
@@ -198,6 +199,7 @@ cdef inline void json_reset(Json* j, int root) noexcept nogil:
     j.surrogate = 0
     j.error = E_NONE
     j.error_key = 0
+    j.misspelt = 0
     j.complete = 0
     j.depth = 0
     j.text_size = 0
@@ -277,7 +279,8 @@ cdef inline void json_key(Json* j, const uint8_t* p, Py_ssize_t n) noexcept nogi
             if not j.strict:
                 j.value_node = <uint8_t>child if exact else NODES[j.node].rest
                 return
-            # Some servers match keys whatever their case, so `Model` beside `model` is as ambiguous as a repetition.
+            # Some servers match keys whatever their case: `Model` beside `model` is as ambiguous as a repetition, and
+            # `Stream` or `N` alone would be read there and not here.
             bit = <uint64_t>1 << (child >> 8)
             if j.frames[j.depth].seen & bit:
                 json_fault(j, E_DUPLICATE_KEY, k)
@@ -286,4 +289,6 @@ cdef inline void json_key(Json* j, const uint8_t* p, Py_ssize_t n) noexcept nogi
             if exact:
                 j.value_node = <uint8_t>child
                 return
+            if not j.misspelt:
+                j.misspelt = <uint8_t>k
     j.value_node = NODES[j.node].rest

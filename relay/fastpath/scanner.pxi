@@ -91,6 +91,24 @@ cdef void request_string(Request* r, const Node* node) noexcept nogil:
             r.json.mode = M_MEDIA | M_COUNT
 
 
+cdef bint request_whole(Json* j, int type) noexcept nogil:
+    """Whether a number is a whole one, written so, as 100.0 or as "100"; its value is in `magnitude` then."""
+    cdef int i
+    if type == T_INTEGER:
+        return True
+    if type == T_NUMBER:
+        return j.number == N_FRACTION and not j.fraction
+    if type != T_STRING or j.text_over or not 0 < j.text_size <= 18:
+        return False
+    j.magnitude = 0
+    j.negative = False
+    for i in range(j.text_size):
+        if not 48 <= j.text[i] <= 57:
+            return False
+        j.magnitude = j.magnitude * 10 + (j.text[i] - 48)
+    return True
+
+
 cdef void request_integer(Request* r, const Node* node) noexcept nogil:
     """An output limit, or a number of choices."""
     cdef int64_t n = <int64_t>r.json.magnitude
@@ -160,7 +178,10 @@ cdef void request_scalar(Request* r, TokenTable t, const Node* node, int type) n
     elif action == R_STREAM:
         r.stream = <int>j.magnitude
     elif action == R_LIMIT or action == R_CHOICES:
-        request_integer(r, node)
+        if request_whole(j, type):
+            request_integer(r, node)
+        else:
+            json_fault(j, E_INVALID_TYPE, node.key)
     elif action == R_INCLUDE_USAGE:
         r.include_usage = <int>j.magnitude
         r.usage_end = j.at
@@ -399,6 +420,8 @@ cdef class RequestScanner:
             json_fault(&r.json, E_INVALID_TYPE, 0)          # null
         if not r.json.error and MODEL_NEEDED[self.format] and not r.model_size:
             json_fault(&r.json, E_MISSING_MODEL, MODEL_KEY)
+        if not r.json.error and r.json.misspelt:
+            json_fault(&r.json, E_MISSPELT_KEY, r.json.misspelt)
         self.publish()
         return self.error
 

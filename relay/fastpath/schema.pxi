@@ -413,7 +413,9 @@ def _describe_requests():
     _keys(turn, {"parts": gemini_part})
     container = _node(R_NONE, types=T_OBJECT)
     _keys(container, {
-        "maxOutputTokens|max_output_tokens": _limit(), "candidateCount|candidate_count": _node(R_CHOICES, types=T_INTEGER, flags=NF_SCALAR),
+        # Proto JSON writes a number as 100, 100.0 or "100".
+        "maxOutputTokens|max_output_tokens": _node(R_LIMIT, types=T_INTEGER | T_NUMBER | T_STRING, flags=NF_SCALAR, mode=M_CAPTURE),
+        "candidateCount|candidate_count": _node(R_CHOICES, types=T_INTEGER | T_NUMBER | T_STRING, flags=NF_SCALAR, mode=M_CAPTURE),
         "responseSchema|response_schema": NODE_RAW, "responseJsonSchema|response_json_schema": NODE_RAW,
         "mediaResolution|media_resolution": _node(R_RESOLUTION, flags=NF_SCALAR, mode=M_CAPTURE),
         "routingConfig|routing_config": _special("routingConfig"),

@@ -1,7 +1,6 @@
 """The handlers of jobs: making them, and every request about one, which may show that it has ended."""
 
 import asyncio
-import json
 import logging
 import re
 import time
@@ -23,11 +22,11 @@ from relay.proxy.upstreams import Answered, Fields, UpstreamError, whole
 from relay.storage.rows import KeyClaim, ObjectRow
 from relay.wire import files as wire_files
 from relay.wire import jobs as wire_jobs
-from relay.wire import multipart
+from relay.wire import multipart, strictjson
 from relay.wire import tools as wire_tools
 from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI, D_OPENAI, F_GENERATE, F_MESSAGES, F_OTHER, F_RESPONSES
 from relay.wire.paths import is_object_id
-from relay.wire.uploads import output_bound
+from relay.wire.uploads import BODY_KEYS, output_bound
 
 log = logging.getLogger("relay.jobs")
 
@@ -38,6 +37,7 @@ VIDEO_SECONDS_MAX: Final = 600
 REFERENCE: Final = "input_reference[file_id]"  # as SDKs write an object into a form
 VIDEO_FIELDS: Final = frozenset({"model", "seconds", "size", REFERENCE})
 UNREAD_FIELDS: Final = frozenset({"input_reference", "input_reference.file_id"})
+READ_KEYS: Final = ("model", "seconds", "size", "input_reference", "input_file_id", "requests", "batch", "prompt")
 BATCH_REQUESTS_MAX: Final = 100_000
 _RESULTS_URL = re.compile(rb'("results_url"\s*:\s*)"https?://[^"]*?(/v1/messages/batches/[^"/]+/results)"')
 
@@ -293,6 +293,9 @@ class JobsApi:
         params = [one.get("params") if isinstance(one, dict) else None for one in requests]
         if not all(isinstance(one, dict) and isinstance(one.get("model"), str) for one in params):
             raise RefusedError("invalid_value", "requests")
+        for one, asked in zip(requests, params, strict=True):
+            spelt(one, ("custom_id", "params"))
+            spelt(asked, BODY_KEYS)
         assert call.key is not None
         models = list(dict.fromkeys(one["model"] for one in params if one is not None))
         files = await asyncio.to_thread(self._named_in, params) if wire_files.may_be_named(data) else []
@@ -355,6 +358,8 @@ class JobsApi:
             bounds = [{"max_tokens": one.get("maxOutputTokens"), "n": one.get("candidateCount")} for one in limits]
         except (KeyError, TypeError, AttributeError):
             raise RefusedError("unsupported_feature", "inputConfig") from None  # files of Google's are not served
+        for one in limits:
+            spelt(one, ("maxOutputTokens", "max_output_tokens", "candidateCount", "candidate_count"))
         routes = self._ways(call, model, D_GEMINI)
         otherwise = self._objects.config().billing.hold_output_tokens
         tokens = self._tokens(data)
@@ -558,22 +563,23 @@ def _boundary(call: SideCall) -> bytes | None:
 async def strict_object(data: bytes) -> dict[str, Any]:
     """A JSON object in which no key comes twice: what is priced is what the provider reads. Raises RefusedError."""
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) != len(pairs):
-            raise RefusedError("duplicate_key")
-        return made
-
-    def load() -> Any:
-        return json.loads(data, object_pairs_hook=once)
-
     try:
-        document = load() if len(data) <= 1 << 20 else await asyncio.to_thread(load)
-    except (ValueError, RecursionError):
+        large = len(data) > 1 << 20
+        document = await asyncio.to_thread(strictjson.loads, data) if large else strictjson.loads(data)
+    except strictjson.DuplicateKeyError:
+        raise RefusedError("duplicate_key") from None
+    except ValueError:
         raise RefusedError("malformed_json") from None
     if not isinstance(document, dict):
         raise RefusedError("malformed_json")
+    spelt(document, READ_KEYS)
     return document
+
+
+def spelt(document: Any, names: Sequence[str]) -> None:
+    """Keys that are read here stand in no other letters: some servers would take those. Raises RefusedError."""
+    if isinstance(document, dict) and (name := strictjson.look_alike(document, names)) is not None:
+        raise RefusedError("misspelt_key", name)
 
 
 def own_results_url(call: SideCall, body: bytes) -> bytes:

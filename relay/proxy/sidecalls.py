@@ -25,7 +25,7 @@ from relay.storage import Store, StoreError
 from relay.storage.rows import KeyClaim
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
-from relay.wire import queries, ratelimits
+from relay.wire import queries, ratelimits, strictjson
 from relay.wire.endpoints import CHANNEL_SCOPE, Endpoint, scope_bit
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class SideCall:
                     raise RefusedError("body_too_large")
                 if not room:
                     raise RefusedError("overloaded")
-            return b"".join(parts)
+            return b"".join(parts).removeprefix(strictjson.BYTE_ORDER_MARK)
         except TimeoutError:
             raise RefusedError("body_timeout") from None
 

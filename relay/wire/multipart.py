@@ -3,7 +3,9 @@
     parse(b'multipart/form-data; boundary=x', body)  ->  parts, with offsets into the body
 
 Whatever is forwarded stays as it is; only the places of its parts are found here. RFC 7578 and 2046, without preamble,
-epilogue, nested parts, transfer encodings and backslashes in names: no SDK sends any of those.
+epilogue, nested parts and transfer encodings. Also refused: parameters of RFC 2231 (`name*=`, `name*0=`), backslashes
+in names and what looks like a parameter in quotes, because parsers make different names of these; and the boundary at
+any other place, because some find it after a bare line feed, or anywhere.
 """
 
 import re
@@ -19,6 +21,7 @@ _TYPE = re.compile(
 )
 _FIELD = re.compile(rb"([!#-'*+.0-9A-Z^-z|~-]+):[ \t]*([^\r\n]*)", re.I)
 _PARAMETER = re.compile(rb"[ \t]*;[ \t]*([0-9a-z*!#$&+.^_`|~-]+)=(?:\"([^\"\r\n\x00]*)\"|([^\s\";,]+))", re.I)
+_INNER_PARAMETER = re.compile(rb";[^;]*=")
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -50,7 +53,7 @@ def parse(boundary: bytes, body: bytes) -> list[Part]:
     while True:
         behind = body[at : at + 2]
         if behind == b"--":
-            if body[at + 2 :] not in (b"", b"\r\n"):
+            if body[at + 2 :] not in (b"", b"\r\n") or body.count(line) != len(parts) + 1:
                 raise FormError
             return parts
         if behind != b"\r\n" or len(parts) >= PARTS_MAX:
@@ -91,7 +94,9 @@ def part_head(block: bytes) -> tuple[str, str | None]:
             raise FormError
         key = match[1].decode("ascii").lower()
         value = match[2] if match[2] is not None else match[3]
-        if key in found or value.endswith(b"\\") or (key == "name" and b"\\" in value):
+        if key in found or "*" in key or _INNER_PARAMETER.search(value) is not None:
+            raise FormError
+        if value.endswith(b"\\") or (key == "name" and b"\\" in value):
             raise FormError
         found[key] = value
         at = match.end()
@@ -99,7 +104,7 @@ def part_head(block: bytes) -> tuple[str, str | None]:
         name = found["name"].decode()
     except (KeyError, UnicodeDecodeError):
         raise FormError from None
-    filename = found.get("filename", found.get("filename*"))
+    filename = found.get("filename")
     return name, None if filename is None else filename.decode("utf-8", "replace")
 
 

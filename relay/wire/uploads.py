@@ -9,7 +9,7 @@ import orjson
 
 from relay import _fastpath
 from relay._fastpath import TokenTable
-from relay.wire import files, tools
+from relay.wire import files, strictjson, tools
 from relay.wire.endpoints import F_CHAT
 from relay.wire.multipart import HEAD_BYTES_MAX, FormError, part_head
 
@@ -21,10 +21,16 @@ _LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _STORED: Final = ("previous_response_id", "conversation")
 _MAYBE_STORED: Final = re.compile(rb'previous_response_id|"conversation"|\\u00[4-7]')  # or letters of one escaped
 # What may name tools that cost extra, or another model; or letters of it escaped.
-_MAYBE_SPECIAL: Final = re.compile(
-    rb'"(tools|plugins|fallbacks|models|route|compound_custom|enable_search|search_parameters|web_search_options)"'
-    rb"|\\u00[4-7]"
+_SPECIAL: Final = (
+    *("tools", "plugins", "fallbacks", "models", "route", "compound_custom", "enable_search", "search_parameters"),
+    "web_search_options",
 )
+_MAYBE_SPECIAL: Final = re.compile(rb'"(' + "|".join(_SPECIAL).encode() + rb')"|\\u00[4-7]')
+# What is read of a line and of its body; and letters that an escape or a folding could stand for.
+_LINE_KEYS: Final = ("custom_id", "method", "url", "body")
+BODY_KEYS: Final = ("model", "n", "best_of", "stream", "service_tier", "messages", *_LIMITS, *_STORED, *_SPECIAL)
+_QUOTED: Final = tuple(b'"%b"' % name.encode() for name in (*_LINE_KEYS, *BODY_KEYS))
+_DISGUISES: Final = (b"\\u00", b"\xc5\xbf", b"\xe2\x84\xaa")
 _TEXT_ENDPOINTS: Final = re.compile(r"/v1/(chat/completions|completions|responses)")
 
 
@@ -33,6 +39,7 @@ class FormStream:
 
     def __init__(self, boundary: bytes) -> None:
         self._line = b"\r\n--" + boundary
+        self._dashes = b"--" + boundary
         self._kept = b"\r\n"  # as if a line had ended before the first boundary
         self._state = 0  # 0: looking for a boundary, 1: in a head, 2: in a part, 3: behind the end
         self.broken = False
@@ -47,6 +54,9 @@ class FormStream:
         while not self.broken and self._state != 3:
             if self._state == 1:
                 end = kept.find(b"\r\n\r\n")
+                if self._dashes in kept[: end if end >= 0 else len(kept)]:
+                    self.broken = True
+                    break
                 if end < 0:
                     self.broken = len(kept) > HEAD_BYTES_MAX
                     break
@@ -60,6 +70,9 @@ class FormStream:
                 self._state = 2
                 continue
             at = kept.find(self._line)
+            if self._dashes in kept[: at + len(self._line) - 1 if at >= 0 else len(kept)]:
+                self.broken = True  # at a place that is not ours: some parsers would begin a part there
+                break
             if at < 0:
                 safe = len(kept) - len(self._line) - 2
                 if safe > 0:
@@ -159,11 +172,11 @@ class UploadReader:
         if not line or not self._readable:
             return self._readable
         try:
-            document: Any = orjson.loads(line)
+            document: Any = orjson.loads(line) if _plainly_once(line) else _strictly(line)
             body = document["body"]
             model = body["model"]
             url = document["url"]
-        except (orjson.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             return self._give_up()
         facts = self._facts
         if (files.may_be_named(line) or _MAYBE_STORED.search(line)) and not self._take_names(line, url):
@@ -194,7 +207,7 @@ class UploadReader:
         """The files that a line's request names. False: they cannot be told, or are too many; or it goes on from
         something stored."""
         try:
-            document = json.loads(line, object_pairs_hook=_once)
+            document = strictjson.loads(line)
             if any(document["body"].get(name) is not None for name in _STORED):
                 return False
             if '"file_id' not in json.dumps(document):
@@ -215,17 +228,29 @@ def _costs_tokens_alone(line: bytes, url: str) -> bool:
     """Whether a line's request asks for nothing but tokens of its model. What else a batch has used is not told by its
     report, so that it could not be charged."""
     try:
-        body = json.loads(line, object_pairs_hook=_once)["body"]
+        body = strictjson.loads(line)["body"]
         return not (tools.asked_in(files.FORMATS.get(url, F_CHAT), body) or tools.searches(body))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a key twice")
-    return made
+def _plainly_once(line: bytes) -> bool:
+    """Whether no key that is read here can stand twice, or in other letters: then the fast parser says all there is."""
+    lower = line.lower()
+    return not any(lower.count(key) > 1 or lower.count(key) != line.count(key) for key in _QUOTED) and not any(
+        mark in line for mark in _DISGUISES
+    )
+
+
+def _strictly(line: bytes) -> Any:
+    """A line that has to mean the same to every reader. ValueError."""
+    document = strictjson.loads(line)
+    body = document.get("body") if isinstance(document, dict) else None
+    if isinstance(body, dict) and (
+        strictjson.look_alike(document, _LINE_KEYS) or strictjson.look_alike(body, BODY_KEYS)
+    ):
+        raise ValueError("a key in other letters")
+    return document
 
 
 def output_bound(body: dict[str, Any], otherwise: int) -> int:

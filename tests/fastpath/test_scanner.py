@@ -141,7 +141,11 @@ def test_largest_limit_counts():
         (CHAT, {"model": "x", "messages": None}, ("", None)),
         (RESPONSES, {"model": "x", "background": "yes"}, ("invalid_type", b"background")),
         (MESSAGES, {"model": "x", "max_tokens": "7"}, ("invalid_type", b"max_tokens")),
-        (GENERATE, {"generationConfig": {"maxOutputTokens": "7"}}, ("invalid_type", b"maxOutputTokens")),
+        (GENERATE, {"generationConfig": {"maxOutputTokens": "seven"}}, ("invalid_type", b"maxOutputTokens")),
+        (GENERATE, {"generationConfig": {"maxOutputTokens": 7.5}}, ("invalid_type", b"maxOutputTokens")),
+        (GENERATE, {"generationConfig": {"maxOutputTokens": ""}}, ("invalid_type", b"maxOutputTokens")),
+        (GENERATE, {"generationConfig": {"maxOutputTokens": "99999999999"}}, ("invalid_value", b"maxOutputTokens")),
+        (GENERATE, {"generationConfig": {"candidateCount": "0"}}, ("invalid_value", b"candidateCount")),
         (GENERATE, {"generationConfig": []}, ("invalid_type", b"generationConfig")),
         (GENERATE, {"generationConfig": {"candidateCount": 0}}, ("invalid_value", b"candidateCount")),
         (GENERATE, {}, ("", None)),
@@ -197,6 +201,43 @@ def test_repeated_keys_elsewhere_pass():
     assert not scan(CHAT, b'{"model":"a","tools":[{"function":{"a":1,"a":2}}]}')["error"]
     assert not scan(CHAT, b'{"model":"a","messages":[{"content":"x"},{"content":"y"}]}')["error"]
     assert not scan(OTHER, b'{"messages":1,"messages":2}')["error"]
+
+
+@pytest.mark.parametrize(
+    ("format", "body", "name"),
+    [
+        (CHAT, '{"model":"a","Stream":true}', b"stream"),
+        (CHAT, '{"N":128,"model":"a"}', b"n"),
+        (CHAT, '{"model":"a","MAX_TOKENS":1000000}', b"max_tokens"),
+        (CHAT, '{"model":"a","\\u0053tream":true}', b"stream"),
+        (CHAT, '{"model":"a","ſtream":true}', b"stream"),
+        (CHAT, '{"model":"a","max_toKens":1}', b"max_tokens"),
+        (CHAT, '{"model":"a","Messages":[]}', b"messages"),
+        (CHAT, '{"model":"a","stream_options":{"Include_Usage":false}}', b"include_usage"),
+        (RESPONSES, '{"model":"a","Background":true}', b"background"),
+        (RESPONSES, '{"model":"a","Previous_Response_Id":"x"}', b"previous_response_id"),
+        (MESSAGES, '{"model":"a","Speed":"fast"}', b"speed"),
+        (GENERATE, '{"generationConfig":{"MaxOutputTokens":1}}', b"maxOutputTokens"),
+        (GENERATE, '{"GenerationConfig":{}}', b"generationConfig"),
+    ],
+)
+def test_finding_wire_L7_a_key_in_other_letters(format, body, name):
+    """Go's and .NET's servers read it; here it would not be counted."""
+    raw = body.encode()
+    for cut in range(0, len(raw), 3):
+        assert scan(format, raw, (cut,))["error"] == "misspelt_key"
+    assert fault(format, raw) == ("misspelt_key", name)
+
+
+@pytest.mark.parametrize("limit", ["100", "100.0", '"100"', "100.000", '"0100"'])
+def test_finding_clients_F23_numbers_of_proto_json(limit):
+    body = b'{"generationConfig":{"maxOutputTokens":%b,"candidateCount":"2"}}' % limit.encode()
+    for cut in range(len(body)):
+        found = scan(GENERATE, body, (cut,))
+        assert (found["error"], found["output_limit"], found["choices"]) == ("", 100, 2)
+    assert fault(MESSAGES, b'{"model":"x","max_tokens":%b}' % limit.encode())[0] == (
+        "" if limit == "100" else "invalid_type"
+    )
 
 
 def test_another_case_alone_is_not_the_key():

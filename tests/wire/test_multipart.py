@@ -57,7 +57,7 @@ def test_parts():
     st.from_regex(rb"[A-Za-z0-9'()+_./:=?-]{1,40}", fullmatch=True),
 )
 def test_what_was_put_together_comes_apart(given_parts: list[tuple[str, bool, bytes]], boundary: bytes):
-    if any(b"\r\n--" + boundary in b"\r\n" + data for _, _, data in given_parts):
+    if any(b"--" + boundary in data for _, _, data in given_parts):
         return
     heads = [(f'; name="{name}"' + '; filename="x"' * is_file, data) for name, is_file, data in given_parts]
     body = form(*heads, boundary=boundary)
@@ -93,6 +93,23 @@ BAD_BODIES = {
     "a quote in a file's name": form(('; name="a"; filename="x\\"; name="model"', b"x")),
     "a backslash in a name": form(('; name="mod\\el"', b"x")),
     "no name": form(('; filename="x"', b"x")),
+    # wire M2: werkzeug, formidable and others find `name=model` in these
+    **{
+        f"finding wire M2: {head}": form((head, b"x"))
+        for head in (
+            "; name=\"x\"; name*=utf-8''model", '; name*0="mo"; name*1="del"', "; name*=utf-8''model",
+            '; x="a;name=model"; name="y"', '; name="y"; filename="a; name=model"',
+            "; name=\"f\"; filename*=UTF-8''x.txt",
+        )
+    },
+    **{
+        f"finding wire M2: a boundary after {before!r}": form(
+            ('; name="file"; filename="a"',
+             b"data" + before + b'--xYz\nContent-Disposition: form-data; name="model"\n\nDEAR' + before + b"--xYz")
+        )
+        for before in (b"\n", b"\r", b"", b" ", b"\n\r")
+    },
+    "finding wire M2: a boundary in a head": form(('; name="--xYz"', b"x")),
     "base64": form(('; name="a"\r\nContent-Transfer-Encoding: base64', b"eA==")),
     "too many parts": form(*[ONE] * 300),
 }  # fmt: skip
@@ -119,7 +136,4 @@ def test_names_as_clients_write_them():
         "file",
         "C:\\a.txt",
     )
-    assert part_head("Content-Disposition: form-data; name=\"файл\"; filename*=UTF-8''x.txt".encode()) == (
-        "файл",
-        "UTF-8''x.txt",
-    )
+    assert part_head('Content-Disposition: form-data; name="файл"; filename="a;b.txt"'.encode()) == ("файл", "a;b.txt")

@@ -56,6 +56,36 @@ def test_files_that_are_none(lines: bytes):
         assert read(body, *cuts)[1].requests == 0
 
 
+L7 = [
+    line().replace(b'"model": "m"', b'"model": "dear", "model": "m"'),
+    line().replace(b'"model": "m"', b'"model": "dear", "\\u006dodel": "m"'),
+    line().replace(b'"model": "m"', b'"model": "m", "Model": "dear"'),
+    line().replace(b'"model": "m"', b'"model": "m", "MAX_TOKENS": 1000000'),
+    line().replace(b'"model": "m"', b'"model": "m", "max_toKens": 1000000'),
+    line().replace(b'"model": "m"', b'"model": "m", "N": 128'),
+    line().replace(b'"url"', b'"url": "/v1/embeddings", "url"'),
+    line().replace(b'"body"', b'"body": {"model": "m"}, "body"'),
+    line().replace(b'"body"', b'"Body": {"model": "dear"}, "body"'),
+    line().replace(b'"model": "m"', b'"model": "m", "x": NaN'),
+    line().decode().encode("utf-16"),
+]
+
+
+@pytest.mark.parametrize("bad", L7)
+def test_finding_wire_L7_lines_that_two_readers_take_in_two_ways(bad: bytes):
+    assert read(upload(line() + b"\n" + bad))[1].requests == 0
+    assert (
+        read(upload(line() + b"\n" + line(messages=[{"role": "user", "content": '"model" "url" n'}])))[1].requests == 2
+    )
+
+
+@pytest.mark.parametrize("before", [b"\n", b"\r", b"", b" "])
+def test_finding_wire_M2_a_boundary_that_is_not_ours(before: bytes):
+    body = upload(line() + before + b"--xYz\nContent-Disposition: form-data\n\n" + line("dear"))
+    for cuts in ((), range(len(body))):
+        assert read(body, *cuts)[1].requests == 0
+
+
 @pytest.mark.parametrize("name", ["previous_response_id", "conversation"])
 def test_lines_that_go_on_from_something_stored_make_no_batch(name: str):
     """It could be another account's. A text that only speaks of it is none."""
