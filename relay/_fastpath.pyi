@@ -65,7 +65,8 @@ def scan_request(format: int, body: bytes, table: TokenTable, cuts: tuple[int, .
 def tap(
     format: int, kind: int, chunks: list[bytes], table: TokenTable, by_event: bool = False, rate: Rate | None = None
 ) -> dict[str, Any]:
-    """All that a UsageTap finds in an answer that comes in `chunks`. Kinds: 0 JSON, 1 SSE, 2 JSON array of answers.
+    """All that a UsageTap finds in an answer that comes in `chunks`. Kinds: 0 JSON, 1 SSE, 2 JSON array of answers,
+    3 JSON documents one after the other.
 
     With a rate, of the fields of Usage what that rate charges: pieces, or the tokens reported beside them.
 
@@ -492,6 +493,7 @@ class Endpoint:
         stream_by_path: bool = False,
         free: bool = False,
         inference: bool = True,
+        answer: int = 0,
     ) -> None: ...
 
 # routing: decisions are functions of what is given; times are monotonic nanoseconds. The `py_` methods are for tests.

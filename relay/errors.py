@@ -146,7 +146,7 @@ ERRORS: Final[dict[str, ErrorKind]] = {
     "upstream_failed": _upstream(502, "The provider failed to answer. The call was not charged."),
     "upstream_unavailable": _upstream(503, "No provider for this model is available at the moment.", retry=2),
     "upstream_timeout": _upstream(504, "The provider did not answer in time. The call was not charged."),
-    "upstream_garbage": _upstream(502, "The provider's answer was not valid HTTP. The call was not charged."),
+    "upstream_garbage": _upstream(502, "What the provider sent was no valid answer. The call was not charged."),
     "upstream_account": _upstream(503, "The provider is not available to this relay at the moment.", retry=30),
     "upstream_truncated": _upstream(502, "The provider's answer broke off."),
     "upstream_stalled": _upstream(504, "The provider stopped sending in the middle of the answer."),

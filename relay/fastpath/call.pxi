@@ -38,6 +38,7 @@ cdef enum:
     C_CONNECT         # waiting for an upstream connection
     C_HEAD            # the request is on its way, no answer yet
     C_CLAIM           # its Idempotency-Key is being looked up
+    C_LOOK            # the head is there, and too little of the body to tell whether it is an answer
     C_COLLECT         # an answer that is one JSON document waits to be complete, because something is written into it
     C_ERROR_BODY      # an upstream's error answer is held back until it is known what it is about
     C_RELAY           # the answer passes
@@ -125,6 +126,14 @@ cdef class Call:
     cdef bint metered                 # a stream with a rolling hold
     cdef bint prompt_known            # the hold is for the prompt that the upstream has counted, or it will not say in time
     cdef bint annotate                # the usage object of the answer is to tell the cost
+    cdef bint annotate_asked
+    cdef int shape                    # SHAPE_*: what the first bytes of the body begin
+    cdef bint looking                 # the head had to pass before that was known
+    cdef bytes look_bytes             # ... with these
+    cdef int64_t look_tick
+    cdef int64_t unread_tokens        # of an answer that cannot be read: by its bytes
+    cdef int64_t compressed_bytes     # that went through its decoder
+    cdef int error_status             # that an error event inside the answer would have had as an answer
     cdef object wake                  # of an answer in pieces: called when the client takes more, and at the end
     # Idempotency-Key
     cdef bytes idempotency_key        # as the caller sent it; None: none

@@ -11,6 +11,8 @@ cdef int call_upstream_data(Call call, bytes data) except -1:
             call_relay(call, data, 0, None)
         elif call.state == C_HEAD:
             call_read_head(call, data)
+        elif call.state == C_LOOK:
+            call_look_on(call, data)
         elif call.state == C_ERROR_BODY or call.state == C_COLLECT:
             call_read_error(call, data, 0)
         else:
@@ -33,7 +35,7 @@ cdef int call_read_head(Call call, bytes data) except -1:
         end = find_head_end(p, PyBytes_GET_SIZE(data), searched)
         if end < 0:
             if PyBytes_GET_SIZE(data) > RESPONSE_HEAD_BYTES_MAX or (
-                    PyBytes_GET_SIZE(data) >= 7 and memcmp(p, b"HTTP/1.", 7) != 0):
+                    PyBytes_GET_SIZE(data) >= 7 and memcmp(p, b"HTTP/1.", 7) != 0) or bare_lf(p, PyBytes_GET_SIZE(data)):
                 return call_attempt_failed(call, E_UPSTREAM_GARBAGE)
             call.head_bytes = data
             return 0
@@ -59,8 +61,21 @@ cdef int call_read_head(Call call, bytes data) except -1:
         call.error_parts = []
         call.error_bytes = 0
         return call_read_error(call, data, end)
-    call_attempt_good(call, call.first_byte_ns)
-    return call_begin_answer(call, data, end)
+    call.shape = SHAPE_UNKNOWN
+    return call_look(call, data, end)
+
+
+cdef bint bare_lf(const uint8_t* p, Py_ssize_t n) noexcept nogil:
+    """Whether a line ends in LF alone."""
+    cdef const uint8_t* end = p + n
+    cdef const uint8_t* q = p
+    while True:
+        q = <const uint8_t*>memchr(q, 10, end - q)
+        if q == NULL:
+            return False
+        if q == p or q[-1] != 13:
+            return True
+        q += 1
 
 
 cdef int call_read_error(Call call, bytes data, Py_ssize_t offset) except -1:
@@ -90,6 +105,12 @@ cdef int call_read_error(Call call, bytes data, Py_ssize_t offset) except -1:
             return call_annotate_collected(call)
         if call.error_bytes > COLLECTED_BYTES_MAX:
             return call_pass_collected(call)
+    elif call.status < 300:
+        whole = whole or call.error_bytes > ERROR_BODY_BYTES_MAX
+        if call_error_known(call, whole):
+            return call_judge_error(call)
+        if whole:
+            return call_attempt_failed(call, E_UPSTREAM_ERROR)
     elif whole or call.error_bytes > ERROR_BODY_BYTES_MAX:
         return call_judge_error(call)
     return 0
@@ -142,29 +163,37 @@ cdef object call_annotated(Call call, bytes data, bint event, UsageTap tap):
                                       max(balance.available_nano + balance.held_nano - cost, <int64_t>0))
 
 
+cdef int call_judge(Call call, int status, bytes body, bytes encoding, bytes fields, int* scope, int* instead,
+                    int64_t* wait_ns) except -1:
+    """What an error of an upstream is about: V_*, and the rest as `judge_error` tells it. A key that it speaks of rests."""
+    cdef int verdict
+    verdict, scope[0], rest_ns, instead[0], wait_ns[0] = call.engine.hooks.judge_error(
+        status, encoding, body, fields, call.route.channel, call.route.upstream_model,
+        call.route.upstream_model_json is not None)
+    if rest_ns:
+        call.route.channel.rest_key(
+            call.upstream_key, None if scope[0] == SCOPE_KEY else call.route.upstream_model, monotonic_ns() + <int64_t>rest_ns,
+            E_UPSTREAM_ACCOUNT if verdict == V_ACCOUNT else E_UPSTREAM_UNAVAILABLE)
+    return verdict
+
+
 cdef int call_judge_error(Call call) except -1:
-    cdef bytes data = b"".join(call.error_parts)
+    cdef bytes data = b"".join(call.error_parts), body = data
     cdef Channel channel = call.route.channel
     cdef int verdict, scope, instead, blame
-    cdef int64_t now, wait_ns
-    body = data
+    cdef int64_t now = monotonic_ns(), wait_ns
     if call.head.framing == B_CHUNKED:
         body = decode_chunked([data])[0]
-    now = monotonic_ns()
-    verdict, scope, rest_ns, instead, wait_ns = call.engine.hooks.judge_error(
-        call.status, call.head.encoding, body, PyBytes_FromStringAndSize(call.head.passed.data, call.head.passed.size),
-        channel, call.route.upstream_model, call.route.upstream_model_json is not None)
-    if rest_ns:
-        channel.rest_key(call.upstream_key, None if scope == SCOPE_KEY else call.route.upstream_model, now + <int64_t>rest_ns,
-                         E_UPSTREAM_ACCOUNT if verdict == V_ACCOUNT else E_UPSTREAM_UNAVAILABLE)
+    verdict = call_judge(call, call.status, body, call.head.encoding,
+                         PyBytes_FromStringAndSize(call.head.passed.data, call.head.passed.size), &scope, &instead, &wait_ns)
     if verdict == V_ACCOUNT:
         return call_attempt_failed(call, E_UPSTREAM_ACCOUNT, BLAME_KEY)
     if verdict == V_REQUEST:
         call_attempt_good(call, now)
     else:
-        # An error in an answer of status 200 is the provider's; what it lacks or limits is not its failure.
+        # What it lacks or limits is not its failure.
         blame = BLAME_NOBODY if verdict == V_MISSING else BLAME_KEY if scope == SCOPE_MODEL else \
-            BLAME_CHANNEL if call.status >= 500 or call.status < 400 else BLAME_NOBODY
+            BLAME_CHANNEL if call.status >= 500 else BLAME_NOBODY
         if instead:
             call.wait_ns = wait_ns
             return call_attempt_failed(call, instead, blame)
@@ -181,37 +210,38 @@ cdef int call_judge_error(Call call) except -1:
 cdef int call_begin_answer(Call call, bytes data, Py_ssize_t offset) except -1:
     """The head is good: from here on the client sees this upstream's answer."""
     cdef ResponseHead head = call.head
-    cdef int kind
+    cdef int kind, code
     call.state = C_RELAY
     if call.slot != NULL:
         call.slot.status = head.status
         call.slot.first_byte_us = (call.first_byte_ns - call.began_ns) // 1000
     if head.status < 300:
-        if head.event_stream:
-            kind = 1
-        elif call.endpoint.stream_by_path:
-            kind = 2
-        else:
-            kind = 0
+        if call.shape == SHAPE_OBJECT and call.stream:
+            code = call_hold_document(call)
+            if code:
+                call_drop_connection(call)
+                return call_refuse(call, E_MAX_COST if code == E_MAX_COST_REACHED else
+                                   E_INSUFFICIENT_BALANCE if code == E_BALANCE_EXHAUSTED else code, None)
+        kind = call_body_kind(call)
+        if kind == K_SSE and call.endpoint.format == F_SPEECH:
+            call.stream = True      # its request says so in a field of its own
         call.tap = UsageTap(call.endpoint.format, kind, call.route.table)
         call_bounds(call)
-        call.metered = call.stream and not call.endpoint.free and kind != 0 and call.endpoint.format < F_MODERATIONS
+        call_meter(call, kind)
         call.prompt_known = call.endpoint.format != F_MESSAGES and call.endpoint.format != F_GENERATE   # others say it last
-        if kind == 1 and call.endpoint.format == F_SPEECH:
-            call.stream = True      # its request says so in a field of its own
         if head.compressed:
             call.decoder = call.engine.hooks.decoder(head.encoding)
-        call.strip = call.strip and head.event_stream and not head.compressed
+        call.strip = call.strip and kind == K_SSE and not head.compressed
         if call.annotate:
             call.annotate = not (head.compressed or call.endpoint.free or head.framing == B_NONE)
-            if call.annotate and kind == 0 and call.endpoint.format != F_SPEECH:
+            if call.annotate and call.shape == SHAPE_OBJECT and call.endpoint.format != F_SPEECH:
                 call.state = C_COLLECT
                 if call.slot != NULL:
                     call.slot.status = 0      # the client sees nothing of it yet
                 call.error_parts = []
                 call.error_bytes = 0
                 return call_read_error(call, data, offset)
-            call.annotate = call.annotate and kind == 1
+            call.annotate = call.annotate and kind == K_SSE
     else:
         call.strip = call.annotate = False
     call.plain = call.client.http10 and (head.framing == B_CHUNKED or call.annotate)
@@ -249,7 +279,6 @@ cdef bytes call_response_head(Call call):
     b.add(b"\r\n", 2)
     call_add_own_fields(call, b)
     b.add(b"\r\n", 2)
-    call.head_sent = True
     return b.take()
 
 

@@ -6,6 +6,13 @@ cdef int call_upstream_ended(Call call) except -1:
     try:
         if call.state == C_HEAD:
             call_attempt_failed(call, E_UPSTREAM_FAILED)
+        elif call.state == C_LOOK:
+            call_look_ended(call)
+        elif call.state == C_ERROR_BODY and call.status < 300:
+            if call_error_known(call, True):
+                call_judge_error(call)
+            else:
+                call_attempt_failed(call, E_UPSTREAM_ERROR)
         elif call.state == C_ERROR_BODY:
             if call.head.framing == B_CLOSE:
                 call_judge_error(call)
@@ -30,10 +37,81 @@ cdef int call_upstream_ended(Call call) except -1:
 
 cdef int call_closed_body(Call call) except -1:
     """The connection ended in the middle of an answer, or as the end of one that has no other."""
-    if call.head.framing == B_CLOSE and not call_ended_early(call):
+    if call.head.framing == B_CLOSE and (call_is_over(call) or not call_ended_early(call)):
         call_write_out(call, b"", 0, 0, None, call_cleared_buffer(call), True)
         return call_finish(call)
     return call_fail(call, E_UPSTREAM_TRUNCATED)
+
+
+cdef bint call_is_over(Call call) noexcept:
+    """The answer has had its last event, or its document its end: whatever comes behind it, the client has all."""
+    cdef UsageTap tap = call.tap
+    cdef Tap before
+    if tap is None or (call.head.compressed and call.decoder is None):
+        return False
+    if tap.tap.kind == K_SSE:
+        before = tap.tap
+        tap.finish()      # the line end that the last event may lack will not come
+        if tap.terminal_seen or (tap.error_seen and tap.at_boundary):
+            return True
+        tap.tap = before
+        tap.publish()
+        return False
+    return call.shape != SHAPE_OTHER and tap.tap.json.state == J_DONE
+
+
+cdef int call_finish_over(Call call) except -1:
+    """The answer is over, and its connection or framing is broken: the client sees a clean end all the same."""
+    call.head.close = True
+    return call_finish(call, call_close_framing(call))
+
+
+cdef bint call_close_framing(Call call) except -1:
+    """Ends the framing of the body wherever it stands; what was announced and will not come becomes blank lines. False:
+    it cannot be ended."""
+    cdef Buffer out = call_cleared_buffer(call)
+    cdef int state = call.chunked.state
+    cdef int64_t missing = 0
+    if call.reframe:
+        if call.held is not None:
+            call_frame(call, out, <const uint8_t*>call.held.data, call.held.size)
+            call.held.size = 0
+        out.add(b"0\r\n\r\n", 5)
+    elif call.plain or call.head.framing == B_CLOSE:
+        return False
+    elif call.head.framing == B_LENGTH:
+        missing = call.remaining
+        if missing > PADDING_BYTES_MAX or call.head.compressed:
+            return False
+        call_pad(out, missing)
+    else:
+        if state == K_EXT or state == K_SIZE_LF or state == K_DATA or (state == K_SIZE and call.chunked.digits):
+            missing = call.chunked.remaining
+            if missing > PADDING_BYTES_MAX or (missing and call.head.compressed):
+                return False
+        if state == K_DATA_LF or state == K_SIZE_LF:
+            out.add(b"\n", 1)
+        elif state == K_DATA_CR or state == K_EXT or (state == K_SIZE and call.chunked.digits):
+            out.add(b"\r\n", 2)
+        if missing:
+            call_pad(out, missing)
+            out.add(b"\r\n", 2)
+        if missing or state == K_DATA_CR or state == K_DATA_LF or (state == K_SIZE and not call.chunked.digits):
+            out.add(b"0\r\n", 3)
+        if state == K_LAST_LF:
+            out.add(b"\n", 1)
+        else:
+            out.add(b"\r\n", 2)
+    if call.client.transport is not None:
+        call.client.transport.write(out.take())
+    return True
+
+
+cdef int call_pad(Buffer out, int64_t n) except -1:
+    while n > 0:
+        out.add(b"\n", 1)
+        n -= 1
+    return 0
 
 
 cdef Buffer call_cleared_buffer(Call call):
@@ -41,10 +119,17 @@ cdef Buffer call_cleared_buffer(Call call):
     return call.engine.buffer
 
 
-cdef int call_finish(Call call) except -1:
-    """The answer is complete and delivered."""
+cdef int call_finish(Call call, bint framed=True) except -1:
+    """The answer is complete and delivered. `framed`: its framing says so too."""
     cdef UpstreamConnection connection = call.connection
-    cdef bint reusable = not (call.plain or (call.head.framing == B_CLOSE and not call.reframe))
+    cdef bint reusable = framed and not (call.plain or (call.head.framing == B_CLOSE and not call.reframe))
+    cdef int code
+    if call.decoder is not None and call_gave_nothing(call) and not (call.tap.terminal_seen or call.tap.usage_seen):
+        call.metered = False
+        call_count_unread(call, <Py_ssize_t>call.compressed_bytes)      # nothing came out of it
+    code = call_verdict(call)
+    if code:
+        call_note_wrong(call, code)
     call.connection = None
     call_leave_channel(call)
     if call.head.close or call.head.framing == B_CLOSE or (
@@ -54,8 +139,17 @@ cdef int call_finish(Call call) except -1:
         connection.close()
     else:
         connection.give_back(monotonic_ns())
-    call_end(call, E_CLIENT_GONE if call.left_ns else E_NONE if call.status < 400 else E_UPSTREAM_ERROR, call.status, True)
+    call_end(call, E_CLIENT_GONE if call.left_ns else code, call.status, True)
     call.client.answered(reusable)
+    return 0
+
+
+cdef int call_note_wrong(Call call, int code) except -1:
+    """An error and nothing of an answer is not charged, and the upstream has failed, unless it says that the caller has."""
+    if call.status < 400 and call_gave_nothing(call):
+        call.body_sent = False
+        if call.error_status < 400 or call.error_status >= 500:
+            call_attempt_bad(call, code)
     return 0
 
 
@@ -63,9 +157,14 @@ cdef int call_fail(Call call, int code) except -1:
     """The answer has begun and cannot be finished: the dialect's error event where one can stand, then the close."""
     cdef bytes event = None
     cdef object transport = call.client.transport
-    if call.route is not None and (
-            code == E_UPSTREAM_TRUNCATED or code == E_UPSTREAM_GARBAGE or code == E_UPSTREAM_STALLED):
-        call_attempt_bad(call, code)
+    if code == E_UPSTREAM_TRUNCATED or code == E_UPSTREAM_GARBAGE or code == E_UPSTREAM_STALLED:
+        if call.state == C_RELAY and call_is_over(call):
+            return call_finish_over(call)
+        if call.route is not None:
+            call_attempt_bad(call, code)
+    if (code == E_UPSTREAM_GARBAGE or code == E_UPSTREAM_ACCOUNT or code == E_UPSTREAM_UNAVAILABLE or code == E_UPSTREAM_ERROR) \
+            and call.tap is not None and call_gave_nothing(call):
+        call.body_sent = False      # nothing of an answer has passed
     call_drop_connection(call)
     if code != E_CLIENT_GONE and transport is not None and call.head_sent:
         if call.held is not None and call.held.size:
@@ -74,8 +173,7 @@ cdef int call_fail(Call call, int code) except -1:
             call.held.size = 0
             transport.write(out.take())
         if call.stream and call.tap is not None and not call.head.compressed and call.tap.at_boundary:
-            event = call.engine.hooks.render_stream_error(
-                call.endpoint.format, 1 if call.head.event_stream else 2, code, call.tap.sequence_number)
+            event = call_error_event(call, code)
             if event:
                 call_inject(call, event)
         if not event and not call.reframe and (call.plain or call.head.framing == B_CLOSE):
@@ -83,6 +181,18 @@ cdef int call_fail(Call call, int code) except -1:
     call_end(call, code, call.status, False)
     call.client.answered(False)
     return 0
+
+
+cdef bytes call_error_event(Call call, int code):
+    """The dialect's error event for the place where the body stands; None where none can stand."""
+    cdef Tap* tap = &call.tap.tap
+    cdef bytes event
+    if tap.kind != K_SSE and (tap.kind != K_JSON_ARRAY or tap.json.state == J_DONE):
+        return None
+    event = call.engine.hooks.render_stream_error(call.endpoint.format, tap.kind, code, call.tap.sequence_number)
+    if event and tap.kind == K_JSON_ARRAY and tap.json.state != J_AFTER:
+        event = (b"" if tap.json.depth else b"[") + event[1:]      # its comma stands already, or no element before it
+    return event
 
 
 cdef int call_inject(Call call, bytes event) except -1:
@@ -139,7 +249,7 @@ cdef void call_client_gone(Call call):
     """The client closed its connection."""
     cdef int state = call.state
     try:
-        if (state == C_RELAY or state == C_HEAD or state == C_COLLECT) and call.key.on_disconnect == ON_DISCONNECT_DRAIN and not call.engine.draining:
+        if (state == C_RELAY or state == C_HEAD or state == C_LOOK or state == C_COLLECT) and call.key.on_disconnect == ON_DISCONNECT_DRAIN and not call.engine.draining:
             call_read_on(call)
         elif state == C_RELAY or state == C_PIECES:
             call_fail(call, E_CLIENT_GONE)

@@ -14,10 +14,10 @@ cdef void call_bounds(Call call) noexcept:
 
 
 cdef int64_t call_counted_by(Call call, UsageTap tap) noexcept:
-    """Output tokens so far: what a cumulative report has said (Gemini), and from there on our own count with what was
-    learnt about this model."""
+    """Output tokens so far: what a cumulative report has said (Gemini), from there on our own count with what was learnt
+    about this model, and the bytes that nobody could read."""
     return (tap.tap.output_at_report + call.route.outputs.apply_tokens(tap.unreported_tokens())
-            + call_picture_tokens(call, tap))
+            + call_picture_tokens(call, tap) + call.unread_tokens)
 
 
 cdef int64_t call_picture_tokens(Call call, UsageTap tap) noexcept:

@@ -4,15 +4,21 @@
 cdef int call_relay(Call call, bytes data, Py_ssize_t offset, bytes head) except -1:
     """A read from the upstream on its way to the client, in one write."""
     cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(data)
-    cdef Py_ssize_t n = PyBytes_GET_SIZE(data), i = offset, start, size, taken, last = offset, eaten
-    cdef bint ended = False, bad = False
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(data), i = offset, start, size, taken, last = offset, eaten, trailer = -1
+    cdef Py_ssize_t tail
+    cdef bint ended = False
+    cdef int wrong, bad = 0, framing = call.head.framing
     cdef Buffer out = call.engine.buffer
-    cdef int framing = call.head.framing
+    cdef Chunked at_last
     out.size = 0
     if framing == B_CHUNKED:
+        at_last = call.chunked
+        if at_last.state >= K_TRAILER:
+            trailer = offset
         while i < n and not call.cut:
             if call.chunked.state == K_SIZE and call.chunked.digits == 0:
                 last = i          # where the framing of the next chunk begins
+                at_last = call.chunked
             eaten = chunked_next(&call.chunked, p + i, n - i, &start, &size)
             if size:
                 taken = call_payload(call, p + i + start, size, out)
@@ -21,11 +27,16 @@ cdef int call_relay(Call call, bytes data, Py_ssize_t offset, bytes head) except
                     call.cut_bytes = size - taken
                     break
                 last = i + eaten      # what was counted passes, whatever follows it
+                at_last = call.chunked
             i += eaten
-            if call.chunked.state >= K_END:
-                bad = call.chunked.state == K_BAD
-                ended = not bad
-                break
+            if call.chunked.state >= K_TRAILER:
+                if trailer < 0:
+                    trailer = i
+                if call.chunked.state >= K_END:
+                    ended = call.chunked.state == K_END
+                    if not ended:
+                        bad = E_UPSTREAM_GARBAGE
+                    break
         if ended and i < n:
             call.head.close = True      # bytes behind the answer: this connection is not used again
     elif framing == B_LENGTH:
@@ -43,49 +54,65 @@ cdef int call_relay(Call call, bytes data, Py_ssize_t offset, bytes head) except
         ended = True
         if i < n:
             call.head.close = True
-    if ended and framing == B_CHUNKED and call_ended_early(call):
-        # the framing is complete but the stream is not: its last chunk is kept back, so that the client sees a cut
+    if head is not None:
+        wrong = call_first_read(call, data, offset, ended)
+        if wrong:
+            return call_take_back(call, wrong, data, offset)
+        call.head_sent = True
+    if (ended or trailer >= 0) and not bad and call_ended_early(call):
+        # the framing is complete but the answer is not: its end is kept back, so that the client sees a cut
         ended = False
-        bad = True
+        bad = E_UPSTREAM_TRUNCATED
+        if framing == B_LENGTH and i > offset:
+            i -= 1
+    if bad and framing == B_CHUNKED:
         i = last
-    if bad and not (ended or call.cut) and framing == B_CHUNKED and call.chunked.state == K_BAD:
-        i = last
+        call.chunked = at_last
+    elif trailer >= 0:
+        tail = min(i - trailer, 2 if ended else 1 if call.chunked.state == K_LAST_LF else 0)
+        if i - trailer != tail:      # trailer fields are dropped: they tell of the upstream's account, as in a head
+            data = data[:trailer] + data[i - tail:i]
+            i = PyBytes_GET_SIZE(data)
     call_note_delivery(call)     # before the write: a process killed inside it must not have given away what it wrote
     call_write_out(call, data, offset, i, head, out, ended)
     if call.cut:
         return call_fail(call, call.cut_code)
     if bad:
-        return call_fail(call, E_UPSTREAM_TRUNCATED if call.chunked.state == K_END else E_UPSTREAM_GARBAGE)
+        return call_fail(call, bad)
     if ended:
         return call_finish(call)
     return 0
 
 
 cdef bint call_ended_early(Call call):
-    """A stream whose framing ended before its dialect's last event."""
-    if call.tap is None or call_tap_kind(call) != 1 or not call.stream or call.decoder is not None or call.head.compressed:
+    """Whether a body whose framing has ended lacks its dialect's last event, or the end of its document."""
+    cdef int state
+    if call.tap is None or call.head.compressed:
+        return False
+    if call.tap.tap.kind != K_SSE:
+        state = call.tap.tap.json.state
+        return (call.shape == SHAPE_OBJECT or call.shape == SHAPE_ARRAY) and state != J_DONE and state != J_ERROR
+    if not call.stream:
         return False
     if call.endpoint.format not in (F_CHAT, F_COMPLETIONS, F_RESPONSES, F_MESSAGES, F_GENERATE, F_IMAGES, F_SPEECH):
         return False
     return not (call.tap.terminal_seen or call.tap.finish_seen or call.tap.error_seen)
 
 
-cdef int call_tap_kind(Call call):
-    return 1 if call.head.event_stream else 0
-
-
 cdef Py_ssize_t call_payload(Call call, const uint8_t* p, Py_ssize_t n, Buffer out) except -1:
     """Body bytes: a copy into the tap, and into `out` where we frame ourselves. Returns how many may pass (all, unless cut)."""
     cdef Py_ssize_t i = 0, k
+    if call.looking and not call_look_again(call, p, n):
+        return 0
     if call.tap is None:
         i = n
     elif call.head.compressed:
-        if call.decoder is not None:
-            call_feed_decoded(call, p, n)
-        i = n
-    elif (call.metered or call.annotate) and call.head.event_stream:
+        i = call_copy_compressed(call, p, n)
+    elif call.metered or call.annotate:
         while i < n:
             k = call.tap.feed_event(p + i, n - i)
+            if call.tap.error_seen and call.tap.event_ended and not call_error_may_pass(call, p + i, k):
+                break
             if call.held is not None:
                 call_hold_event(call, p + i, k, out)
             i += k
@@ -97,8 +124,6 @@ cdef Py_ssize_t call_payload(Call call, const uint8_t* p, Py_ssize_t n, Buffer o
     else:
         call.tap.feed(p, n)
         i = n
-        if call.metered and call_counted(call) > call.admission.output_allowance:
-            call_grow(call)
     if i:
         call.body_sent = True
     if (call.reframe or call.plain) and call.held is None and i:
@@ -130,14 +155,73 @@ cdef bint call_grow(Call call) except -1:
     return code == 0
 
 
-cdef int call_feed_decoded(Call call, const uint8_t* p, Py_ssize_t n) except -1:
+cdef bint call_error_may_pass(Call call, const uint8_t* p, Py_ssize_t n) except -1:
+    """An error event inside a stream passes, unless it is about the operator's account: then the stream is cut."""
+    cdef bytes event = PyBytes_FromStringAndSize(<const char*>p, n)
+    cdef int code
+    if call.held is not None:
+        event = PyBytes_FromStringAndSize(call.held.data, call.held.size) + event
+    code = call_says_instead(call, event)
+    if not code:
+        return True
+    call.cut = True
+    call.cut_code = code
+    if call.held is not None:
+        call.held.size = 0
+    return False
+
+
+cdef Py_ssize_t call_copy_compressed(Call call, const uint8_t* p, Py_ssize_t n) except -1:
+    """A decompressed copy goes into the tap. All bytes pass or, where the hold does not cover what is in them, none."""
     cdef bytes piece
+    if call.decoder is None:
+        return call_count_unread(call, n)
+    call.compressed_bytes += n
     try:
         for piece in call.decoder(PyBytes_FromStringAndSize(<const char*>p, n)):
-            call.tap.feed(<const uint8_t*>PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece))
+            call_copy_decoded(call, piece)
+            if call.cut:
+                return 0
     except Exception:
-        call.decoder = None      # a copy that cannot be read has no usage; the bytes pass all the same
+        call.decoder = None
+        return call_count_unread(call, n)
+    return n
+
+
+cdef int call_copy_decoded(Call call, bytes piece) except -1:
+    cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(piece)
+    cdef Py_ssize_t i = 0, n = PyBytes_GET_SIZE(piece)
+    while i < n and not call.cut:
+        i += call.tap.feed_event(p + i, n - i)
+        if call.metered and call.tap.event_ended:
+            if not call.prompt_known and call.tap.usage_seen:
+                call_correct_prompt(call)
+            if call_counted(call) > call.admission.output_allowance:
+                call_grow(call)
     return 0
+
+
+cdef Py_ssize_t call_count_unread(Call call, Py_ssize_t n) except -1:
+    """Bytes that nobody here can read: each counts as a token, up to the caller's own limit or, where the call is no
+    stream, to what it holds. For what has pieces, those that were asked for count. Returns how many may pass."""
+    cdef Admission admission = call.admission
+    cdef int format = call.endpoint.format, code
+    cdef int64_t most, more = n
+    if format == F_IMAGES:
+        call.tap.tap.image_count = call.scanner.choices
+    elif not call.endpoint.free and (format <= F_RESPONSES or format == F_MESSAGES or format == F_GENERATE):
+        most = admission.output_bound if admission.output_bound >= 0 or admission.stream else admission.output_allowance
+        if most >= 0:
+            more = max(min(more, most - call_counted(call)), <int64_t>0)
+        if call.metered and call_counted(call) + more > admission.output_allowance:
+            code = admission.grow(call_counted(call) + more, call.engine.wall_ns())
+            if code:
+                more = max(admission.output_allowance - call_counted(call), <int64_t>0)
+                n = <Py_ssize_t>min(<int64_t>n, more)
+                call.cut = True
+                call.cut_code = code
+        call.unread_tokens += more
+    return n
 
 
 cdef int call_hold_event(Call call, const uint8_t* p, Py_ssize_t n, Buffer out) except -1:

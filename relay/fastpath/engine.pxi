@@ -206,7 +206,7 @@ cdef class Engine:
         call.forwarded_for = head.forwarded_for
         call.traceparent = head.traceparent
         call.max_cost_nano = head.max_cost_nano
-        call.annotate = head.usage or self.usage_in_answers
+        call.annotate = call.annotate_asked = head.usage or self.usage_in_answers
         call.idempotency_key = head.idempotency_key
         call.wanted_channel = head.channel
         call.body = []
@@ -664,6 +664,8 @@ cdef class Engine:
                 call_pass_collected(call)
                 if call.state == C_RELAY:
                     call_fail(call, E_UPSTREAM_STALLED)
+        elif call.state == C_LOOK:
+            call_sweep_look(call)
         elif call.state in (C_HEAD, C_ERROR_BODY):
             channel = call.route.channel
             if now - call.phase_ns > channel.first_byte_timeout_ns:

@@ -406,6 +406,8 @@ cdef Py_ssize_t chunked_next(Chunked* c, const uint8_t* p, Py_ssize_t n, Py_ssiz
             else:
                 c.digits = 0
                 c.state = K_DATA if c.remaining else K_TRAILER
+                if c.state == K_TRAILER:
+                    return i     # what comes now belongs to the framing alone
         elif c.state == K_DATA_CR:
             c.state = K_DATA_LF if b == 13 else K_BAD
         elif c.state == K_DATA_LF:

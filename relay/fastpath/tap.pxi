@@ -9,6 +9,7 @@ cdef enum:
     K_JSON = 0            # one JSON document, blank lines before it allowed
     K_SSE = 1
     K_JSON_ARRAY = 2      # Gemini streams without alt=sse
+    K_JSON_LINES = 3      # documents one after the other; one alone, where a stream was asked for
 
 cdef enum:
     TAP_FRAMES = 24       # no place that is read lies deeper
@@ -565,8 +566,30 @@ cdef void tap_document(Tap* s, TokenTable t, const uint8_t* begin, Py_ssize_t n)
     if s.json.complete:
         s.done = True
         s.ended = True
-        if s.kind == K_JSON:
+        if s.kind != K_JSON_ARRAY:
             tap_event_end(s, True)
+
+
+cdef Py_ssize_t tap_elements(Tap* s, TokenTable t, const uint8_t* begin, Py_ssize_t n) noexcept nogil:
+    """Take bytes of an array or of several documents, only to the end of an element or document. Returns how many were
+    taken."""
+    cdef const uint8_t* p = begin
+    cdef const uint8_t* end = begin + n
+    cdef const uint8_t* q
+    cdef int64_t events = s.events
+    s.ended = False
+    while p < end and s.events == events:
+        if s.kind == K_JSON_LINES and s.json.state == J_DONE:
+            if p[0] <= 0x20:
+                p += 1
+                continue
+            tap_event_begin(s)
+        q = <const uint8_t*>memchr(p, c'}', end - p)      # each ends with one
+        q = end if q == NULL else q + 1
+        tap_document(s, t, p, q - p)
+        p = q
+    s.ended = s.events != events
+    return p - begin
 
 
 cdef void normal_openai(const Tap* s, Usage* u) noexcept nogil:
@@ -670,7 +693,7 @@ cdef class UsageTap:
     cdef readonly int64_t sequence_number   # of the last Responses event, -1 none
 
     def __init__(self, int format, int body_kind, TokenTable table not None):
-        if not 0 <= format <= F_OTHER or not K_JSON <= body_kind <= K_JSON_ARRAY:
+        if not 0 <= format <= F_OTHER or not K_JSON <= body_kind <= K_JSON_LINES:
             raise ValueError("unknown format or kind of body")
         self.table = table
         self.reset(format, body_kind)
@@ -719,23 +742,32 @@ cdef class UsageTap:
 
     cdef int feed(self, const uint8_t* p, Py_ssize_t n) noexcept:
         """Take the next bytes of the answer."""
+        cdef Py_ssize_t taken
         if self.tap.kind == K_SSE:
             tap_lines(&self.tap, self.table, p, n, False)
+        elif self.tap.kind == K_JSON_LINES:
+            while n:
+                taken = tap_elements(&self.tap, self.table, p, n)
+                p += taken
+                n -= taken
         else:
             tap_document(&self.tap, self.table, p, n)
         self.publish()
         return 0
 
     cdef Py_ssize_t feed_event(self, const uint8_t* p, Py_ssize_t n) noexcept:
-        """Like `feed` for SSE, but stop behind the end of an event. Bytes taken; `event_ended` says whether one ended.
+        """Like `feed`, but stop behind the end of an event: of SSE, an element of an array, a document among several.
+        Bytes taken; `event_ended` says whether one ended.
 
         The LF of a CRLF that a cut divided comes as one more piece with `event_ended` and the same verdict.
         """
         cdef Py_ssize_t taken = n
         if self.tap.kind == K_SSE:
             taken = tap_lines(&self.tap, self.table, p, n, True)
-        else:
+        elif self.tap.kind == K_JSON:
             tap_document(&self.tap, self.table, p, n)
+        else:
+            taken = tap_elements(&self.tap, self.table, p, n)
         self.publish()
         return taken
 

@@ -10,6 +10,13 @@ cdef extern from "sys/socket.h" nogil:
     ssize_t recv(int descriptor, void* data, size_t size, int flags)
 
 
+# What the body of a good answer is; the same numbers as in relay/wire/endpoints.py.
+cdef enum:
+    ANSWER_JSON = 0       # a JSON document, or the stream that was asked for
+    ANSWER_SOUND          # or a stream
+    ANSWER_TRANSCRIPT     # JSON, a stream, or text where that was asked for
+
+
 @cython.final
 cdef class Endpoint:
     """One route of the API: what it is called, whose dialect it speaks, where it goes upstream."""
@@ -22,9 +29,10 @@ cdef class Endpoint:
     cdef readonly bint stream_by_path  # Gemini: the path says that the answer is a stream
     cdef readonly bint free            # counting endpoints: limited and recorded, never charged
     cdef readonly bint inference       # may be tried on another channel
+    cdef readonly int answer           # ANSWER_*
 
     def __init__(self, str name, int dialect, int format, uint64_t scope_bit, bytes upstream_path, *, bint needs_model=True,
-                 bint model_in_path=False, bint stream_by_path=False, bint free=False, bint inference=True):
+                 bint model_in_path=False, bint stream_by_path=False, bint free=False, bint inference=True, int answer=0):
         self.name = name
         self.dialect = dialect
         self.format = format
@@ -35,6 +43,7 @@ cdef class Endpoint:
         self.stream_by_path = stream_by_path
         self.free = free
         self.inference = inference
+        self.answer = answer
 
 
 @cython.final

@@ -36,6 +36,7 @@ def install_endpoints(engine: Engine) -> None:
                 stream_by_path=endpoint.streams_by_path,
                 free=not endpoint.priced,
                 inference=endpoint.inference,
+                answer=endpoint.answer,
             ),
             # Forms are read by aiohttp's side: the front door knows JSON bodies only.
             [] if in_path or endpoint.form else [path.encode() for path in (endpoint.path, *endpoint.aliases)],

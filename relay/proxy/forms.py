@@ -43,6 +43,7 @@ class Form(msgspec.Struct, frozen=True):
     prompt_tokens: int = 0
     output_tokens: int = 0  # bound of what is not text: transcriptions
     seconds: int = 0
+    plain_text: bool = False  # the transcript is asked for as text
 
 
 def read(path: str, format: int, content_type: bytes, body: bytes, table: TokenTable) -> Form:
@@ -85,4 +86,5 @@ def read(path: str, format: int, content_type: bytes, body: bytes, table: TokenT
         prompt_tokens=tokens,
         output_tokens=written,
         seconds=seconds,
+        plain_text=text.get("response_format") in (b"text", b"srt", b"vtt"),
     )

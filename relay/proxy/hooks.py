@@ -19,7 +19,7 @@ from relay.proxy import decoders, forms
 from relay.proxy.addresses import Addresses, Caller
 from relay.proxy.connect import Connector
 from relay.proxy.cutting import reset
-from relay.wire import annotate, tools, upstream_errors
+from relay.wire import annotate, answers, tools, upstream_errors
 from relay.wire import errors as wire_errors
 
 log = logging.getLogger("relay.proxy")
@@ -121,6 +121,9 @@ class Hooks:
         instead = _ERROR_CODES[upstream_errors.instead(status, found)] if found.hidden else 0
         scope = upstream_errors.KEY if status == 401 and found.scope == upstream_errors.PLACE else found.scope
         return found.verdict, scope, rest_ns, instead, round((asked or 0) * 1e9)
+
+    def error_in_answer(self, dialect: int, body: bytes, whole: bool) -> tuple[int, bytes] | None:
+        return answers.find_error(dialect, body, whole)
 
     def breaker_changed(self, channel: Channel) -> None:
         """A channel's breaker opened or closed."""

@@ -28,6 +28,14 @@ D_OPENAI, D_ANTHROPIC, D_GEMINI = range(3)
     F_OTHER,
 ) = range(15)
 
+# What the body of a good answer is; the first three have the same numbers as in relay/fastpath/upstream.pxi.
+(
+    ANSWER_JSON,  # a JSON document, or the stream that was asked for
+    ANSWER_SOUND,  # or a stream
+    ANSWER_TRANSCRIPT,  # JSON, a stream, or text where that was asked for
+    ANSWER_BYTES,  # a file, whatever is in it
+) = range(4)
+
 DIALECT_NAMES: Final = ("openai", "anthropic", "gemini")  # index: D_*; the values of `api` in the configuration
 
 # What a key can be restricted to. The index is the bit in a key's mask: append only, never reorder (masks are stored).
@@ -60,6 +68,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     priced         needs a rate, a hold and a settlement; count_tokens and model lists do not
     needs_model    the call is routed by a model, from the body or the path
     form           the body may be, or is, a multipart form
+    answer         ANSWER_*: anything else is a failed attempt
     served         False: a known path of the provider that this relay refuses with `unsupported_feature`
     aliases        exact wrong paths served as this one (only for paths without a placeholder)
     """
@@ -75,6 +84,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     priced: bool = True
     needs_model: bool = True
     form: bool = False
+    answer: int = ANSWER_JSON
     served: bool = True
     aliases: tuple[str, ...] = ()
 
@@ -98,7 +108,9 @@ def _aliases(path: str) -> tuple[str, ...]:
     return tuple(sorted(wrong - {path}))
 
 
-def _openai(name: str, tail: str, fmt: int, scope: str, *, form: bool = False, priced: bool = True) -> Endpoint:
+def _openai(
+    name: str, tail: str, fmt: int, scope: str, *, form: bool = False, priced: bool = True, answer: int = ANSWER_JSON
+) -> Endpoint:
     path = "/v1" + tail
     return Endpoint(
         name=name,
@@ -110,11 +122,21 @@ def _openai(name: str, tail: str, fmt: int, scope: str, *, form: bool = False, p
         upstream_path=tail,
         priced=priced,
         form=form,
+        answer=answer,
         aliases=() if "{" in path else _aliases(path),
     )
 
 
-def _stored(name: str, method: str, tail: str, scope: str, *, dialect: int = D_OPENAI, served: bool = True) -> Endpoint:
+def _stored(
+    name: str,
+    method: str,
+    tail: str,
+    scope: str,
+    *,
+    dialect: int = D_OPENAI,
+    served: bool = True,
+    answer: int = ANSWER_JSON,
+) -> Endpoint:
     """A path about objects that live upstream: files, batches, videos, stored responses."""
     return Endpoint(
         name=name,
@@ -128,6 +150,7 @@ def _stored(name: str, method: str, tail: str, scope: str, *, dialect: int = D_O
         priced=False,
         needs_model=False,
         served=served,
+        answer=answer,
         aliases=() if "{" in tail else _aliases("/v1" + tail),
     )
 
@@ -212,9 +235,9 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     _openai("image_generations", "/images/generations", F_IMAGES, "images"),
     _openai("image_edits", "/images/edits", F_IMAGES, "images", form=True),
     _openai("image_variations", "/images/variations", F_IMAGES, "images", form=True),
-    _openai("speech", "/audio/speech", F_SPEECH, "audio"),
-    _openai("transcriptions", "/audio/transcriptions", F_TRANSCRIPTION, "audio", form=True),
-    _openai("translations", "/audio/translations", F_TRANSCRIPTION, "audio", form=True),
+    _openai("speech", "/audio/speech", F_SPEECH, "audio", answer=ANSWER_SOUND),
+    _openai("transcriptions", "/audio/transcriptions", F_TRANSCRIPTION, "audio", form=True, answer=ANSWER_TRANSCRIPT),
+    _openai("translations", "/audio/translations", F_TRANSCRIPTION, "audio", form=True, answer=ANSWER_TRANSCRIPT),
     _openai("response_compact", "/responses/compact", F_RESPONSES, "chat"),
     _openai("response_input_tokens", "/responses/input_tokens", F_RESPONSES, "chat", priced=False),
     # Served by Python, beside the pipeline. One that is not served is refused with a clear error.
@@ -226,13 +249,13 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     _stored("video_list", "GET", "/videos", "videos"),
     _stored("video_get", "GET", "/videos/{id}", "videos"),
     _stored("video_delete", "DELETE", "/videos/{id}", "videos"),
-    _stored("video_content", "GET", "/videos/{id}/content", "videos"),
+    _stored("video_content", "GET", "/videos/{id}/content", "videos", answer=ANSWER_BYTES),
     _stored("video_remix", "POST", "/videos/{id}/remix", "videos"),
     _stored("files", "POST", "/files", "files"),
     _stored("file_list", "GET", "/files", "files"),
     _stored("file_get", "GET", "/files/{id}", "files"),
     _stored("file_delete", "DELETE", "/files/{id}", "files"),
-    _stored("file_content", "GET", "/files/{id}/content", "files"),
+    _stored("file_content", "GET", "/files/{id}/content", "files", answer=ANSWER_BYTES),
     _stored("batches", "POST", "/batches", "batches"),
     _stored("batch_list", "GET", "/batches", "batches"),
     _stored("batch_get", "GET", "/batches/{id}", "batches"),
@@ -242,7 +265,14 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     _stored("message_batch_get", "GET", "/messages/batches/{id}", "batches", dialect=D_ANTHROPIC),
     _stored("message_batch_delete", "DELETE", "/messages/batches/{id}", "batches", dialect=D_ANTHROPIC),
     _stored("message_batch_cancel", "POST", "/messages/batches/{id}/cancel", "batches", dialect=D_ANTHROPIC),
-    _stored("message_batch_results", "GET", "/messages/batches/{id}/results", "batches", dialect=D_ANTHROPIC),
+    _stored(
+        "message_batch_results",
+        "GET",
+        "/messages/batches/{id}/results",
+        "batches",
+        dialect=D_ANTHROPIC,
+        answer=ANSWER_BYTES,
+    ),
     _gemini_batch("batch_generate_content", "POST", "/v1beta/models/{model}:batchGenerateContent"),
     _gemini_batch("gemini_batch_list", "GET", "/v1beta/batches"),
     _gemini_batch("gemini_batch_get", "GET", "/v1beta/batches/{id}"),

@@ -40,6 +40,10 @@ PRICES: dict[str, tuple[str, ...]] = {
     "raw-azure": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
     "raw-vertex": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
     "raw-gateway": ("1", "2", "0.5", "1.5", "2", "0", "0"),
+    # A raw script answers first, the simulator where that has failed.
+    "raw-first": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
+    "raw-claude-first": ("1", "2", "0.5", "1.5", "2", "0", "0"),
+    "raw-gemini-first": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
     "raw-slow": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
 }
 _FIELDS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "web_search", "image", "video_second")
@@ -128,6 +132,18 @@ key_rest_seconds = 0
         channel("raw-strip", "openai", raw + "/v1", '["raw-strip"]', RAW_KEY, 'ask_usage = "strip"'),
         channel("raw-anthropic", "anthropic", raw, '["raw-claude", "raw-claude-uncounted"]', RAW_KEY),
         channel("raw-gemini", "gemini", raw, '["raw-gemini", "raw-gemini-uncounted"]', RAW_KEY),
+        channel("raw-first", "openai", raw + "/v1", '["raw-first"]', RAW_KEY),
+        channel("raw-claude-first", "anthropic", raw, '["raw-claude-first"]', RAW_KEY),
+        channel("raw-gemini-first", "gemini", raw, '["raw-gemini-first"]', RAW_KEY),
+        channel("sim-second", "openai", simulator + "/v1", '{ "raw-first" = "gpt-4o" }', SIM_KEY, "priority = 1"),
+        channel(
+            "sim-claude-second", "anthropic", simulator, '{ "raw-claude-first" = "claude-sonnet-5" }', SIM_KEY,
+            "priority = 1",
+        ),
+        channel(
+            "sim-gemini-second", "gemini", simulator, '{ "raw-gemini-first" = "gemini-2.5-flash" }', SIM_KEY,
+            "priority = 1",
+        ),
         # Azure's deployments, Google's Vertex AI, a gateway that wants the key in a header of its own.
         channel(
             "raw-azure", "openai", raw + "/openai/deployments/{model}", '{ "raw-azure" = "gpt-4o/prod" }', RAW_KEY,

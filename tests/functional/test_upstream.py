@@ -38,7 +38,6 @@ async def settle(raw: RawUpstream) -> int:
 CLEAN = {
     "length": response_bytes(DOCUMENT),
     "chunked": head(CHAT, "chunked", 0) + chunk_bytes(*CHAT.events, end=True),
-    "empty": b"HTTP/1.1 204 No Content\r\n\r\n",
     "error": response_bytes(b'{"error":{"message":"x"}}', status=422),
     "trailers": head(CHAT, "chunked", 0) + chunk_bytes(*CHAT.events) + b"0\r\nx: y\r\n\r\n",
 }
