@@ -27,6 +27,7 @@ class Uploads:
         self._objects = objects
         self._tasks: set[asyncio.Task[Answered]] = set()
         self._under_way: dict[int, int] = {}  # bytes of uploads, by account
+        self._ended = 0
 
     @property
     def open(self) -> int:
@@ -34,8 +35,15 @@ class Uploads:
 
     async def _room(self, account_id: int) -> "_Room":
         limit = self._objects.config().limits.files_bytes
-        stored = await self._objects.store.objects.file_bytes(account_id) if limit else 0
-        return _Room(limit, stored, account_id, self._under_way)
+        while True:
+            ended = self._ended
+            stored = await self._objects.store.objects.file_bytes(account_id) if limit else 0
+            if ended == self._ended:  # else one that ended meanwhile might count neither as stored nor as under way
+                return _Room(limit, stored, account_id, self._under_way)
+
+    def _leave(self, room: "_Room") -> None:
+        self._ended += 1
+        room.leave()
 
     async def upload(self, call: SideCall) -> web.StreamResponse:
         """Raises RefusedError, UpstreamError, StoreError."""
@@ -55,7 +63,7 @@ class Uploads:
         task = asyncio.create_task(upload.run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: room.leave())
+        task.add_done_callback(lambda _: self._leave(room))
         try:
             return call.respond(await asyncio.shield(task))
         except asyncio.CancelledError:
