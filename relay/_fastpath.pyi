@@ -655,7 +655,12 @@ class Route:
     ) -> None: ...
 
 class Model:
-    """A public model name: its price (None: unpriced, refused) and the ways to it."""
+    """A public model name: its price (None: unpriced, refused) and the ways to it.
+
+    `searches`: every answer to a chat is a search.
+    """
+
+    searches: bool
 
     name: str
     rate: Rate | None

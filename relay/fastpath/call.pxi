@@ -94,6 +94,7 @@ cdef class Call:
     cdef bytes form_type              # Content-Type of a multipart form; None: the body is JSON
     cdef object form                  # what such a body says (proxy/forms.py)
     cdef bint stream
+    cdef bint search_each             # its answer is a search, whether it says so or not
     # policy
     cdef ApiKey key
     cdef Model model

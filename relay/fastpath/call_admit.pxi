@@ -241,6 +241,8 @@ cdef int call_admit(Call call) except -1:
     if ((scanner.priority and not rate.prices_priority) or (scanner.geo and not rate.inference_geo)) \
             and rate is not engine.free_rate:
         return E_UNSUPPORTED_FEATURE      # what it would cost the operator has no price here
+    if endpoint.format == F_CHAT and (call.model.searches or scanner.request.search_each):
+        call.search_each = scanner.web_search = True
     if (scanner.request.specials or (scanner.web_search and not rate.prices_search)) and rate is not engine.free_rate:
         code = call_judge_extras(call, rate)
         if code:

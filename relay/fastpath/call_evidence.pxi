@@ -35,6 +35,8 @@ cdef void call_weigh(Call call, UsageTap tap, bint complete, Verdict* v) noexcep
     memset(&r, 0, sizeof(Report))
     memset(&own, 0, sizeof(Usage))
     tap_normalise(&tap.tap, &r.usage)
+    if call.search_each and not r.usage.web_searches:
+        r.usage.web_searches = 1
     r.sides = tap_sides(&tap.tap)
     r.hidden_tokens = hidden_tokens(&tap.tap)
     r.counted_tokens = tap.counted_tokens() if is_text(format) else 0

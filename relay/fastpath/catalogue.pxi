@@ -7,6 +7,7 @@ cdef class Model:
     cdef readonly str name
     cdef readonly bytes key                # the name as it stands in a request
     cdef readonly Rate rate                # None: unpriced, refused
+    cdef public bint searches              # every answer to a chat is a search
     cdef list routes                       # one list of Route per dialect
 
     def __init__(self, str name, Rate rate):

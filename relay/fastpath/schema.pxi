@@ -79,6 +79,9 @@ cdef enum:
     U_SECONDS           # a duration, on transcriptions
     U_SERVICE           # the service tier that the call was served with
     U_ID                # of an object that the provider keeps
+    U_NAME              # the model that the answer names
+    U_CONTAINER         # of a sandbox that ran code
+    U_SEEN              # its presence says that a tool was used; slot: X_*
 
 # Slots of reported numbers, by the names that providers give them.
 cdef enum:
@@ -103,6 +106,8 @@ cdef enum:
     V_AUDIO_IN
     V_AUDIO_OUT
     V_IMAGE_IN
+    V_AUDIO_CACHED      # of what was read from a cache
+    V_IMAGE_CACHED
     V_COUNT
     # ... of the present entry of Anthropic's usage.iterations
     W_INPUT = V_COUNT
@@ -112,6 +117,19 @@ cdef enum:
     W_CREATED_5M
     W_CREATED_1H
     W_DETAIL            # Gemini: tokenCount of the present modality
+    # What a call used beside tokens of its own model. Such numbers are no report of tokens.
+    X_FIRST
+    X_SEARCHES = X_FIRST
+    X_FILE_SEARCHES
+    X_X_SEARCHES
+    X_CODE
+    X_ATTACHMENTS
+    X_MAPS
+    X_PICTURE_IN        # of the picture model that a text model used
+    X_PICTURE_IN_IMAGE
+    X_PICTURE_CACHED
+    X_PICTURE_OUT
+    X_PICTURE_OUT_TEXT
     W_COUNT
 
 cdef int _nodes_used = 2
@@ -181,12 +199,26 @@ def _keys(int parent, dict children):
     NODES[parent].flags |= NF_KEYS
 
 
+def _link(int parent, str name, int child):
+    """Another node for a key that is linked, in a copy."""
+    cdef int k = _key(name)
+    CHILD[parent][k] = <uint16_t>(child | (CHILD[parent][k] & 0xFF00))
+    NODES[child].key = <uint8_t>k
+
+
+_texts = []
+
+
 def _text():
-    return _node(mode=M_COUNT)
+    """Text that counts, wherever it stands."""
+    if not _texts:
+        _texts.append(_node(mode=M_COUNT))
+    return _texts[0]
 
 
 cdef int REQUEST_ROOTS[F_OTHER + 1]
 cdef int TAP_ROOTS[F_OTHER + 1]
+cdef int TAP_FIRST_ROOTS[F_OTHER + 1]       # of the first event: the model is named there
 cdef uint8_t MODEL_NEEDED[F_OTHER + 1]      # elsewhere the path names it, or the upstream has a default
 cdef uint8_t NAMES_FILES[F_OTHER + 1]       # elsewhere `file_id` means nothing to a provider
 for _format in (F_CHAT, F_RESPONSES, F_MESSAGES, F_COUNT_TOKENS, F_IMAGES):
@@ -226,17 +258,24 @@ def _stream_options():
     return node
 
 
+_of_tools = {}
+
+
 def _tool():
     """One definition of a tool, as raw text; the files that a sandbox begins with or a picture's mask are named in it."""
     cdef int tool = _node(flags=NF_RAW, mode=M_COUNT, rest=NODE_RAW)
-    cdef int named = _node(R_FILE, flags=NF_RAW | NF_STRING | NF_SCALAR, mode=M_COUNT, slot=FILE_ALONE, rest=NODE_RAW)
-    cdef int sandbox = _node(flags=NF_RAW, mode=M_COUNT, rest=NODE_RAW)
-    cdef int mask = _node(flags=NF_RAW, mode=M_COUNT, rest=NODE_RAW)
-    _keys(sandbox, {"file_ids": named})
-    _keys(mask, {"file_id": named})
-    _keys(tool, {"container": sandbox, "environment": sandbox, "input_image_mask": mask,
-                 "type": _node(R_TOOL_TYPE, flags=NF_RAW | NF_SCALAR, mode=M_COUNT | M_CAPTURE, rest=NODE_RAW, elem=NODE_RAW),
-                 "tools": tool})      # a namespace of tools
+    cdef int named, sandbox, mask
+    if not _of_tools:
+        named = _node(R_FILE, flags=NF_RAW | NF_STRING | NF_SCALAR, mode=M_COUNT, slot=FILE_ALONE, rest=NODE_RAW)
+        sandbox = _node(flags=NF_RAW, mode=M_COUNT, rest=NODE_RAW)
+        mask = _node(flags=NF_RAW, mode=M_COUNT, rest=NODE_RAW)
+        _keys(sandbox, {"file_ids": named})
+        _keys(mask, {"file_id": named})
+        _of_tools.update({
+            "container": sandbox, "environment": sandbox, "input_image_mask": mask,
+            "type": _node(R_TOOL_TYPE, flags=NF_RAW | NF_SCALAR, mode=M_COUNT | M_CAPTURE, rest=NODE_RAW, elem=NODE_RAW),
+        })
+    _keys(tool, {**_of_tools, "tools": tool})      # `tools`: of a namespace
     return tool
 
 
@@ -465,16 +504,34 @@ def _tag(int action, int slot=0):
     return _scalar(action, slot, M_CAPTURE)
 
 
+_made = {}
+
+
+def _sides():
+    """What a usage object in OpenAI's shape says of prompt and answer."""
+    cdef int prompt, completion, cached
+    if "prompt" not in _made:
+        prompt = _made["prompt"] = _node(U_NONE)
+        completion = _made["completion"] = _node(U_NONE)
+        cached = _node(U_NONE)
+        # What relays of several providers call a write to a cache: OpenRouter, LiteLLM, new-api.
+        _keys(prompt, {
+            "cached_tokens": _value(V_CACHED), "cache_write_tokens": _value(V_CACHE_WRITE),
+            "cache_creation_input_tokens": _value(V_CACHE_WRITE), "cache_creation_tokens": _value(V_CACHE_WRITE),
+            "cached_creation_tokens": _value(V_CACHE_WRITE), "cached_tokens_details": cached,
+            "cache_creation_token_details": _ages(), "cache_write_tokens_details": _ages(),
+            "audio_tokens": _value(V_AUDIO_IN), "image_tokens": _value(V_IMAGE_IN),
+        })
+        _keys(cached, {"audio_tokens": _value(V_AUDIO_CACHED), "image_tokens": _value(V_IMAGE_CACHED)})
+        _keys(completion, {"reasoning_tokens": _value(V_REASONING), "audio_tokens": _value(V_AUDIO_OUT),
+                           "image_tokens": _value(V_IMAGE_TOKENS)})
+    return _made["prompt"], _made["completion"]
+
+
 def _usage_openai(int top):
     """The usage object in OpenAI's shape and all its variants."""
     cdef int usage = _node(U_USAGE, flags=NF_OPEN, slot=top, elem=NODE_SKIP)
-    cdef int prompt = _node(U_NONE)
-    cdef int completion = _node(U_NONE)
-    _keys(prompt, {"cached_tokens": _value(V_CACHED), "cache_write_tokens": _value(V_CACHE_WRITE),
-                   "cache_creation_input_tokens": _value(V_CACHE_WRITE), "audio_tokens": _value(V_AUDIO_IN),
-                   "image_tokens": _value(V_IMAGE_IN)})
-    _keys(completion, {"reasoning_tokens": _value(V_REASONING), "audio_tokens": _value(V_AUDIO_OUT),
-                       "image_tokens": _value(V_IMAGE_TOKENS)})
+    prompt, completion = _sides()
     _keys(usage, {
         "prompt_tokens": _value(V_PROMPT), "input_tokens": _value(V_PROMPT),
         "completion_tokens": _value(V_COMPLETION, U_OUTPUT), "output_tokens": _value(V_COMPLETION, U_OUTPUT),
@@ -484,33 +541,83 @@ def _usage_openai(int top):
         "prompt_cache_hit_tokens": _value(V_CACHE_HIT), "prompt_cache_miss_tokens": _value(V_CACHE_MISS),
         "cached_tokens": _value(V_CACHED_TOP), "num_search_queries": _value(V_SEARCHES),
         "seconds": _value(V_SECONDS, U_SECONDS),
+        "cache_read_input_tokens": _value(V_READ), "cache_creation_input_tokens": _value(V_CREATED),
+        "claude_cache_creation_5_m_tokens": _value(V_CREATED_5M), "claude_cache_creation_1_h_tokens": _value(V_CREATED_1H),
+        "server_side_tool_usage_details": _uses(), "server_tool_use": _uses(), "tool_usage": _uses(),
+        "plugins": _uses(), "x_tools": _uses(),
     })
     return usage
+
+
+def _ages():
+    """How long what was written to a cache is kept: OpenAI's twelve hours are priced as an hour."""
+    if "ages" not in _made:
+        _made["ages"] = _node(U_NONE)
+        _keys(_made["ages"], {
+            "ephemeral_5m_input_tokens": _value(V_CREATED_5M), "ttl_30m_tokens": _value(V_CREATED_5M),
+            "ephemeral_1h_input_tokens": _value(V_CREATED_1H), "ttl_12h_tokens": _value(V_CREATED_1H),
+        })
+    return _made["ages"]
+
+
+def _uses():
+    """How often tools were used that the provider runs, by all of its names and those of relays; and the tokens of a
+    picture model behind one: OpenAI, xAI, OpenRouter, Qwen, Volcengine."""
+    cdef int uses, search, pictures, details
+    if "uses" not in _made:
+        uses = _node(U_NONE)
+        search = _node(U_NUMBER, flags=NF_SCALAR, slot=X_SEARCHES, elem=NODE_SKIP)
+        pictures = _node(U_NONE)
+        details = _node(U_NONE)
+        _keys(search, {"num_requests": _value(X_SEARCHES), "count": _value(X_SEARCHES)})
+        _keys(details, {"image_tokens": _value(X_PICTURE_IN_IMAGE), "cached_tokens": _value(X_PICTURE_CACHED)})
+        _keys(pictures, {"input_tokens": _value(X_PICTURE_IN), "input_tokens_details": details,
+                         "cached_tokens": _value(X_PICTURE_CACHED), "output_tokens": _value(X_PICTURE_OUT)})
+        details = _node(U_NONE)
+        _keys(details, {"text_tokens": _value(X_PICTURE_OUT_TEXT)})
+        _keys(pictures, {"output_tokens_details": details})
+        _keys(uses, {
+            "web_search": search, "search": search, "image_gen": pictures,
+            "web_search_calls": _value(X_SEARCHES), "web_search_requests": _value(X_SEARCHES),
+            "x_search_calls": _value(X_X_SEARCHES), "code_interpreter_calls": _value(X_CODE),
+            "code_execution_calls": _value(X_CODE), "file_search_calls": _value(X_FILE_SEARCHES),
+            "collections_search_calls": _value(X_FILE_SEARCHES), "document_search_calls": _value(X_FILE_SEARCHES),
+            "attachment_search_calls": _value(X_ATTACHMENTS),
+        })
+        _made["uses"] = uses
+    return _made["uses"]
+
+
+def _iterations():
+    cdef int entry, ages
+    if "iterations" not in _made:
+        entry = _node(U_ITERATION, flags=NF_OPEN | NF_CLOSE)
+        ages = _node(U_NONE)
+        _keys(ages, {"ephemeral_5m_input_tokens": _value(W_CREATED_5M), "ephemeral_1h_input_tokens": _value(W_CREATED_1H)})
+        _keys(entry, {
+            "type": _tag(U_ITERATION_TYPE), "input_tokens": _value(W_INPUT), "output_tokens": _value(W_OUTPUT),
+            "cache_read_input_tokens": _value(W_READ), "cache_creation_input_tokens": _value(W_CREATED),
+            "cache_creation": ages,
+        })
+        _made["iterations"] = _node(U_ITERATIONS, flags=NF_OPEN, elem=entry)
+    return _made["iterations"]
 
 
 def _usage_anthropic(int output_action):
     cdef int usage = _node(U_USAGE, flags=NF_OPEN, elem=NODE_SKIP)
-    cdef int creation = _node(U_NONE)
-    cdef int server = _node(U_NONE)
-    cdef int entry = _node(U_ITERATION, flags=NF_OPEN | NF_CLOSE)
-    cdef int entry_creation = _node(U_NONE)
-    _keys(creation, {"ephemeral_5m_input_tokens": _value(V_CREATED_5M),
-                     "ephemeral_1h_input_tokens": _value(V_CREATED_1H)})
-    _keys(server, {"web_search_requests": _value(V_SEARCHES)})
-    _keys(entry_creation, {"ephemeral_5m_input_tokens": _value(W_CREATED_5M),
-                           "ephemeral_1h_input_tokens": _value(W_CREATED_1H)})
-    _keys(entry, {
-        "type": _tag(U_ITERATION_TYPE), "input_tokens": _value(W_INPUT), "output_tokens": _value(W_OUTPUT),
-        "cache_read_input_tokens": _value(W_READ), "cache_creation_input_tokens": _value(W_CREATED),
-        "cache_creation": entry_creation,
-    })
     _keys(usage, {
         "input_tokens": _value(V_PROMPT), "output_tokens": _value(V_COMPLETION, output_action),
         "cache_read_input_tokens": _value(V_READ), "cache_creation_input_tokens": _value(V_CREATED),
-        "cache_creation": creation, "server_tool_use": server, "service_tier": _tag(U_SERVICE), "speed": _tag(U_SERVICE),
-        "iterations": _node(U_ITERATIONS, flags=NF_OPEN, elem=entry),
+        "cache_creation": _ages(), "server_tool_use": _uses(), "service_tier": _tag(U_SERVICE), "speed": _tag(U_SERVICE),
+        "iterations": _iterations(),
     })
     return usage
+
+
+def _container_id():
+    if "container" not in _made:
+        _made["container"] = _node(U_CONTAINER, flags=NF_STRING | NF_SCALAR, mode=M_HASH)
+    return _made["container"]
 
 
 def _item(bint with_text):
@@ -519,7 +626,10 @@ def _item(bint with_text):
     cdef int action = _node(U_NONE)
     cdef int content = _node(U_NONE)
     _keys(action, {"type": _tag(U_ACTION_TYPE)})
-    _keys(item, {"type": _tag(U_ITEM_TYPE), "action": action})
+    _keys(item, {"type": _tag(U_ITEM_TYPE), "action": action, "container_id": _container_id()})
+    environment = _node(U_NONE)
+    _keys(environment, {"container_id": _container_id()})
+    _keys(item, {"environment": environment})
     if with_text:
         _keys(content, {"text": _text(), "refusal": _text()})
         _keys(item, {"content": content, "summary": content, "name": _text(), "arguments": _text(), "input": _text(),
@@ -554,14 +664,14 @@ def _describe_openai_answers():
     _keys(choice, {"index": _value(0, U_INDEX), "delta": delta, "message": delta, "text": text, "usage": nested,
                    "finish_reason": _tag(U_FINISH)})
     _keys(groq, {"usage": nested, "error": error})
-    _keys(response, {"usage": nested, "error": error, "service_tier": _tag(U_SERVICE),
+    _keys(response, {"usage": nested, "error": error, "service_tier": _tag(U_SERVICE), "tool_usage": _uses(),
                      "output": _node(U_ITEM_LIST, flags=NF_OPEN, elem=_item(False))})
     _keys(root, {
         "usage": usage, "choices": _node(U_CHOICES, flags=NF_OPEN, elem=choice), "x_groq": groq, "error": error,
         "type": _tag(U_TYPE), "response": response, "delta": _node(U_DELTA, flags=NF_STRING),
         "item": _item(False), "output": _node(U_ITEM_LIST, flags=NF_OPEN, elem=_item(True)),
         "sequence_number": _value(0, U_SEQUENCE), "service_tier": _tag(U_SERVICE), "data": _node(U_IMAGE, flags=NF_OPEN),
-        "duration": _value(V_SECONDS, U_SECONDS), "meta": meta,
+        "duration": _value(V_SECONDS, U_SECONDS), "meta": meta, "tool_usage": _uses(),
     })
     # Cohere's rerank bills searches.
     _keys(meta, {"billed_units": billed})
@@ -573,6 +683,17 @@ def _describe_openai_answers():
     root = _copy(root, U_ROOT, T_ANY, NF_OPEN | NF_CLOSE, 0, -1)
     _keys(root, {"id": _tag(U_ID)})
     TAP_ROOTS[F_RESPONSES] = root
+    response = _copy(response, U_NONE, T_ANY, 0, 0, -1)
+    _keys(response, {"model": _tag(U_NAME)})
+    for format in range(F_OTHER + 1):
+        root = _copy(TAP_ROOTS[format], U_ROOT, T_ANY, NF_OPEN | NF_CLOSE, 0, -1) if format in (F_CHAT, F_RESPONSES) \
+            else TAP_FIRST_ROOTS[F_CHAT]
+        TAP_FIRST_ROOTS[format] = root
+        if format == F_CHAT:
+            _keys(root, {"model": _tag(U_NAME)})
+        elif format == F_RESPONSES:
+            _keys(root, {"model": _tag(U_NAME)})
+            _link(root, "response", response)
 
 
 def _describe_anthropic_answers():
@@ -592,8 +713,16 @@ def _describe_anthropic_answers():
     # At the start of a block `input` is an empty placeholder; its text comes in deltas.
     block = _node(U_NONE)
     _keys(block, {"text": text, "thinking": text, "name": text})
-    _keys(root, {"content_block": block})
+    sandbox = _node(U_SEEN, flags=NF_OPEN, slot=X_CODE)
+    _keys(root, {"content_block": block, "container": sandbox})
+    _keys(delta, {"container": sandbox})
     TAP_ROOTS[F_MESSAGES] = TAP_ROOTS[F_COUNT_TOKENS] = root
+    message = _copy(message, U_NONE, T_ANY, 0, 0, -1)
+    _keys(message, {"model": _tag(U_NAME)})
+    root = _copy(root, U_ROOT, T_ANY, NF_OPEN | NF_CLOSE, 0, -1)
+    _keys(root, {"model": _tag(U_NAME)})
+    _link(root, "message", message)
+    TAP_FIRST_ROOTS[F_MESSAGES] = TAP_FIRST_ROOTS[F_COUNT_TOKENS] = root
 
 
 def _describe_gemini_answers():
@@ -602,6 +731,8 @@ def _describe_gemini_answers():
     cdef int usage = _node(U_USAGE, flags=NF_OPEN, elem=NODE_SKIP)
     cdef int detail = _node(U_DETAIL, flags=NF_OPEN | NF_CLOSE)
     cdef int prompt_detail = _node(U_DETAIL, flags=NF_OPEN | NF_CLOSE, slot=1)
+    cdef int cache_detail = _node(U_DETAIL, flags=NF_OPEN | NF_CLOSE, slot=2)
+    cdef int chunk = _node(U_NONE)
     cdef int candidate = _node(U_NONE)
     cdef int content = _node(U_NONE)
     cdef int part = _node(U_NONE)
@@ -612,11 +743,13 @@ def _describe_gemini_answers():
     cdef int feedback = _node(U_NONE)
     _keys(detail, {"modality": _tag(U_MODALITY), "tokenCount": _value(W_DETAIL)})
     _keys(prompt_detail, {"modality": _tag(U_MODALITY), "tokenCount": _value(W_DETAIL)})
+    _keys(cache_detail, {"modality": _tag(U_MODALITY), "tokenCount": _value(W_DETAIL)})
     _keys(usage, {
         "promptTokenCount": _value(V_PROMPT), "candidatesTokenCount": _value(V_COMPLETION, U_OUTPUT),
         "cachedContentTokenCount": _value(V_CACHED), "thoughtsTokenCount": _value(V_THOUGHTS, U_OUTPUT),
         "toolUsePromptTokenCount": _value(V_TOOL_PROMPT), "totalTokenCount": _value(V_TOTAL),
         "candidatesTokensDetails": detail, "promptTokensDetails": prompt_detail,
+        "cacheTokensDetails": cache_detail,
         "serviceTier": _tag(U_SERVICE), "trafficType": _tag(U_SERVICE),
     })
     _keys(call, {"name": text, "args": NODE_RAW})
@@ -624,7 +757,9 @@ def _describe_gemini_answers():
     _keys(blob, {"mimeType": _tag(U_MIME)})
     _keys(part, {"text": text, "functionCall": call, "executableCode": code, "inlineData": blob})
     _keys(content, {"parts": part})
-    _keys(grounding, {"webSearchQueries": _node(U_QUERY, flags=NF_STRING | NF_SCALAR, mode=M_HASH)})
+    query = _node(U_QUERY, flags=NF_STRING | NF_SCALAR, mode=M_HASH)
+    _keys(chunk, {"maps": _node(U_SEEN, flags=NF_OPEN, slot=X_MAPS)})
+    _keys(grounding, {"webSearchQueries": query, "imageSearchQueries": query, "groundingChunks": chunk})
     _keys(candidate, {"content": content, "finishReason": _node(U_END, flags=NF_SCALAR), "groundingMetadata": grounding})
     _keys(feedback, {"blockReason": _node(U_END, flags=NF_SCALAR)})
     _keys(root, {
@@ -632,6 +767,7 @@ def _describe_gemini_answers():
         "error": _node(U_ERROR, flags=NF_OPEN | NF_SCALAR),
     })
     TAP_ROOTS[F_GENERATE] = TAP_ROOTS[F_GEMINI_COUNT] = TAP_ROOTS[F_GEMINI_EMBED] = root
+    TAP_FIRST_ROOTS[F_GENERATE] = TAP_FIRST_ROOTS[F_GEMINI_COUNT] = TAP_FIRST_ROOTS[F_GEMINI_EMBED] = root
 
 
 NODES[NODE_SKIP].types = T_ANY
@@ -648,6 +784,6 @@ _describe_gemini_answers()
 
 # Only the tables are needed from here on.
 del _key, _node, _keys, _text, _request_root, _limit, _stream_options, _tool, _tools, _part, _copy
-del _special, _specials, _tools_gemini, _google, _google_searches, _other_tool
+del _special, _specials, _of_tools, _sides, _iterations, _tools_gemini, _google, _google_searches, _other_tool, _link, _texts, _made, _ages, _uses, _container_id
 del _describe_requests, _shared, _scalar, _value, _tag, _usage_openai, _usage_anthropic, _item
 del _describe_openai_answers, _describe_anthropic_answers, _describe_gemini_answers

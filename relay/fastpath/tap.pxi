@@ -15,6 +15,8 @@ cdef enum:
     TAP_FRAMES = 24       # no place that is read lies deeper
     TAP_TEXT_MAX = 128
     TAP_CHOICES = 8       # choices whose text is followed on its own
+    TAP_CONTAINERS = 8    # sandboxes told apart in one answer
+    TAP_MODEL_MAX = 64
     TAP_QUERIES_MAX = 32  # different search queries told apart in one answer
 
 # Of which sides a report tells, and where it says what is no number of tokens.
@@ -67,9 +69,9 @@ ctypedef struct Tap:
     uint8_t has_usage
     uint8_t has_list
     uint8_t ends
-    uint8_t item_kind               # of the present output item: 1 search, 2 image
+    uint8_t item_kind               # of the present output item: 1 search, 2 image, 3 search in files, 4 code
     uint8_t item_action             # 0 none, 1 search, 2 another
-    uint8_t entry_added             # type of the present usage.iterations entry: its numbers are not in the sums
+    uint8_t entry_added             # the present usage.iterations entry is not in the sums: 1 of this model, 2 of another
     uint8_t modality                # of the present entry of details: 1 image, 2 audio
     uint8_t service                 # SERVICE_*
     uint8_t output_reported
@@ -80,6 +82,7 @@ ctypedef struct Tap:
     int choice                      # index of the present choice
     int choices_in_event
     int searches_in_event
+    int files_in_event
     int images_in_event
     int queries
     int64_t events
@@ -89,6 +92,13 @@ ctypedef struct Tap:
     int64_t items_done
     int64_t items_listed
     int64_t image_count
+    # What was used beside tokens of the call's own model; `used`: something was.
+    uint8_t used
+    uint8_t code_run                # an item says that code ran
+    uint8_t model_size
+    int containers
+    int64_t files_done, files_listed
+    int64_t advised[W_DETAIL - V_COUNT]
     # Gemini reports what it has put out so far with every event: what the last one said, and our own count at its end.
     int64_t output_at_report
     int64_t output_most             # a report of more than this is none
@@ -98,6 +108,8 @@ ctypedef struct Tap:
     int64_t values[W_COUNT]         # as reported, -1 absent
     uint32_t states[TAP_CHOICES]
     uint64_t query_hashes[TAP_QUERIES_MAX]
+    uint64_t container_hashes[TAP_CONTAINERS]
+    uint8_t model[TAP_MODEL_MAX]    # that the answer names first; model_size 0: none
     Frame frames[TAP_FRAMES]
     uint8_t text[TAP_TEXT_MAX]
     int object_size
@@ -107,7 +119,7 @@ ctypedef struct Tap:
 cdef void tap_event_forget(Tap* s) noexcept nogil:
     s.type = EV_OTHER
     s.has_choices = s.has_usage = s.has_list = s.ends = s.in_event = s.event_output = False
-    s.choices_in_event = s.searches_in_event = s.images_in_event = 0
+    s.choices_in_event = s.searches_in_event = s.images_in_event = s.files_in_event = 0
 
 
 cdef void tap_event_begin(Tap* s) noexcept nogil:
@@ -176,6 +188,8 @@ cdef void tap_event_end(Tap* s, bint complete) noexcept nogil:
     s.events += 1
     s.usage_only = complete and s.has_choices and not s.choices_in_event and s.has_usage
     s.event_usage = complete and s.in_event
+    if s.model_size:
+        s.root = TAP_ROOTS[s.format]        # where it is named does not matter any more
     if not complete:
         return
     if s.event_output and s.format == F_GENERATE and 0 < gemini_output(s) <= s.output_most:
@@ -192,9 +206,11 @@ cdef void tap_event_end(Tap* s, bint complete) noexcept nogil:
     if s.type == EV_ITEM_DONE:
         s.searches_done += s.searches_in_event
         s.items_done += s.images_in_event
+        s.files_done += s.files_in_event
     elif s.has_list:
         s.searches_listed = s.searches_in_event
         s.items_listed = s.images_in_event
+        s.files_listed = s.files_in_event
 
 
 cdef void tap_choice(Tap* s, int index) noexcept nogil:
@@ -208,7 +224,7 @@ cdef void tap_string(Tap* s, const Node* node) noexcept nogil:
     """A string begins whose node asks what to do with it."""
     if node.action == U_DELTA:
         s.json.mode = M_SKIP if s.type == EV_AUDIO_DELTA else M_COUNT
-    elif node.action == U_QUERY:
+    elif node.action == U_QUERY or node.action == U_CONTAINER:
         s.json.hash = 0xcbf29ce484222325
         s.json.length = 0
 
@@ -223,6 +239,26 @@ cdef void tap_query(Tap* s) noexcept nogil:
             return
     s.query_hashes[s.queries] = s.json.hash
     s.queries += 1
+
+
+cdef void tap_container(Tap* s) noexcept nogil:
+    """The name of a sandbox has ended: count it if it is new."""
+    cdef int i
+    s.used = True
+    if not s.json.length or s.containers == TAP_CONTAINERS:
+        return
+    for i in range(s.containers):
+        if s.container_hashes[i] == s.json.hash:
+            return
+    s.container_hashes[s.containers] = s.json.hash
+    s.containers += 1
+
+
+cdef void tap_model(Tap* s) noexcept nogil:
+    """The answer names its model."""
+    if not s.model_size and not s.json.text_over and s.json.text_size <= TAP_MODEL_MAX:
+        s.model_size = <uint8_t>s.json.text_size
+        memcpy(s.model, s.json.text, s.json.text_size)
 
 
 cdef void tap_type(Tap* s) noexcept nogil:
@@ -293,6 +329,8 @@ cdef void tap_scalar(Tap* s, const Node* node, int type) noexcept nogil:
             s.reported = True
         if action == U_OUTPUT:
             s.output_reported = True
+        if node.slot >= X_FIRST and n:
+            s.used = True
         if n >= s.values[node.slot] or node.slot >= V_COUNT:     # what is cumulative never falls
             s.values[node.slot] = n
             if action == U_OUTPUT or (node.slot == V_TOTAL and s.values[V_COMPLETION] < 0):
@@ -321,9 +359,11 @@ cdef void tap_scalar(Tap* s, const Node* node, int type) noexcept nogil:
     elif action == U_FINISH:
         s.finish = True
     elif action == U_ITERATION_TYPE:
-        s.entry_added = text_is(j, b"compaction")
+        s.entry_added = 1 if text_is(j, b"compaction") else 2 if text_is(j, b"advisor_message") else 0
     elif action == U_ITEM_TYPE:
-        s.item_kind = 1 if text_is(j, b"web_search_call") else (2 if text_is(j, b"image_generation_call") else 0)
+        s.item_kind = (1 if text_is(j, b"web_search_call") else 2 if text_is(j, b"image_generation_call")
+                       else 3 if text_is(j, b"file_search_call")
+                       else 4 if text_is(j, b"code_interpreter_call") else 0)
     elif action == U_ACTION_TYPE:
         s.item_action = 1 if text_is(j, b"search") else 2
     elif action == U_MIME:
@@ -339,7 +379,12 @@ cdef void tap_scalar(Tap* s, const Node* node, int type) noexcept nogil:
         if not s.object_size and not j.text_over:
             s.object_size = j.text_size
             memcpy(s.object_id, j.text, j.text_size)
+    elif action == U_CONTAINER:
+        tap_container(s)
+    elif action == U_NAME:
+        tap_model(s)
     elif action == U_MODEL:
+        tap_model(s)
         s.old_gemini = text_starts(j, b"gemini-1") or text_starts(j, b"gemini-2")
 
 
@@ -364,7 +409,7 @@ cdef void tap_open(Tap* s, const Node* node, bint array) noexcept nogil:
         s.error = True
     elif action == U_ITERATIONS:
         for i in range(W_DETAIL - V_COUNT):
-            s.added[i] = 0
+            s.added[i] = s.advised[i] = 0
     elif action == U_ITERATION:
         s.entry_added = False
         for i in range(V_COUNT, W_DETAIL):
@@ -381,8 +426,14 @@ cdef void tap_open(Tap* s, const Node* node, bint array) noexcept nogil:
     elif action == U_IMAGE_PART:
         if not array:
             s.image_count += 1
+    elif action == U_SEEN:
+        if not array:
+            s.values[node.slot] = max(s.values[node.slot], <int64_t>1)
+            s.used = True
     elif action == U_DETAIL:
-        if array and node.slot:
+        if array and node.slot == 2:
+            s.values[V_AUDIO_CACHED] = s.values[V_IMAGE_CACHED] = -1
+        elif array and node.slot:
             s.values[V_AUDIO_IN] = s.values[V_IMAGE_IN] = -1
         elif array:
             s.values[V_IMAGE_TOKENS] = s.values[V_AUDIO_OUT] = -1
@@ -401,18 +452,31 @@ cdef void tap_close(Tap* s, const Node* node, bint array) noexcept nogil:
             tap_event_end(s, True)
             tap_event_forget(s)
     elif action == U_ITERATION:
-        if s.entry_added:
+        if s.entry_added == 1:
             for i in range(W_DETAIL - V_COUNT):
                 if s.values[V_COUNT + i] > 0:
                     s.added[i] = clamp_usage(s.added[i] + s.values[V_COUNT + i])
+        elif s.entry_added:
+            s.used = True
+            for i in range(W_DETAIL - V_COUNT):
+                if s.values[V_COUNT + i] > 0:
+                    s.advised[i] = clamp_usage(s.advised[i] + s.values[V_COUNT + i])
     elif action == U_ITEM:
         if s.item_kind == 1 and s.item_action != 2:     # opening a page and finding in it are no searches
             s.searches_in_event += 1
         elif s.item_kind == 2:
             s.images_in_event += 1
+            s.used = True
+        elif s.item_kind == 3:
+            s.files_in_event += 1
+            s.used = True
+        elif s.item_kind == 4:
+            s.code_run = s.used = True
     elif action == U_DETAIL:
         if s.modality and s.values[W_DETAIL] >= 0:
-            if s.modality == 2:
+            if node.slot == 2:
+                s.values[V_AUDIO_CACHED if s.modality == 2 else V_IMAGE_CACHED] = s.values[W_DETAIL]
+            elif s.modality == 2:
                 s.values[V_AUDIO_IN if node.slot else V_AUDIO_OUT] = s.values[W_DETAIL]
             else:
                 s.values[V_IMAGE_IN if node.slot else V_IMAGE_TOKENS] = s.values[W_DETAIL]
@@ -594,6 +658,7 @@ cdef Py_ssize_t tap_elements(Tap* s, TokenTable t, const uint8_t* begin, Py_ssiz
 
 cdef void normal_openai(const Tap* s, Usage* u) noexcept nogil:
     """Cached and written tokens are inside the prompt, reasoning is inside the completion (except xAI's)."""
+    cdef int64_t read, written
     cdef int64_t prompt = s.values[V_PROMPT]
     cdef int64_t completion = s.values[V_COMPLETION]
     cdef int64_t total = s.values[V_TOTAL]
@@ -607,10 +672,23 @@ cdef void normal_openai(const Tap* s, Usage* u) noexcept nogil:
     elif reasoning and total == prompt + completion + reasoning:
         completion += reasoning
     u.output_tokens = completion
-    u.cache_read_tokens = min(prompt, max(reported(s, V_CACHED), max(reported(s, V_CACHE_HIT), reported(s, V_CACHED_TOP))))
-    u.cache_write_tokens = min(prompt - u.cache_read_tokens, reported(s, V_CACHE_WRITE))
-    u.input_tokens = prompt - u.cache_read_tokens - u.cache_write_tokens
-    u.web_searches = max(max(s.searches_done, s.searches_listed), reported(s, V_SEARCHES))
+    read = max(max(reported(s, V_CACHED), reported(s, V_READ)), max(reported(s, V_CACHE_HIT), reported(s, V_CACHED_TOP)))
+    written = max(max(reported(s, V_CACHE_WRITE), reported(s, V_CREATED)),
+                  clamp_usage(reported(s, V_CREATED_5M) + reported(s, V_CREATED_1H)))
+    # Some relays have what caches had beside the prompt, not in it: the sum tells.
+    if read + written and total > prompt + completion:
+        if total == prompt + completion + read + written:
+            prompt += read + written
+        elif total == prompt + completion + written:
+            prompt += written
+        elif total == prompt + completion + read:
+            prompt += read
+    u.cache_read_tokens = min(prompt, read)
+    written = min(prompt - u.cache_read_tokens, written)
+    u.cache_write_1h_tokens = min(written, reported(s, V_CREATED_1H))
+    u.cache_write_tokens = written - u.cache_write_1h_tokens
+    u.input_tokens = prompt - u.cache_read_tokens - written
+    u.web_searches = max(max(s.searches_done, s.searches_listed), max(reported(s, V_SEARCHES), reported(s, X_SEARCHES)))
     u.images = max(s.image_count, max(s.items_done, s.items_listed))
     u.video_seconds = reported(s, V_SECONDS)
 
@@ -630,7 +708,7 @@ cdef void normal_anthropic(const Tap* s, Usage* u) noexcept nogil:
     u.cache_read_tokens = reported(s, V_READ) + s.added[W_READ - V_COUNT]
     u.cache_write_1h_tokens = hour
     u.cache_write_tokens = created + added - hour
-    u.web_searches = reported(s, V_SEARCHES)
+    u.web_searches = reported(s, X_SEARCHES)
 
 
 cdef void normal_gemini(const Tap* s, Usage* u) noexcept nogil:
@@ -664,8 +742,10 @@ cdef void tap_normalise(const Tap* s, Usage* u) noexcept nogil:
     u.images = clamp_usage(u.images)
     u.video_seconds = clamp_usage(u.video_seconds)
     u.web_searches = clamp_usage(u.web_searches)
-    u.audio_input_tokens = min(u.input_tokens, reported(s, V_AUDIO_IN))
-    u.image_input_tokens = min(u.input_tokens - u.audio_input_tokens, reported(s, V_IMAGE_IN))
+    # Of a prompt's sound and pictures, what a cache had is priced as read from it.
+    u.audio_input_tokens = min(u.input_tokens, max(reported(s, V_AUDIO_IN) - reported(s, V_AUDIO_CACHED), <int64_t>0))
+    u.image_input_tokens = min(u.input_tokens - u.audio_input_tokens,
+                               max(reported(s, V_IMAGE_IN) - reported(s, V_IMAGE_CACHED), <int64_t>0))
     u.audio_output_tokens = min(u.output_tokens, reported(s, V_AUDIO_OUT))
     u.image_output_tokens = min(u.output_tokens - u.audio_output_tokens, reported(s, V_IMAGE_TOKENS))
     if s.format == F_IMAGES and s.values[V_IMAGE_TOKENS] < 0:
@@ -712,7 +792,7 @@ cdef class UsageTap:
         s.json.text_max = TAP_TEXT_MAX
         s.format = format
         s.kind = body_kind
-        s.root = TAP_ROOTS[format]
+        s.root = TAP_FIRST_ROOTS[format]
         s.sequence = -1
         s.output_most = USAGE_MAX
         tap_event_begin(s)
@@ -792,6 +872,21 @@ cdef class UsageTap:
         return <int64_t>((self.tap.json.counter.acc - self.tap.counted_at_report + (1 << TOKEN_BITS) - 1) >> TOKEN_BITS)
 
 
+cdef dict extras_of(const Tap* s):
+    """What was used beside tokens of the call's own model."""
+    return {
+        "file_search": max(max(s.files_done, s.files_listed), reported(s, X_FILE_SEARCHES)),
+        "x_search": reported(s, X_X_SEARCHES),
+        "attachment_search": reported(s, X_ATTACHMENTS),
+        "code": reported(s, X_CODE),
+        "maps": reported(s, X_MAPS),
+        "containers": max(s.containers, <int>s.code_run),
+        "pictures": max(s.items_done, s.items_listed),
+        "picture": tuple([s.values[i] for i in range(X_PICTURE_IN, X_PICTURE_OUT_TEXT + 1)]),
+        "advisor": tuple([s.advised[i] for i in range(W_DETAIL - V_COUNT)]),
+    }
+
+
 def tap(int format, int kind, list chunks not None, TokenTable table not None, bint by_event=False, Rate rate=None):
     """Tap one answer that comes in the given pieces; what was found, as a dict.
 
@@ -839,6 +934,9 @@ def tap(int format, int kind, list chunks not None, TokenTable table not None, b
         "events": it.events,
         "sequence_number": it.sequence_number,
         "sides": tap_sides(&it.tap),
+        "model": it.tap.model[:it.tap.model_size],
+        "used": bool(it.tap.used),
+        "extras": extras_of(&it.tap),
         "object_id": it.tap.object_id[:it.tap.object_size],
         "text": it.tap.json.counter.acc,
         "counted_tokens": it.counted_tokens(),

@@ -13,7 +13,7 @@ from relay.config_values import MODEL_PLACE
 from relay.policy import tokenizers
 from relay.policy.calibration import Calibrations
 from relay.proxy.connect import Target
-from relay.wire import endpoints, headers, usage
+from relay.wire import endpoints, headers, tools, usage
 
 FREE_FORMATS = frozenset({endpoints.F_COUNT_TOKENS, endpoints.F_GEMINI_COUNT})
 
@@ -104,6 +104,7 @@ def build_models(
             model = models.get(public.encode())
             if model is None:
                 model = models[public.encode()] = Model(public, rates.get(public))
+            model.searches |= tools.searches_always(upstream)
             renamed = orjson.dumps(upstream) if upstream != public else None
             learnt = calibrations.pair(upstream, configured.name)
             table = tokenizers.table_for(upstream)

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.functional.raw_upstream import RawUpstream
-from tests.functional.relay_process import Customer, RelayProcess
+from tests.functional.relay_process import Customer, RelayProcess, nano
 from tests.functional.setting import OPERATOR_TOKEN, RAW_KEY, channel
 from tests.support.http1 import Message
 from tests.support.rawclient import RawClient
@@ -25,13 +25,20 @@ model = "dear"
 input = 10
 output = 20
 [[rates]]
+model = "cached"
+input = 1
+output = 2
+cache_read = 0.1
+cache_write = 1.25
+cache_write_1h = 2
+[[rates]]
 model = "free-tools"
 input = 1
 output = 2
 web_search = 0
 tools = { file_search = 0, new_tool = 0 }
 """
-OPENAI = '["gpt-5.5", "gpt-4o-search-preview", "m", "dear", "free-tools", "mistral-small-latest"]'
+OPENAI = '["gpt-5.5", "gpt-4o-search-preview", "m", "dear", "cached", "free-tools", "mistral-small-latest"]'
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 GEMINI = "/v1beta/models/gemini-3.5-flash:generateContent"
 
@@ -239,3 +246,46 @@ async def test_what_costs_tokens_alone_passes(strict: RelayProcess, raw: RawUpst
 async def test_a_price_of_nothing_is_a_price(strict: RelayProcess, raw: RawUpstream):
     tools = [{"type": "new_tool"}, {"type": "file_search", "vector_store_ids": ["v"]}, {"type": "web_search"}]
     assert await passed(strict, raw, RESPONSES, "free-tools", tools=tools) == "0.00014"
+
+
+async def charged(
+    relay: RelayProcess, raw: RawUpstream, path: str, model: str, more: dict[str, Any], **reply: Any
+) -> str:
+    """What a call costs whose answer has these fields besides; the books prove it."""
+    customer = await relay.customer()
+    text, _ = raw.script(answer(PLAIN[path] | reply))
+    assert (await send(customer, path, body(path, model, text, **more))).status == 200
+    cost = str((await customer.call())["cost"])
+    assert await customer.settled_nano() == 100 * 10**9 - nano(cost)
+    assert (await relay.command("ledger verify"))["differences"] == []
+    return cost
+
+
+async def test_finding_clients_F8_each_answer_of_a_search_model_is_a_search(strict: RelayProcess, raw: RawUpstream):
+    """100 and 20 tokens, and the fee: of the search model in any case, of others where they are asked to search."""
+    for more in ({}, {"web_search_options": {}}):
+        assert await charged(strict, raw, CHAT, "gpt-4o-search-preview", more) == "0.02545"
+    assert await charged(strict, raw, CHAT, "m", {"web_search_options": {"search_context_size": "low"}}) == "0.01014"
+    assert await charged(strict, raw, CHAT, "m", {}) == "0.00014"
+
+
+async def test_finding_clients_F17_searches_that_usage_tells(strict: RelayProcess, raw: RawUpstream):
+    usage = PLAIN[CHAT]["usage"]
+    for told in (
+        {"server_side_tool_usage_details": {"web_search_calls": 2}}, {"server_tool_use": {"web_search_requests": 2}}
+    ):  # fmt: skip
+        assert await charged(strict, raw, CHAT, "m", {}, usage={**usage, **told}) == "0.02014"
+    told = {"web_search": {"num_requests": 3}, "image_gen": {"input_tokens": 0, "output_tokens": 0}}
+    assert await charged(strict, raw, RESPONSES, "m", {}, tool_usage=told) == "0.03014"
+
+
+async def test_finding_clients_F16_caches_of_relays(strict: RelayProcess, raw: RawUpstream):
+    """100 plain, 600 read, 100 written for minutes and 200 for an hour, 20 of output."""
+    details = {
+        "cached_tokens": 600, "cache_creation_tokens": 300,
+        "cache_creation_token_details": {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 200},
+    }  # fmt: skip
+    usage = {"prompt_tokens": 1000, "completion_tokens": 20, "total_tokens": 1020, "prompt_tokens_details": details}
+    assert await charged(strict, raw, CHAT, "cached", {}, usage=usage) == "0.000725"
+    usage["total_tokens"] = 1920  # what caches had is beside the prompt
+    assert await charged(strict, raw, CHAT, "cached", {}, usage=usage) == "0.001625"

@@ -61,6 +61,27 @@ def each(value: Any, *path: str) -> Iterator[Any]:
                 yield from each(inner, *path[1:])
 
 
+PICTURE = ("in", "in_image", "cached", "out", "out_text")
+USES = {
+    **dict.fromkeys(
+        ("web_search", "web_search.num_requests", "web_search.count", "search", "search.count", "search.num_requests",
+         "web_search_calls", "web_search_requests"), "searches",
+    ),
+    "x_search_calls": "x",
+    **dict.fromkeys(("code_interpreter_calls", "code_execution_calls"), "code"),
+    **dict.fromkeys(("file_search_calls", "collections_search_calls", "document_search_calls"), "file"),
+    "attachment_search_calls": "attachments",
+    "image_gen.input_tokens": "in",
+    "image_gen.input_tokens_details.image_tokens": "in_image",
+    "image_gen.input_tokens_details.cached_tokens": "cached",
+    "image_gen.cached_tokens": "cached",
+    "image_gen.output_tokens": "out",
+    "image_gen.output_tokens_details.text_tokens": "out_text",
+}  # fmt: skip
+ADVISED = (
+    "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens",
+    "cache_creation.ephemeral_5m_input_tokens", "cache_creation.ephemeral_1h_input_tokens",
+)  # fmt: skip
 TEXT = (CHAT, COMPLETIONS, RESPONSES, MESSAGES, GENERATE)
 OUTPUT_NAMES = frozenset({"completion", "reasoning", "thoughts", "image_tokens", "audio_out"})
 INPUT_BAD, OUTPUT_BAD = 4, 8
@@ -79,8 +100,13 @@ class Oracle:
         self.events = 0
         self.sequence = -1
         self.images = 0
-        self.items_done = [0, 0]
-        self.items_listed = [0, 0]
+        self.items_done = [0, 0, 0]
+        self.items_listed = [0, 0, 0]
+        self.uses: dict[str, int] = {}  # of tools, as reported: the last number of each
+        self.containers: dict[str, None] = {}
+        self.used = self.code_run = False
+        self.advised = [0] * 6
+        self.model = b""
         self.queries: set[str] = set()
         self.old_gemini = False
         self.at_report = (0, 0)  # what the last cumulative report said, and the text counted up to its end
@@ -102,6 +128,19 @@ class Oracle:
 
     def raw(self, value: Any) -> None:
         self.texts[0] = self.texts.get(0, b"") + utf8(compact(value))
+
+    def take_uses(self, value: Any) -> None:
+        """How often tools were used that the provider runs."""
+        for path, name in USES.items():
+            for found in each(value, *path.split(".")):
+                n = number(found)
+                if n is not None:
+                    self.uses[name] = n
+                    self.used |= n > 0
+
+    def named(self, value: Any) -> None:
+        if not self.model and isinstance(value, str) and not isinstance(value, Number) and len(utf8(value)) <= 64:
+            self.model = utf8(value)
 
     def take(self, usage: Any, fields: dict[str, str], *, output: str | None = None) -> None:
         """Overlay the numbers of a usage object; `fields`: dotted paths to names. What is cumulative never falls."""
@@ -150,9 +189,32 @@ class Oracle:
                 "prompt_cache_miss_tokens": "miss",
                 "cached_tokens": "cached_top",
                 "num_search_queries": "searches",
+                "cache_read_input_tokens": "read",
+                "cache_creation_input_tokens": "created",
+                "claude_cache_creation_5_m_tokens": "created_5m",
+                "claude_cache_creation_1_h_tokens": "created_1h",
+                **{
+                    f"{side}_details.{path}": name
+                    for side in ("prompt_tokens", "input_tokens", "input_token")
+                    for path, name in {
+                        "cache_creation_input_tokens": "written",
+                        "cache_creation_tokens": "written",
+                        "cached_creation_tokens": "written",
+                        "cache_write_tokens": "written",
+                        "cache_creation_token_details.ephemeral_5m_input_tokens": "created_5m",
+                        "cache_creation_token_details.ephemeral_1h_input_tokens": "created_1h",
+                        "cache_write_tokens_details.ttl_30m_tokens": "created_5m",
+                        "cache_write_tokens_details.ttl_12h_tokens": "created_1h",
+                        "cached_tokens_details.audio_tokens": "audio_cached",
+                        "cached_tokens_details.image_tokens": "image_cached",
+                    }.items()
+                },
             },
             output="completion",
         )
+        for name in ("server_side_tool_usage_details", "server_tool_use", "tool_usage", "plugins", "x_tools"):
+            for value in each(usage, name):
+                self.take_uses(value)
 
     def seconds(self, value: Any) -> None:
         if self.format == TRANSCRIPTION and isinstance(value, Number) and re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
@@ -162,10 +224,17 @@ class Oracle:
             self.seen = True
 
     def items(self, value: Any) -> list[int]:
-        """[web searches, images] among output items."""
-        counts = [0, 0]
+        """[web searches, images, searches in files] among output items."""
+        counts = [0, 0, 0]
         for item in objects(value):
             kind = at(item, "type")
+            for name in (at(item, "container_id"), at(item, "environment", "container_id")):
+                if isinstance(name, str) and not isinstance(name, Number):
+                    self.used = True
+                    self.containers |= {name: None} if name else {}
+            self.used |= kind in ("image_generation_call", "file_search_call", "code_interpreter_call")
+            self.code_run |= kind == "code_interpreter_call"
+            counts[2] += kind == "file_search_call"
             if kind == "web_search_call" and at(item, "action", "type") in (None, "search"):
                 counts[0] += 1
             elif kind == "image_generation_call":
@@ -196,6 +265,13 @@ class Oracle:
             elif name in ("x_groq", "response"):
                 self.openai_usage(at(value, "usage"))
                 self.served(at(value, "service_tier") if name == "response" else None)
+                if name == "response":
+                    self.take_uses(at(value, "tool_usage"))
+                    self.named(at(value, "model") if self.format == RESPONSES else None)
+            elif name == "tool_usage":
+                self.take_uses(value)
+            elif name == "model":
+                self.named(value)
             elif name == "service_tier":
                 self.served(value)
             elif name == "usage":
@@ -248,16 +324,23 @@ class Oracle:
                 "cache_creation_input_tokens": "created",
                 "cache_creation.ephemeral_5m_input_tokens": "created_5m",
                 "cache_creation.ephemeral_1h_input_tokens": "created_1h",
-                "server_tool_use.web_search_requests": "searches",
             },
             output=None if start else "completion",
         )
         for name, value in usage if isinstance(usage, Pairs) else ():
             self.served(value if name in ("service_tier", "speed") else None)
-        if at(usage, "iterations") is not None:
+            if name == "server_tool_use":
+                self.take_uses(value)
+        if isinstance(at(usage, "iterations"), list):
             self.added = {}
+            self.advised = [0] * 6
         for entry in objects(at(usage, "iterations")):
-            if at(entry, "type") == "compaction":
+            if at(entry, "type") == "advisor_message":
+                self.used = True
+                for place, path in enumerate(ADVISED):
+                    n = number(at(entry, *path.split("."))) or 0
+                    self.advised[place] = min(self.advised[place] + n, USAGE_MAX)
+            elif at(entry, "type") == "compaction":
                 for path, name in {
                     "input_tokens": "prompt",
                     "output_tokens": "completion",
@@ -271,6 +354,11 @@ class Oracle:
 
     def anthropic(self, doc: Any) -> None:
         kind = at(doc, "type")
+        self.named(at(doc, "message", "model"))
+        self.named(at(doc, "model"))
+        if any(isinstance(value, Pairs) for value in (at(doc, "container"), at(doc, "delta", "container"))):
+            self.uses["code"] = max(self.uses.get("code", 0), 1)
+            self.used = True
         self.anthropic_usage(at(doc, "message", "usage"), start=True)
         self.anthropic_usage(at(doc, "usage"), start=False)
         for name in ("text", "thinking", "name"):
@@ -313,6 +401,14 @@ class Oracle:
                 self.reported["audio_in"] = n
             elif at(entry, "modality") == "IMAGE" and n is not None:
                 self.reported["image_in"] = n
+        cached = at(doc, "usageMetadata", "cacheTokensDetails")
+        if isinstance(cached, list):
+            self.reported.pop("audio_cached", None)
+            self.reported.pop("image_cached", None)
+        for entry in objects(cached):
+            n = number(at(entry, "tokenCount"))
+            if at(entry, "modality") in ("AUDIO", "IMAGE") and n is not None:
+                self.reported[f"{at(entry, 'modality').lower()}_cached"] = n
         details = at(doc, "usageMetadata", "candidatesTokensDetails")
         if details is not None:
             self.reported.pop("image_tokens", None)
@@ -331,11 +427,16 @@ class Oracle:
                     self.raw(at(part, "functionCall", "args"))
                 if str(at(part, "inlineData", "mimeType")).startswith("image/"):
                     self.images += 1
-            self.queries |= set(strings(at(candidate, "groundingMetadata", "webSearchQueries"))) - {""}
+            for name in ("webSearchQueries", "imageSearchQueries"):
+                self.queries |= set(strings(at(candidate, "groundingMetadata", name))) - {""}
+            for chunk in objects(at(candidate, "groundingMetadata", "groundingChunks")):
+                if isinstance(at(chunk, "maps"), Pairs):
+                    self.uses["maps"], self.used = 1, True
             if at(candidate, "finishReason") is not None:
                 self.finish = self.terminal = True
         if at(doc, "promptFeedback", "blockReason") is not None:
             self.finish = self.terminal = True
+        self.named(at(doc, "modelVersion"))
         self.old_gemini |= bool(re.match("gemini-[12]", str(at(doc, "modelVersion"))))
         self.error |= bool(at(doc, "error"))
 
@@ -346,6 +447,20 @@ class Oracle:
         reported = self.normalised()["output_tokens"]
         if self.rose and self.format == GENERATE and reported > 0:
             self.at_report = (reported, self.counted())
+
+    def extras(self) -> dict[str, Any]:
+        get = self.uses.get
+        return {
+            "file_search": max(self.items_done[2], self.items_listed[2], get("file", 0)),
+            "x_search": get("x", 0),
+            "attachment_search": get("attachments", 0),
+            "code": get("code", 0),
+            "maps": get("maps", 0),
+            "containers": max(min(len(self.containers), 8), self.code_run),
+            "pictures": max(self.items_done[1], self.items_listed[1]),
+            "picture": tuple(get(name, -1) for name in PICTURE),
+            "advisor": tuple(self.advised),
+        }
 
     def sides(self) -> int:
         """Bits: input is reported, output is; a value of input is no number, one of output."""
@@ -401,7 +516,7 @@ class Oracle:
             out["cache_read_tokens"] = get("read", 0) + more("read", 0)
             out["cache_write_1h_tokens"] = hour
             out["cache_write_tokens"] = created + added - hour
-            out["web_searches"] = get("searches", 0)
+            out["web_searches"] = self.uses.get("searches", 0)
         elif self.format in (GENERATE, GEMINI_COUNT, GEMINI_EMBED):
             prompt = get("prompt")
             answer = get("completion")
@@ -426,19 +541,26 @@ class Oracle:
                 completion = max((total or 0) - prompt, 0)
             elif get("reasoning", 0) and total == prompt + completion + get("reasoning", 0):
                 completion += get("reasoning", 0)
-            cached = min(prompt, max(get("cached", 0), get("hit", 0), get("cached_top", 0)))
-            written = min(prompt - cached, get("written", 0))
+            read = max(get("cached", 0), get("hit", 0), get("cached_top", 0), get("read", 0))
+            of_ages = min(get("created_5m", 0) + get("created_1h", 0), USAGE_MAX)
+            write = max(get("written", 0), get("created", 0), of_ages)
+            beside = (total or 0) - prompt - completion
+            prompt += beside if beside in (read, write, read + write) else 0
+            cached = min(prompt, read)
+            written = min(prompt - cached, write)
             out["input_tokens"] = prompt - cached - written
             out["output_tokens"] = completion
             out["cache_read_tokens"] = cached
-            out["cache_write_tokens"] = written
+            out["cache_write_1h_tokens"] = min(written, get("created_1h", 0))
+            out["cache_write_tokens"] = written - out["cache_write_1h_tokens"]
             searches = max(self.items_done[0], self.items_listed[0])
-            out["web_searches"] = max(searches, get("searches", 0))
+            out["web_searches"] = max(searches, get("searches", 0), self.uses.get("searches", 0))
             out["images"] = max(self.images, self.items_done[1], self.items_listed[1])
             out["video_seconds"] = get("seconds", 0)
         out = {name: min(value, USAGE_MAX) for name, value in out.items()}
-        out["audio_input_tokens"] = min(out["input_tokens"], get("audio_in", 0))
-        out["image_input_tokens"] = min(out["input_tokens"] - out["audio_input_tokens"], get("image_in", 0))
+        audio, image = (max(get(f"{kind}_in", 0) - get(f"{kind}_cached", 0), 0) for kind in ("audio", "image"))
+        out["audio_input_tokens"] = min(out["input_tokens"], audio)
+        out["image_input_tokens"] = min(out["input_tokens"] - out["audio_input_tokens"], image)
         out["audio_output_tokens"] = min(out["output_tokens"], get("audio_out", 0))
         of_images = get("image_tokens", out["output_tokens"] if self.format == IMAGES else 0)
         out["image_output_tokens"] = min(out["output_tokens"] - out["audio_output_tokens"], of_images)
@@ -498,6 +620,9 @@ def read(
         "sequence_number": oracle.sequence,
         "object_id": oracle.object_id,
         "sides": oracle.sides(),
+        "model": oracle.model,
+        "used": oracle.used,
+        "extras": oracle.extras(),
         "hidden_tokens": oracle.hidden(),
         "searches_seen": oracle.searches(),
         "text": text,
