@@ -131,6 +131,7 @@ class Relay:
         self._schedule: list[ScheduledRatesRow] = []
         self._schedule_changed = asyncio.Event()
         self._repriced_ms = time.time_ns() // 1_000_000  # what was due by then is in force
+        self._started_with = config  # what some keys mean until the next start
         self.stopping = asyncio.Event()
         self.stop_now = asyncio.Event()
         self.failure: str | None = None
@@ -633,14 +634,23 @@ class Relay:
     async def reload(self) -> dict[str, Any]:
         """Applies the file anew. Raises ConfigError; the old one then stays in force."""
         fresh = configuration.load(self.config.file or None)
+        restart = configuration.changed_for_restart(self._started_with, fresh)
         self.outlets.use(fresh.observe, fresh.file)
         self.engine.field_table.traced = bool(fresh.observe.spans)
         await self._apply(fresh)
-        return {"reloaded": True, "warnings": list(fresh.warnings)}
+        warnings = [*fresh.warnings, *pricelist.odd_prices(fresh)]
+        if sources := configuration.secrets_of_the_environment(fresh):
+            warnings.append(
+                f"{', '.join(sources)}: a process keeps the environment that it was started with; secrets written as "
+                "file:PATH are read again"
+            )
+        log.info("configuration reloaded")
+        return {"reloaded": True, "restart": restart, "warnings": warnings}
 
     async def drain(self) -> dict[str, Any]:
         self.stopping.set()
-        return {"draining": True, "open_calls": self.open_calls}
+        drain_seconds = self.config.server.drain_seconds
+        return {"draining": True, "open_calls": self.open_calls, "drain_seconds": drain_seconds}
 
     # -- answered here
 
@@ -770,6 +780,7 @@ async def _serve(config: Config, descriptors_max: int) -> int:
             loop.add_signal_handler(number, ask_to_stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(_reload(relay)))
         await relay.start(sockets)
+        log.info("%s", _what_is_served(relay.config))
         log.info("listening on %s%s", relay.address, " (socket from the supervisor)" if sockets else "")
         await relay.stopping.wait()
         log.info(
@@ -787,6 +798,14 @@ async def _serve(config: Config, descriptors_max: int) -> int:
     return 0
 
 
+def _what_is_served(config: Config) -> str:
+    """For the log, at the start."""
+    unpriced = len(config.unpriced_models)
+    refused = f", {unpriced} of them without a price: calls to those are refused" if unpriced else ""
+    place = os.path.abspath(config.server.data_dir)
+    return f"data in {place}; {len(config.channels)} channels, {len(config.models)} models{refused}"
+
+
 async def _reload(relay: Relay) -> None:
     try:
         await relay.reload()
@@ -794,8 +813,6 @@ async def _reload(relay: Relay) -> None:
         for line in error.lines:
             log.error("%s", line)
         log.error("the configuration in force stays")
-    else:
-        log.info("configuration reloaded")
 
 
 def run_demo(arguments: Namespace) -> int:

@@ -85,6 +85,9 @@ def give_memory_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+_warned: set[tuple[int, int]] = set()
+
+
 def connections_within(connections_max: int, descriptors: int) -> int:
     """How many client connections can be had with so many descriptors: each may need one more, to an upstream.
 
@@ -96,7 +99,8 @@ def connections_within(connections_max: int, descriptors: int) -> int:
             f"the limit on file descriptors is {descriptors}: at least {DESCRIPTORS_RESERVED + 2 * CONNECTIONS_MIN} "
             "are needed (ulimit -n, LimitNOFILE)"
         )
-    if affordable < connections_max:
+    if affordable < connections_max and (connections_max, descriptors) not in _warned:
+        _warned.add((connections_max, descriptors))  # once, not at each reload
         log.warning(
             "server.connections_max is %d, but the limit on file descriptors (%d) allows %d: further connections get "
             "503; raise LimitNOFILE to %d",

@@ -23,6 +23,7 @@ from relay.errors import RelayError
 
 if TYPE_CHECKING:
     from relay.config import Config
+    from relay.config_values import ConfigError
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 # Between a relay that starts or stops and other commands on the same store: how long to wait for the lock.
@@ -50,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (`head`) has enough. What is still buffered must not be written when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    except OSError as failure:
+        # Standard output cannot be written: a full disk. What is still buffered must not be tried again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _fail(f"relay: the output cannot be written: {failure.strerror}", EXIT_FAILED)
     except KeyboardInterrupt:
         return _fail("relay: interrupted", 130)
 
@@ -70,8 +75,7 @@ def _run(arguments: argparse.Namespace) -> int:
     fields = fields_of(arguments)
     if name == "backup":
         fields["path"] = os.path.abspath(fields["path"])
-    with_config = _load(arguments, resolve_secrets=False)
-    send = _sender(with_config)
+    send = _sender(*_config_of_command(arguments))
     if name in LISTS:
         return _print_list(name, fields, arguments, send)
     return _print_document(name, send(name, fields), arguments)
@@ -95,6 +99,21 @@ def _load(arguments: argparse.Namespace, *, resolve_secrets: bool = True) -> Con
     return config.load(getattr(arguments, "config", None), resolve_secrets=resolve_secrets)
 
 
+def _config_of_command(arguments: argparse.Namespace) -> tuple[Config, ConfigError | None]:
+    """The configuration, for a command. A broken file must not keep an operator from a relay that runs: then that, and
+    a default configuration with the file's data_dir."""
+    from relay import config
+    from relay.config_values import ConfigError
+
+    try:
+        return _load(arguments, resolve_secrets=False), None
+    except ConfigError as failure:
+        data_dir = config.data_dir_of(failure.file)
+        if not data_dir:
+            raise
+        return config.parse(f"[server]\ndata_dir = {as_json(data_dir)}\n", file=failure.file), failure
+
+
 def _wants_json(arguments: argparse.Namespace) -> bool:
     return getattr(arguments, "json", False)
 
@@ -102,7 +121,10 @@ def _wants_json(arguments: argparse.Namespace) -> bool:
 # --- where a command is done
 
 
-def _sender(config: Config) -> Send:
+def _sender(config: Config, broken: ConfigError | None = None) -> Send:
+    """Sends a command to the running relay; where none runs, does it here. `broken`: what is wrong with the file; then
+    only a running relay will do, which has its configuration in memory."""
+
     def send(name: str, fields: dict[str, Any]) -> dict[str, Any]:
         from relay.cli_client import NotRunning
         from relay.cli_client import send as send_to_relay
@@ -115,6 +137,8 @@ def _sender(config: Config) -> Send:
             except NotRunning:
                 if name in ("status", "reload", "drain"):
                     raise CommandError("unavailable", f"no relay is running on {data_dir}") from None
+                if broken is not None:
+                    raise broken from None
             answer = _run_here(config, name, fields, locked_is_failure=time.monotonic() > deadline)
             if answer is not None:
                 return answer
@@ -172,19 +196,21 @@ def _print_version(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from relay.config_values import ConfigError
+    from relay.control import pricelist
 
-    if not _wants_json(arguments):
-        config = _load(arguments)
-        for line in config.warnings:
-            print(f"warning: {line}")
-        print(f"{config.file}: the configuration is usable")
-        return EXIT_DONE
     try:
         config = _load(arguments)
     except ConfigError as failure:
-        print(as_json({"ok": False, "file": failure.file, "errors": list(failure.lines), "warnings": []}))
+        if _wants_json(arguments):
+            print(as_json({"ok": False, "file": failure.file, "errors": list(failure.lines), "warnings": []}))
         raise
-    print(as_json({"ok": True, "file": config.file, "errors": [], "warnings": list(config.warnings)}))
+    warnings = [*config.warnings, *pricelist.odd_prices(config)]
+    if _wants_json(arguments):
+        print(as_json({"ok": True, "file": config.file, "errors": [], "warnings": warnings}))
+        return EXIT_DONE
+    for line in warnings:
+        print(f"warning: {line}")
+    print(f"{config.file}: the configuration is usable")
     return EXIT_DONE
 
 

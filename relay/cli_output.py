@@ -169,8 +169,12 @@ def human(name: str, document: Document) -> str:
             + ("\nscheduled\n" + table(ahead, ("id", "effective", "announced")) if ahead else "")
         )
     if name == "rates check":
-        lines = [f"warning: {clean(line)}" for line in document["warnings"]]
-        return "\n".join([*lines, "the rates are usable" if document["ok"] else "the rates are not usable"]) + "\n"
+        verdict = "the rates in force are usable" if document["ok"] else "the rates in force are not usable"
+        return "\n".join([*_by_model(document["warnings"]), verdict]) + "\n"
+    if name == "rates schedule":
+        rest = {field: value for field, value in document.items() if field not in ("rises", "warnings")}
+        lines = [*_by_model(document["rises"]), *_by_model(document["warnings"])]
+        return properties(rest) + ("\n" + "\n".join(lines) + "\n" if lines else "")
     if name == "ledger show":
         money = {field: document[field] for field in ("account_id", "balance", "held", "available")}
         return (
@@ -196,6 +200,19 @@ def human(name: str, document: Document) -> str:
         rest = {field: value for field, value in document.items() if field != "secret"}
         return f"secret  {secret}\n(shown only now)\n\n{properties(rest)}"
     return properties(document)
+
+
+def _by_model(lines: Iterable[str]) -> list[str]:
+    """Lines that begin with the name of a model, under that name once."""
+    grouped: dict[str, list[str]] = {}
+    for line in lines:
+        model, _, rest = line.partition(": ")
+        grouped.setdefault(model, []).append(rest or model)
+    made = []
+    for model, found in grouped.items():
+        made += [f"warning: {clean(model)}: {clean(found[0])}"] if len(found) == 1 else [f"warning: {clean(model)}"]
+        made += [f"  {clean(line)}" for line in found] if len(found) > 1 else []
+    return made
 
 
 def _limits_in_force(document: Document) -> Document:

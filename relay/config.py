@@ -10,6 +10,7 @@ a test compares the three.
 """
 
 import os
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -314,11 +315,12 @@ def load(path: str | Path | None = None, *, resolve_secrets: bool = True) -> Con
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise ConfigError(str(path), [Fault("", "a readable file", error.strerror or type(error).__name__)]) from None
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(str(path), [Fault("", "", f"the file cannot be read: {reason}")]) from None
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(str(path), [Fault("", "UTF-8 text", f"other bytes at offset {error.start}")]) from None
+        raise ConfigError(str(path), [Fault("", "", f"not UTF-8 text: byte {error.start}")]) from None
     return parse(text, file=str(path), resolve_secrets=resolve_secrets)
 
 
@@ -327,7 +329,7 @@ def parse(text: str, *, file: str = "config.toml", resolve_secrets: bool = True)
     try:
         document = tomllib.loads(text, parse_float=Decimal)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(file, [Fault("", "TOML", str(error))]) from None
+        raise ConfigError(file, [Fault("", "", f"not TOML: {error}")]) from None
     if isinstance(document.setdefault("plans", {}), dict):
         for name, limits in DEFAULT_PLANS.items():
             written = document["plans"].setdefault(name, {})
@@ -336,7 +338,13 @@ def parse(text: str, *, file: str = "config.toml", resolve_secrets: bool = True)
     converter = Converter(resolve_secrets=resolve_secrets)
     tables = converter.table(Tables, document)
     if tables is not None:
-        converter.faults += _contradictions(tables, read_files=resolve_secrets)
+        # A rule about two keys says nothing where one of them is at fault and has its default here.
+        wrong = {fault.key for fault in converter.faults}
+        converter.faults += [
+            fault
+            for fault in _contradictions(tables, read_files=resolve_secrets)
+            if fault.key not in wrong and not any(key and key in fault.expected for key in wrong)
+        ]
     if tables is None or converter.faults:
         raise ConfigError(file, converter.faults)
     default_models = frozenset[str]()
@@ -430,6 +438,8 @@ def _contradictions(tables: Tables, *, read_files: bool) -> list[Fault]:
         if 0 < plan.monthly_credits < plan.daily_credits:
             expected = f"at most plans.{name}.monthly_credits ({plan.monthly_credits})"
             faults.append(Fault(f"plans.{name}.daily_credits", expected, str(plan.daily_credits)))
+    if read_files:
+        faults += _place_faults(tables)
     faults += _routing_faults(tables)
     faults += _repeated("channels", "name", [channel.name for channel in tables.channels])
     faults += rate_faults(tables)
@@ -462,6 +472,61 @@ def _contradictions(tables: Tables, *, read_files: bool) -> list[Fault]:
                 faults.append(Fault(f"{key}.base_url", expected, f"one that ends in {ending}"))
                 break
     return faults
+
+
+def _place_faults(tables: Tables) -> list[Fault]:
+    """Files and directories that `serve` will want to write."""
+    faults = []
+    place = Path(tables.server.data_dir).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent  # what is missing will be made
+    if not place.is_dir():
+        faults.append(Fault("server.data_dir", "a directory", f"{place}, which is not one"))
+    elif not os.access(place, os.W_OK | os.X_OK):
+        faults.append(Fault("server.data_dir", "a directory that can be written", f"{place}, which cannot"))
+    log = tables.observe.access_log
+    if log and log != "stderr":
+        folder = Path(log).absolute().parent
+        if Path(log).is_dir() or not folder.is_dir():
+            faults.append(Fault("observe.access_log", "a file in a directory that exists", "another path"))
+        elif not os.access(log if Path(log).exists() else folder, os.W_OK):
+            faults.append(Fault("observe.access_log", "a file that can be written", "one that cannot"))
+    return faults
+
+
+# What `relay reload` does not put into force: it takes a restart.
+RESTART_KEYS: Final = (
+    "server.listen", "server.data_dir", "server.durability", "server.calls_max", "server.tls_certificate",
+    "server.tls_key", "observe.metrics_listen",
+)  # fmt: skip
+
+
+def changed_for_restart(old: Config, new: Config) -> list[str]:
+    """A line for each changed key that takes effect at a restart only."""
+    lines = []
+    for key in RESTART_KEYS:
+        section, _, name = key.partition(".")
+        if getattr(getattr(old, section), name) != getattr(getattr(new, section), name):
+            lines.append(f"{key}: changed, takes effect at a restart")
+    return lines
+
+
+def secrets_of_the_environment(config: Config) -> list[str]:
+    """Where the configuration takes a secret from the environment: a process sees no change of it."""
+    found = [secret.source for channel in config.channels for secret in channel.api_keys if secret.source]
+    found.append(config.admin.token.source if config.admin.token else "")
+    return sorted({source for source in found if source.startswith("env:")})
+
+
+def data_dir_of(path: str | Path | None) -> str:
+    """`server.data_dir` of a file that may be broken otherwise: enough to find a running relay. "": no such file."""
+    try:
+        text = Path(path or "config.toml").read_text("utf-8", errors="replace")
+    except OSError:
+        return ""
+    section = re.search(r"^\s*\[server\](.*?)(?=^\s*\[|\Z)", text, re.MULTILINE | re.DOTALL)
+    line = re.search(r"^\s*data_dir\s*=\s*[\"']([^\"'\n]*)[\"']", section[1], re.MULTILINE) if section else None
+    return line[1] if line else Server().data_dir
 
 
 TIER_LEVELS_MAX: Final = 8
@@ -570,7 +635,7 @@ def _warnings(tables: Tables) -> list[str]:
     if tables.routing.attempts_max == 1 and len(tables.channels) > 1:
         warnings.append("routing.attempts_max: with 1 no other channel is tried when one fails")
     if not tables.channels:
-        warnings.append("channels: there are none, so that every model is unknown")
+        warnings.append("channels: none are configured, so every model is unknown")
     rated = {rate.model for rate in tables.rates}
     served = {model for channel in tables.channels for model in channel.models}
     if unpriced := sorted(served - rated):

@@ -26,13 +26,16 @@ T = TypeVar("T")
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """One thing wrong. `key` is a path such as `channels[0].base_url`, or "" for the file as a whole."""
+    """One thing wrong. `key` is a path such as `channels[0].base_url`; "" for the file as a whole, which has no
+    `expected` either."""
 
     key: str
     expected: str
     got: str
 
     def __str__(self) -> str:
+        if not self.expected:
+            return self.got  # of the file as a whole: what is wrong with it
         text = f"{self.key}: " if self.key else ""
         text += f"expected {self.expected}"
         return f"{text}, got {self.got}" if self.got else text
@@ -454,10 +457,14 @@ def _shown(key: str) -> str:
 # --- the walk
 
 _FAILED: Final = object()
+_REFERENCE: Final = re.compile(r"(env|file):")
 
 
 class Converter:
-    """Fills structs from a TOML document. Collects `faults` and `warnings` and does not stop at the first."""
+    """Fills structs from a TOML document. Collects `faults` and `warnings` and does not stop at the first.
+
+    What is at fault gets its default, so that everything else can be judged too.
+    """
 
     def __init__(self, *, resolve_secrets: bool) -> None:
         self.resolve_secrets = resolve_secrets
@@ -465,7 +472,7 @@ class Converter:
         self.warnings: list[str] = []
 
     def table(self, cls: type[T], value: object, key: str = "") -> T | None:
-        """One table as its struct; None where something in it is at fault (self.faults says what)."""
+        """One table as its struct; None where a value is at fault or missing that has no default."""
         if not isinstance(value, dict):
             self._fault(key, "a table", kind(value))
             return None
@@ -473,21 +480,23 @@ class Converter:
         fields = {field.name: field for field in msgspec.structs.fields(cls)}  # type: ignore[arg-type]
         prefix = f"{key}." if key else ""
         found: dict[str, Any] = {}
-        ok = True
+        whole = True
         for name in value:
             if name not in fields:
                 close = difflib.get_close_matches(name, fields, 1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 self._fault(prefix + _shown(name), f"one of {', '.join(fields)}", f"an unknown key{hint}")
-                ok = False
         for name, field in fields.items():
             if name in value:
-                found[name] = self.value(hints[name], value[name], prefix + name)
-                ok = ok and found[name] is not _FAILED
+                result = self.value(hints[name], value[name], prefix + name)
+                if result is not _FAILED:
+                    found[name] = result
+                elif field.required:
+                    whole = False
             elif field.required:
                 self._fault(prefix + name, "a value: this key has no default", "nothing")
-                ok = False
-        return cls(**found) if ok else None
+                whole = False
+        return cls(**found) if whole else None
 
     def value(self, hint: Any, value: Any, key: str) -> Any:
         """One value as its type says, or _FAILED."""
@@ -565,6 +574,8 @@ class Converter:
 
     def _secret(self, value: Any, key: str) -> Any:
         secret = self._parsed(lambda text: read_secret(text, resolve=self.resolve_secrets), value, key)
+        if secret is _FAILED and isinstance(value, str) and _REFERENCE.match(value):
+            return Secret("", value)  # the fault is told; a secret that is not at hand says nothing about the rest
         if isinstance(secret, Secret) and secret and not secret.source:
             self.warnings.append(f'{key}: the secret stands in the file itself; "env:NAME" or "file:PATH" keeps it out')
         return secret

@@ -327,6 +327,60 @@ def test_the_running_relay_answers_reloads_and_drains(cli: Cli, host: Callable[[
     assert not (cli.data_dir / "relay.sock").exists()
 
 
+def test_finding_newcomer_9_a_reload_says_what_it_does_not_apply(cli: Cli, host: Callable[[], subprocess.Popen[bytes]]):
+    host()
+    text = cli.config.read_text()
+    cli.config.write_text(
+        text.replace('"127.0.0.1:0"', '"127.0.0.1:1"').replace('input = "2.5"', 'input = "0.0000025"')
+    )
+    shown = cli("reload").stdout
+    assert "server.listen: changed, takes effect at a restart" in shown
+    # Newcomer 6: a price in the wrong unit; newcomer 5: what a process cannot see.
+    answer = cli.json("reload")
+    assert any(
+        "gpt-4o: input (0.0000025" in line and "below its provider's list price" in line for line in answer["warnings"]
+    )
+    assert any(
+        "env:RELAY_TEST_UPSTREAM_KEY" in line and "file:PATH are read again" in line for line in answer["warnings"]
+    )
+    assert "configuration reloaded" in (cli.folder / "serve.log").read_text()
+    # Newcomer 10: a half-saved file does not lock the operator out of a healthy relay.
+    cli.config.write_text(text.partition("[[rates]]")[0] + "[[rates")
+    assert cli.json("status")["running"] is True
+    assert "not TOML" in cli("reload").stderr
+
+
+def test_finding_newcomer_10_without_a_relay_a_broken_file_is_said(cli: Cli):
+    cli.config.write_text("[server\n")
+    assert "config.toml: not TOML" in cli.fails("account", "list")
+
+
+def test_finding_newcomer_6_check_compares_with_list_prices(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RELAY_TEST_UPSTREAM_KEY", "up-key")
+    cli.config.write_text(cli.config.read_text().replace('input = "2.5"', 'input = "0.0000025"'))
+    shown = cli.inside("check")
+    assert shown.returncode == 0
+    assert "gpt-4o: input (0.0000025, discount included) is below its provider's list price (2.5)" in shown.stdout
+
+
+def test_finding_newcomer_29_rates_check_says_what_the_operator_did(cli: Cli):
+    text = cli.config.read_text().replace('["gpt-4o"]', '["gpt-4o", "gpt-5", "o3", "gpt-4o-mini"]')
+    cli.config.write_text(text.replace("cache_read = 1", "cache_read = 9"))
+    few, many = cli.json("rates", "check")["warnings"], cli.json("rates", "check", "--all")["warnings"]
+    assert {line.partition(":")[0] for line in few} == {"gpt-4o"}
+    assert len(many) >= len(few)
+
+
+def test_finding_newcomer_35_output_that_cannot_be_written(cli: Cli):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "relay", "--config", str(cli.config), "terms"],
+            stdout=full, stderr=subprocess.PIPE, text=True, env=cli.environment, cwd=cli.folder, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "relay: the output cannot be written: No space left on device\n"
+
+
 def test_a_second_relay_on_the_same_store_is_refused(cli: Cli, host: Callable[[], object]):
     host()
     cli.environment["RELAY_TEST_UPSTREAM_KEY"] = "up-key"

@@ -544,17 +544,19 @@ class Status(msgspec.Struct, kw_only=True):
 
 
 class Reloaded(Answer):
-    """The configuration was applied."""
+    """The configuration was applied, but for the keys of `restart`: a line for each that has changed."""
 
     reloaded: bool
+    restart: list[str]
     warnings: list[str]
 
 
 class Draining(Answer):
-    """It ends when the open calls have ended."""
+    """The process ends when the open calls have ended, after `drain_seconds` at the latest."""
 
     draining: bool
     open_calls: int
+    drain_seconds: float
 
 
 class BackedUp(Answer):
@@ -571,7 +573,6 @@ class Terms(Answer):
     billing: dict[str, Any]
     retention: dict[str, Any]
     limits: dict[str, int]
-    validity: dict[str, int | None]
     notice: dict[str, int | None]
 
 

@@ -190,6 +190,12 @@ class LedgerShow(Params, frozen=True, kw_only=True):
     limit: int = 1000
 
 
+class RatesCheck(Params, frozen=True, kw_only=True):
+    """`all`: also what is not the operator's doing, prices of the shipped card."""
+
+    all: bool = False
+
+
 class RatesSchedule(Params, frozen=True, kw_only=True):
     """`rates`: the text of a file of [[rates]]. `effective`: a date or time in the future."""
 
@@ -261,7 +267,7 @@ def _table() -> dict[str, Command]:
         Command("calls show", "GET", "/calls/{id}", Id),
         Command("usage", "GET", "/usage", Usage),
         Command("rates show", "GET", "/rates", Nothing),
-        Command("rates check", "GET", "/rates/check", Nothing),
+        Command("rates check", "GET", "/rates/check", RatesCheck),
         Command("rates schedule", "POST", "/rates/schedule", RatesSchedule),
         Command("rates withdraw", "POST", "/rates/schedule/{id}/withdraw", Id),
         Command("ledger show", "GET", "/accounts/{id}/ledger", LedgerShow),

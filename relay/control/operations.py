@@ -596,13 +596,13 @@ class Operations:
             "scheduled": [documents.scheduled_rates(row) for row in schedule]
         }
 
-    async def rates_check(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008
+    async def rates_check(self, params: commands.RatesCheck) -> Document:
         """What is wrong or odd with the prices in force."""
         schedule = await self._store.rate_schedule()
         config = prices.in_force(self.config, schedule, _now_ms())
         cards = [row for row in await self._store.rate_cards() if row.id != pricelist.card(config)]
         before = cards[-1].body if cards else None
-        found = pricelist.check(config, before, pricelist.parse_today(_now_ms()))
+        found = pricelist.check(config, before, pricelist.parse_today(_now_ms()), everything=params.all)
         scheduled = prices.announced_models(prices.effective(schedule, _now_ms()))
         stated = {rate.model for rate in self.config.rates} - self.config.default_models
         found["warnings"] += [

@@ -108,21 +108,37 @@ def _paid(config: Config, rates: Iterable[Rate], models: frozenset[str] | None) 
     ]
 
 
-def check(config: Config, before: str | None = None, today: datetime.date | None = None) -> Document:
-    """`errors`: models that cannot be used; `warnings`: prices that are probably not meant.
+def odd_prices(config: Config) -> list[str]:
+    """Prices of the operator's own that are probably not meant: odd in themselves, or below the provider's list."""
+    own = [rate for rate in config.rates if rate.model not in config.default_models]
+    return [
+        line
+        for rate in sorted(own, key=lambda rate: rate.model)
+        for line in (*_odd_prices(rate), *_against_the_lists(config, rate, None))
+    ]
 
-    before  body of the card that was in force before this one, to tell rises by
-    today   for dates on the shipped card: prices that are about to change, models that are about to go
+
+def check(
+    config: Config, before: str | None = None, today: datetime.date | None = None, *, everything: bool = True
+) -> Document:
+    """`errors`: models that cannot be used; `warnings`: prices that are probably not meant, the model first.
+
+    before      body of the card that was in force before this one, to tell rises by
+    today       for dates on the shipped card: prices that are about to change, models that are about to go
+    everything  also what is not the operator's doing: prices of the shipped card
     """
     served = set(config.models)
     rated = {rate.model for rate in config.rates}
     errors = [f"{model}: {_why_unpriced(config, model)}: calls are refused" for model in sorted(served - rated)]
     warnings = [f"{model}: it has a rate and no channel serves it" for model in sorted(rated - served)]
-    for rate in sorted(config.rates, key=lambda rate: rate.model):
+    looked_at = [rate for rate in config.rates if everything or rate.model not in config.default_models]
+    for rate in sorted(looked_at, key=lambda rate: rate.model):
         warnings += _odd_prices(rate)
         warnings += _against_the_lists(config, rate, today)
     if before is not None:
-        warnings += [f"{line} than on the card before" for _, line in rises(before, pricing.card_body(config))]
+        models = {rate.model for rate in looked_at}
+        lines = [line for model, line in rises(before, pricing.card_body(config)) if model in models]
+        warnings += [f"{line} than on the card before" for line in lines]
     return {"ok": not errors, "errors": errors, "warnings": warnings}
 
 

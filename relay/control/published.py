@@ -51,11 +51,5 @@ def terms(config: Config) -> Document:
             "body_bytes_max": config.server.body_bytes_max,
             "upload_bytes_max": config.server.upload_bytes_max,
         },
-        # Credits end by the expiry of their lot; there is no rule for a whole service yet.
-        "validity": {"credits_months": None},
-        "notice": {
-            "price_rise_days": config.billing.price_rise_notice_days or None,
-            "terms_days": None,
-            "deprecation_days": None,
-        },
+        "notice": {"price_rise_days": config.billing.price_rise_notice_days or None},
     }
