@@ -328,6 +328,8 @@ def parse(text: str, *, file: str = "config.toml", resolve_secrets: bool = True)
     """Check the text of a configuration; `file` names it in messages. ConfigError as for `load`."""
     try:
         document = tomllib.loads(text, parse_float=Decimal)
+    except RecursionError:
+        raise ConfigError(file, [Fault("", "TOML", "brackets nested too deeply")]) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(file, [Fault("", "", f"not TOML: {error}")]) from None
     if isinstance(document.setdefault("plans", {}), dict):

@@ -21,6 +21,8 @@ def parse(text: str, *, file: str) -> tuple[Rate, ...]:
     """The rates of a TOML text that has nothing else. ConfigError names key and what is expected."""
     try:
         document = tomllib.loads(text, parse_float=Decimal)
+    except RecursionError:
+        raise ConfigError(file, [Fault("", "TOML", "brackets nested too deeply")]) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(file, [Fault("", "TOML", str(error))]) from None
     return _checked(document, file)

@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import orjson
 from aiohttp import web
 
 from relay.control import openapi
 from relay.control.commands import COMMANDS, Command, read_params
 from relay.control.failures import CommandError
+from relay.control.listening import Runner
 from relay.control.operations import Operations
 from relay.control.responses import error_response, json_response, query_fields
 from relay.control.sockets import SOCKET_NAME, socket_address
+from relay.wire import strictjson
 
 logger = logging.getLogger(__name__)
 
@@ -131,8 +132,10 @@ async def _read(command: Command, request: web.Request) -> Any:
             if request.content_type != "application/json":
                 raise CommandError("invalid", "expected Content-Type: application/json", "body")
             try:
-                document = orjson.loads(body)
-            except orjson.JSONDecodeError:
+                document = strictjson.loads(body)
+            except strictjson.DuplicateKeyError:
+                raise CommandError("invalid", "a key stands twice in one object of the body", "body") from None
+            except ValueError:
                 raise CommandError("invalid", "the body is not JSON", "body") from None
             if not isinstance(document, dict):
                 raise CommandError("invalid", "expected a JSON object", "body")
@@ -175,7 +178,7 @@ class SocketServer:
         """Binds and serves; OSError when the path is too long or not writable."""
         app = web.Application(client_max_size=BODY_BYTES_MAX)
         add_routes(app, self._operations, operator_token=None)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=5.0)
+        runner = Runner(app, access_log=None, handle_signals=False, shutdown_timeout=5.0)
         await runner.setup()
         self._path.unlink(missing_ok=True)
         umask = os.umask(0o177)  # never a moment in which others may connect

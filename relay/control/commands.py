@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
+
+_WHOLE = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 
 
 class Params(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -108,7 +110,7 @@ class CreditRefund(Params, frozen=True, kw_only=True):
 
 
 class KeyLimits(Limits, frozen=True, kw_only=True):
-    """What restricts one key, and how it is served. None or an empty list: no restriction.
+    """What restricts one key, and how it is served. None: no restriction.
 
     `on_disconnect`: "cancel" or "drain"; None: as `billing.on_disconnect` says.
     """
@@ -287,4 +289,15 @@ def read_params(command: Command, fields: dict[str, Any], *, text: bool = False)
 
     Raises msgspec.ValidationError, whose message names the field and the types, never the value.
     """
-    return msgspec.convert(fields, command.params, strict=not text)
+    return from_text(command.params, fields) if text else msgspec.convert(fields, command.params)
+
+
+P = TypeVar("P", bound=Params)
+
+
+def from_text(kind: type[P], fields: dict[str, Any]) -> P:
+    """Parameters out of a query string. Raises msgspec.ValidationError: 1e3 is not a whole number either."""
+    for field in msgspec.structs.fields(kind):
+        if int in (field.type, *get_args(field.type)) and not _WHOLE.fullmatch(str(fields.get(field.name, "0"))):
+            raise msgspec.ValidationError(f"Expected `int`, got `str` - at `$.{field.name}`")
+    return msgspec.convert(fields, kind, strict=False)

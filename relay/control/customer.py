@@ -192,7 +192,7 @@ class CustomerApi:
 
 def _query(request: web.Request, kind: type[Q]) -> Q:
     try:
-        return msgspec.convert(query_fields(request), kind, strict=False)
+        return commands.from_text(kind, query_fields(request))
     except msgspec.ValidationError as failure:
         raise CommandError("invalid", str(failure), "query") from None
 

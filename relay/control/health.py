@@ -9,6 +9,7 @@ from aiohttp import web
 from relay.config_values import Listen
 from relay.control.admin import authorise
 from relay.control.failures import CommandError
+from relay.control.listening import Runner
 from relay.control.responses import error_response, json_response
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -71,7 +72,7 @@ class MetricsListener:
 
         app = web.Application(client_max_size=1024)
         app.router.add_get("/metrics", exposition)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        runner = Runner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         listen = self._listen
         site: web.BaseSite

@@ -400,7 +400,7 @@ class Operations:
         now_ms = _now_ms()
         changes = self._key_settings(params, now_ms=now_ms)
         if not isinstance(params.name, UnsetType):
-            changes["name"] = values.text(params.name, "name", characters_max=values.NAME_CHARACTERS_MAX)
+            changes["name"] = values.text(params.name, "name", characters_max=values.NAME_CHARACTERS_MAX, required=True)
         async with self._changing:
             row = await self._find.key(params.id)
             if row.status == "revoked":

@@ -150,15 +150,15 @@ def status_filter(value: str | None) -> tuple[int | None, str | None]:
 
 
 def scopes(values: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Classes of endpoints, and `channel`; None or empty: all endpoints."""
-    unknown = [value for value in values or () if value not in SCOPES]
+    """Classes of endpoints, and `channel`; None: all endpoints."""
+    unknown = [value for value in _bounded(values, "scopes") if value not in SCOPES]
     if unknown:
         raise invalid(f"scopes: expected some of {', '.join(SCOPES)}", "scopes")
     return tuple(dict.fromkeys(values)) if values else None
 
 
 def models(values: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Public model names; None or empty: all. A model that no channel serves yet is allowed: it may come."""
+    """Public model names; None: all. A model that no channel serves yet is allowed: it may come."""
     for value in _bounded(values, "models"):
         if not value or not value.isprintable() or " " in value or len(value.encode()) > _MODEL_BYTES_MAX:
             raise invalid("models: expected names of models", "models")
@@ -166,7 +166,7 @@ def models(values: Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 def networks(values: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Networks in CIDR notation, v4 and v6; a single address is its own network. None or empty: any address."""
+    """Networks in CIDR notation, v4 and v6; a single address is its own network. None: any address."""
     found: dict[str, None] = {}
     for value in _bounded(values, "allow_ips"):
         try:
@@ -179,8 +179,9 @@ def networks(values: Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 def _bounded(values: Sequence[str] | None, field: str) -> Sequence[str]:
-    if values is not None and len(values) > LIST_ITEMS_MAX:
-        raise invalid(f"{field}: expected at most {LIST_ITEMS_MAX}", field)
+    if values is not None and not 1 <= len(values) <= LIST_ITEMS_MAX:
+        # An empty list would have to mean nothing or everything, and one of the two would be a surprise.
+        raise invalid(f"{field}: expected 1 to {LIST_ITEMS_MAX}, or null for all", field)
     return values or ()
 
 
@@ -220,7 +221,7 @@ def _tokens_per_call(value: dict[str, int] | UnsetType | None, old: dict[str, in
         return old
     if value is None:
         return None
-    models([model for model in value if model != "*"])
+    models([model for model in value if model != "*"] or None)
     for number in value.values():
         _limit(number, None, "tokens_per_call")
     return dict(value) or None

@@ -10,9 +10,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from relay.config_values import Listen
 from relay.control import admin, health
 from relay.control.commands import COMMANDS
 from relay.control.operations import Operations
+from relay.control.sockets import socket_address
 from tests.support.live import FakeLive
 
 TOKEN = "operator-token-0123456789abcdef"
@@ -229,3 +231,79 @@ async def test_health(client: Client, door: Door):
     assert (await client.get("/healthz")).status == 200
     assert (await client.get("/metrics")).status == 401
     assert await (await client.get("/metrics", headers=AUTH)).text() == "relay_up 1\n"
+
+
+async def _raw(address: str | tuple[str, int], data: bytes) -> bytes:
+    reader, writer = (
+        await asyncio.open_unix_connection(address)
+        if isinstance(address, str)
+        else await asyncio.open_connection(*address)
+    )
+    try:
+        writer.write(data)
+        async with asyncio.timeout(10):
+            return await reader.read(-1)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_finding_wire_L10_error_pages_quote_nothing(operations: Operations, tmp_path: Path):
+    server = admin.SocketServer(operations, tmp_path)
+    metrics = health.MetricsListener(Listen(host="127.0.0.1", port=0), lambda: b"relay_up 1\n")
+    await server.start()
+    await metrics.start()
+    try:
+        host, _, port = metrics.address.rpartition(":")
+        for address in (socket_address(tmp_path), (host, int(port))):
+            for bad in (b"GET / HTTP/1.1\r\nX-Canary\x01: canary\r\n\r\n", b"canary\r\n\r\n"):
+                answer = await _raw(address, bad)
+                assert answer[:13] in (b"HTTP/1.0 400 ", b"HTTP/1.1 400 "), answer
+                assert b"application/json" in answer
+                for word in (b"canary", b"Canary", b"aiohttp", b"Python", b"<"):
+                    assert word not in answer
+    finally:
+        await server.stop()
+        await metrics.stop()
+
+
+async def test_finding_wire_L10_deep_nesting_is_400(client: Client):
+    deep = "[" * 5000 + "]" * 5000
+    rates = {"rates": f"[[rates]]\nmodel = {deep}\n", "effective": "2099-01-01"}
+    assert (await client.post("/admin/v1/rates/schedule", json=rates, headers=AUTH)).status == 400
+    typed = AUTH | {"Content-Type": "application/json"}
+    for body in ('{"email":' + deep + "}", "[" * 60_000):
+        assert (await client.post("/admin/v1/accounts", data=body, headers=typed)).status == 400
+
+
+async def test_finding_wire_L11_what_could_be_taken_in_two_ways_is_refused(client: Client):
+    typed = AUTH | {"Content-Type": "application/json"}
+    assert (await client.post("/admin/v1/accounts", json={"email": "a@example.com"}, headers=AUTH)).status == 200
+    for body in (
+        '{"amount":"1","amount":"1000"}',
+        '{"amount":"1","\\u0061mount":"1000"}',
+        '{"amount":NaN}',
+        '{"amount":"1"',
+    ):
+        answer = await client.post("/admin/v1/accounts/acct_1/credits", data=body, headers=typed)
+        assert (answer.status, (await answer.json())["error"]["code"]) == (400, "invalid"), body
+    for name in ("models", "scopes", "allow_ips"):
+        for path in ("/admin/v1/accounts/acct_1/keys",):
+            answer = await client.post(path, json={name: []}, headers=AUTH)
+            assert (answer.status, (await answer.json())["error"]["field"]) == (400, name)
+            assert (await client.post(path, json={name: None}, headers=AUTH)).status == 200
+    for limit in ("1e3", "10.0", "0x10", " 5", "1_0", ""):
+        assert (await client.get("/admin/v1/calls", params={"limit": limit}, headers=AUTH)).status == 400, limit
+    assert (await client.get("/admin/v1/calls", params={"limit": "5"}, headers=AUTH)).status == 200
+    for name in ("", "  ", "a\nb", "a\x1b[31m", "a\u202eb"):
+        assert (await client.patch("/admin/v1/keys/key_1", json={"name": name}, headers=AUTH)).status == 400, name
+
+
+async def test_finding_wire_M11_an_authorization_that_cannot_be_read_is_400(client: Client):
+    for path in ("/admin/v1/accounts", "/metrics", "/admin/v1/nothing"):
+        server = client.server
+        assert server.port is not None
+        raw = b"GET %b HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer \xff\r\nConnection: close\r\n\r\n" % path.encode()
+        answer = await _raw((server.host, server.port), raw)
+        assert answer.startswith(b"HTTP/1.1 400 "), path
+        assert b'"field":"authorization"' in answer
