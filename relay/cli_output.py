@@ -188,7 +188,11 @@ def human(name: str, document: Document) -> str:
         agreed = "every balance agrees with its entries and calls\n" if document["ok"] else ""
         aside = document["set_aside"]
         named = table(aside, ("time", "kind", "call_id", "account_id", "reason"))
-        return agreed + (f"\nset aside, not charged\n{named}" if aside else "")
+        agreed += f"\nset aside, not charged\n{named}" if aside else ""
+        unchecked = document["unchecked"]
+        agreed += f"no time was left to check the pages of {', '.join(unchecked)}\n" if unchecked else ""
+        seal = document["seal"]
+        return f"{agreed}seal {seal['number']}: {seal['digest']}\n"
     if name == "calls show":
         rest = {field: value for field, value in document.items() if field not in ("bill", "rounded")}
         bill = table(document["bill"], ("what", "quantity", "price", "unit", "amount"))

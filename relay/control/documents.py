@@ -220,16 +220,36 @@ def set_aside(row: rows.SetAsideRow) -> Document:
     }
 
 
+# What is expected and what is found, where it is no number.
+STATES = {
+    "seal": ("as it was sealed", "changed or removed"),
+    "unsealed": ("a seal", "none: no relay has added it"),
+    "damage": ("pages that can be read and agree", "others"),
+    "job": ("ended with a record, or open without one", "something else"),
+}
+
+
 def difference(row: rows.Difference) -> Document:
     """Something that does not add up. Sums of calls and tokens are counts, everything else is credits."""
     text = str if row.what in ("rollup", "count") else units.format_credits
     subject = row.subject
-    if row.what == "cost" and subject.isdigit():
+    if row.what in ("cost", "organisation") and subject.isdigit():
         subject = units.call_text(int(subject))
+    expected, found = text(row.expected), text(row.found)
+    if row.what in STATES:
+        expected, found = STATES[row.what]
+    elif row.what == "schema":
+        expected = "as the relay made it" if row.expected else "none"
+        found = "something else" if row.found else "none"
+    elif row.what == "organisation":
+        expected = "one that the account belongs or belonged to"
+        found = units.organisation_text(row.found) if row.found else "none"
+    elif row.what == "cost" and row.expected < 0:
+        expected = "a rate card with this model"
     return {
         "what": row.what,
         "account_id": units.account_text(row.account_id) if row.account_id > 0 else None,
         "subject": subject,
-        "expected": "a rate card with this model" if row.what == "cost" and row.expected < 0 else text(row.expected),
-        "found": text(row.found),
+        "expected": expected,
+        "found": found,
     }

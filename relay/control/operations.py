@@ -581,11 +581,13 @@ class Operations:
     async def ledger_verify(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008
         """Recomputes every balance."""
         await self._store.flush()
-        differences = await self._store.verify(published.cost_of)
+        differences, unchecked, (seal, digest) = await self._store.verify_all(published.cost_of)
         return {
             "ok": not differences,
             "differences": [documents.difference(row) for row in differences],
             "set_aside": [documents.set_aside(row) for row in await self._store.set_aside()],
+            "unchecked": unchecked,
+            "seal": {"number": seal, "digest": digest.hex()},
         }
 
     async def rates_show(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008

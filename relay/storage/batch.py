@@ -33,6 +33,7 @@ from relay.storage.calls import INSERT_IDEMPOTENCY
 from relay.storage.database import transaction
 from relay.storage.ledger import lots_of
 from relay.storage.objects import mark_ended
+from relay.storage.seals import Sealer
 from relay.storage.statements import ROWS_PER_STATEMENT, ManyRows
 
 # What is kept between groups, at most. 10,000 accounts with two lots each take about 6 MB.
@@ -123,6 +124,8 @@ class BatchWriter:
         # Per account, in spending order: [lot id, used, remaining]; only lots with something left.
         self._lots: dict[int, list[list[int]]] = {}
         self._last_used: dict[int, int] = {}  # key id -> day
+        self._sealer = Sealer(connection)
+        self._unsealed = False  # this transaction has added something that the seals are about
         # Cost that neither a lot nor the record's own write-off covered, since start. Not 0: live balances were wrong.
         self.shortfall_nano = 0
         # Rows changed by this connection so far; read by the event loop between groups.
@@ -133,6 +136,10 @@ class BatchWriter:
         self._shapes.clear()
         self._lots.clear()
         self._last_used.clear()
+
+    def seal(self) -> None:
+        """At the end of another job of the writer's thread that has added entries or lots."""
+        self._sealer.seal()
 
     def forget_lots(self, account_id: int) -> None:
         """The account's lots were changed by another job of the writer's thread."""
@@ -254,6 +261,7 @@ class BatchWriter:
         if accounts:
             self._draw(accounts, write_offs)
         if write_offs:
+            self._unsealed = True
             connection.executemany(
                 "INSERT INTO entries (account_id, kind, amount_nano, call_id, reason, time_ms)"
                 " VALUES (?, 'write_off', ?, ?, '', ?)",
@@ -272,7 +280,10 @@ class BatchWriter:
         return len(calls)
 
     def _count(self, written: int) -> int:
-        """One more group is in this transaction."""
+        """The end of a transaction with one more group."""
+        if self._unsealed:
+            self._sealer.seal()
+            self._unsealed = False
         self._connection.execute("UPDATE store SET batch = batch + 1")
         return written
 
@@ -322,6 +333,7 @@ class BatchWriter:
             known = self._shapes.get((call[4:12], call[19], call[21]))
             if known is not None:
                 return known
+        self._unsealed = True
         cursor = connection.execute(
             "INSERT INTO shapes (path, model, upstream_model, channel, attempts, stream, status, error_code,"
             " usage_source, rate_card) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

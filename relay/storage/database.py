@@ -21,23 +21,19 @@ from typing import Final, TypeVar
 import aiosqlite
 
 from relay.storage.errors import StoreError, StoreFailed, StoreUnavailable, StoreUnusable
+from relay.storage.pages import check as check_pages
+from relay.storage.schema import migrate, schema_version_latest
 
 T = TypeVar("T")
 Connection = sqlite3.Connection
 
 APPLICATION_ID: Final = 0x52454C59  # "RELY"
-MIGRATIONS: Final = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_SECONDS: Final = 5.0
-# Entries and lots are checked for damage at every start, up to this many entries: about 20 ms.
-CHECKED_ENTRIES_MAX: Final = 100_000
+# All tables are checked for damage at every start, those with money first, for no longer than this.
+CHECK_SECONDS: Final = 0.3
 HEADER_BYTES: Final = 100
 
 _UNAVAILABLE: Final = frozenset({"SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_READONLY"})
-
-
-def schema_version_latest() -> int:
-    """The number of the last migration."""
-    return max(int(path.name[:4]) for path in MIGRATIONS.glob("*.sql"))
 
 
 def translate(error: sqlite3.Error) -> StoreError:
@@ -162,7 +158,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
             raise StoreUnavailable("the file system does not support write-ahead logging (a network share?)")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("PRAGMA synchronous = NORMAL")
-        _migrate(connection)
+        migrate(connection)
         connection.execute("PRAGMA foreign_keys = 1")
     except sqlite3.Error as error:
         connection.close()
@@ -192,23 +188,10 @@ def _create(path: Path) -> None:
     connection = _connect(new)
     try:
         connection.execute("PRAGMA synchronous = FULL")
-        _migrate(connection)
+        migrate(connection)
     finally:
         connection.close()
     new.rename(path)
-
-
-def _migrate(connection: sqlite3.Connection) -> None:
-    """Run the migrations that this file has not had. Each is one transaction and sets user_version itself."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    for path in sorted(MIGRATIONS.glob("*.sql")):
-        if int(path.name[:4]) > version:
-            try:
-                connection.executescript(path.read_text(encoding="utf-8"))
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
 
 
 def _check(path: Path) -> None:
@@ -240,17 +223,14 @@ def _check(path: Path) -> None:
         latest = schema_version_latest()
         if version > latest:
             raise StoreUnusable(f"{path}: written by a newer relay (schema {version}, this one knows {latest})")
-        (entries,) = connection.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()
         connection.execute("SELECT plan FROM accounts LIMIT 1").fetchone()
         connection.execute("SELECT name FROM keys LIMIT 1").fetchone()
         connection.execute("SELECT last4 FROM credentials LIMIT 1").fetchone()
         connection.execute("SELECT id FROM calls ORDER BY id DESC LIMIT 1").fetchone()
-        if entries <= CHECKED_ENTRIES_MAX:
-            problems = connection.execute("PRAGMA quick_check(entries)").fetchall()
-            problems += connection.execute("PRAGMA quick_check(lots)").fetchall()
-            problems += connection.execute("PRAGMA quick_check(lot_use)").fetchall()
-            if any(problem != ("ok",) for problem in problems):
-                raise StoreUnusable(f"{path}: damaged: the ledger's tables do not pass SQLite's check")
+        damaged, _ = check_pages(connection, CHECK_SECONDS, whole=False)
+        if damaged:
+            names = ", ".join(row.subject for row in damaged)
+            raise StoreUnusable(f"{path}: damaged: SQLite's check refuses {names}. Put the file back from a backup")
     except sqlite3.Error as error:
         reason = translate(error)
         if isinstance(reason, StoreUnavailable):

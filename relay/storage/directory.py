@@ -167,6 +167,8 @@ def set_account(connection: sqlite3.Connection, account_id: int, changes: dict[s
         )
     except sqlite3.IntegrityError as error:
         raise _refused(error, "an account with that e-mail address exists") from None
+    if row.organisation_id != old.organisation_id:
+        connection.execute("REPLACE INTO memberships VALUES (?, ?)", (row.id, old.organisation_id))
     return row
 
 

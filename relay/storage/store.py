@@ -54,7 +54,7 @@ from relay.storage.rows import (
     Spend,
     UsageRow,
 )
-from relay.storage.verify import CostFunction
+from relay.storage.verify import CostFunction, Verified
 
 T = TypeVar("T")
 Durability = Literal["process", "power"]
@@ -470,7 +470,9 @@ class Store:
 
         def job(db: Connection) -> CreditResult:
             self._writer.forget_lots(account_id)
-            return ledger.add_credit(db, account_id, amount_nano, kind, reason, idempotency_key, expires_ms, now)
+            result = ledger.add_credit(db, account_id, amount_nano, kind, reason, idempotency_key, expires_ms, now)
+            self._writer.seal()
+            return result
 
         return await self._change(job)
 
@@ -493,7 +495,9 @@ class Store:
 
         def job(db: Connection) -> CreditResult:
             self._writer.forget_lots(account_id)
-            return ledger.take_credit(db, account_id, amount_nano, kind, reason, lot_kinds, idempotency_key, now)
+            result = ledger.take_credit(db, account_id, amount_nano, kind, reason, lot_kinds, idempotency_key, now)
+            self._writer.seal()
+            return result
 
         return await self._change(job)
 
@@ -527,7 +531,9 @@ class Store:
         def job(db: Connection) -> list[EntryRow]:
             for account_id in most_nano:
                 self._writer.forget_lots(account_id)
-            return ledger.expire_lots(db, most_nano, due_ms, lots_max, now)
+            entries = ledger.expire_lots(db, most_nano, due_ms, lots_max, now)
+            self._writer.seal()
+            return entries
 
         return await self._change(job)
 
@@ -540,7 +546,11 @@ class Store:
         return await self._read(lambda db: ledger.lots_of(db, account_id, open_only=open_only))
 
     async def verify(self, cost_of: CostFunction | None = None) -> list[Difference]:
-        """Recompute balances, lots, rollups and (with cost_of) the cost of each call still recorded; [] if all agree.
+        """`verify_all`, and only what does not agree."""
+        return (await self.verify_all(cost_of)).differences
+
+    async def verify_all(self, cost_of: CostFunction | None = None) -> Verified:
+        """Recompute balances, lots, rollups and (with cost_of) the cost of each call still recorded; the seals; pages.
 
         Reads everything: minutes for tens of millions of calls, on a connection and thread of its own.
         """

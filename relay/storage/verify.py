@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from relay.records import CALL_COLUMNS, MS_PER_DAY, first_call_id
+from relay.storage import pages, seals
 from relay.storage.rows import CallDetails, CallRow, Difference, RateCardRow
 
 CostFunction = Callable[[RateCardRow, CallRow], int]
+Check = Callable[[sqlite3.Connection], list[Difference]]
 
 # More differences than this say no more than the first ones.
 DIFFERENCES_MAX: Final = 1000
@@ -104,16 +106,65 @@ COMPARE_ENTRIES: Final = """
 """
 
 
-def verify(connection: sqlite3.Connection, cost_of: CostFunction | None) -> list[Difference]:
+# A call counts for the organisation that its account belongs to, or has belonged to.
+COMPARE_ORGANISATIONS: Final = """
+    SELECT calls.id, account_id, organisation_id
+    FROM calls
+    WHERE account_id IS NOT NULL
+        AND coalesce(organisation_id, 0) != coalesce((SELECT organisation_id FROM accounts WHERE id = account_id), -1)
+        AND NOT EXISTS (
+            SELECT 1 FROM memberships
+            WHERE memberships.account_id = calls.account_id
+                AND memberships.organisation_id = coalesce(calls.organisation_id, 0)
+        )
+    LIMIT :limit
+"""
+
+# What was looked at in vain within this time is said to be unchecked. A gigabyte takes about ten seconds.
+PAGES_SECONDS: Final = 120.0
+
+
+class Verified(NamedTuple):
+    """What was found, the tables whose pages there was no time to check, and the last seal."""
+
+    differences: list[Difference]
+    unchecked: list[str]
+    seal: tuple[int, bytes]
+
+
+def verify(
+    connection: sqlite3.Connection, cost_of: CostFunction | None, *, pages_seconds: float = PAGES_SECONDS
+) -> Verified:
     """All differences, up to DIFFERENCES_MAX of each kind."""
     connection.execute("BEGIN")
     try:
-        differences = _ledger(connection) + _sums(connection) + _jobs(connection)
+        differences, unchecked = pages.check(connection, pages_seconds, whole=True)
+        differences += pages.check_schema(connection)
+        checks: list[Check] = [seals.check, _ledger, _sums, _jobs, _organisations]
         if cost_of is not None:
-            differences += _costs(connection, cost_of)
-        return differences
+            checks.append(lambda db: _costs(db, cost_of))
+        for check in checks:
+            try:
+                differences += check(connection)
+            except sqlite3.DatabaseError:
+                # What cannot be read has been named; one that only this found is worse than damage.
+                if not differences:
+                    raise
+        return Verified(differences, unchecked, _last_seal(connection))
     finally:
         connection.execute("COMMIT")
+
+
+def _last_seal(connection: sqlite3.Connection) -> tuple[int, bytes]:
+    try:
+        return seals.newest(connection)
+    except sqlite3.DatabaseError:
+        return 0, seals.FIRST
+
+
+def _organisations(connection: sqlite3.Connection) -> list[Difference]:
+    rows = connection.execute(COMPARE_ORGANISATIONS, {"limit": DIFFERENCES_MAX})
+    return [Difference("organisation", account_id, str(call_id), 0, found or 0) for call_id, account_id, found in rows]
 
 
 def _ledger(connection: sqlite3.Connection) -> list[Difference]:

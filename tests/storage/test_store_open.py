@@ -189,8 +189,10 @@ async def test_a_damaged_page_of_the_ledger(tmp_path, table):
     await refused(tmp_path, "damaged")
 
 
-async def test_damage_found_while_running_is_fatal(tmp_path):
+async def test_damage_found_while_running_is_fatal(tmp_path, monkeypatch):
+    """As in a store so large that the look at its start does not get there."""
     await make(tmp_path)
+    monkeypatch.setattr(database, "check_pages", lambda *_, **__: ([], []))
     path = tmp_path / "relay.db"
     connection = sqlite3.connect(path)
     (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'rollups'").fetchone()
