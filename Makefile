@@ -10,8 +10,9 @@ SOURCES := setup.py relay/_fastpath.pyx $(wildcard relay/fastpath/*)
 run: .make-build
 	$(BIN)/python -m relay demo
 
+# Two files at a time: half of the time goes by with waiting. Some tests measure times, so not as many as there are cores.
 test: .make-build
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What tests of other clients need (tests/clients): Node with its packages, and an environment for clients of Python.
 # Without it those tests are skipped; RELAY_TEST_CLIENTS=required makes them fail instead.

@@ -1,19 +1,21 @@
 """python -m benchmarks            lists scenarios and contenders
 python -m benchmarks run …      measures; --help tells the options
-python -m benchmarks report …   reports earlier results again"""
+python -m benchmarks report …   reports earlier results again
+python -m benchmarks instructions   counts relay's instructions per call and event, by valgrind"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import page, report
+from . import instructions, page, report
 from .build import TARGET, BuildError, build
 from .cases import MODEL
 from .contenders import CONTENDERS, UnavailableError, external
@@ -39,6 +41,14 @@ def _arguments() -> argparse.ArgumentParser:
     run.add_argument("--output", type=Path, default=TARGET / "results", help="directory for the results")
     run.add_argument("--write-docs", type=Path, metavar="FILE", help="put the tables into this page")
     run.add_argument("--section", default="standard", help="which generated section of that page (default standard)")
+    count = commands.add_parser(
+        "instructions", help="user instructions of relay per call and event, by valgrind; under 4 minutes",
+        description="With BENCH_BEFORE=DIR, another built checkout, that one is counted as well.",
+    )  # fmt: skip
+    count.add_argument("--rounds", type=int, default=instructions.ROUNDS, help="default %(default)s")
+    count.add_argument("--output", type=Path, default=instructions.OUTPUT, help="directory for the results")
+    count.add_argument("--write-docs", type=Path, metavar="FILE", help="put the table into this page")
+    count.add_argument("--section", default="instructions", help="which generated section (default instructions)")
     again = commands.add_parser("report", help="report earlier results again")
     again.add_argument("results", type=Path, nargs="+", help="results.json, one or more")
     again.add_argument("--output", type=Path, default=TARGET / "results")
@@ -111,8 +121,10 @@ def _run(arguments: argparse.Namespace) -> int:
             scenario = _outside(scenario, arguments)
             contenders = {"target": external(arguments.base_url, arguments.key)}
         else:
-            names = [n for n in CONTENDERS if n in (arguments.contender or scenario.contenders)]
-            contenders = {name: CONTENDERS[name] for name in names}
+            chosen = {*(arguments.contender or scenario.contenders)}
+            if "relay" in chosen and os.environ.get("BENCH_BEFORE"):
+                chosen.add("relay-before")
+            contenders = {name: start for name, start in CONTENDERS.items() if name in chosen}
         try:
             result = runner.run(scenario, contenders, rounds)
         except UnavailableError as reason:
@@ -158,6 +170,27 @@ def _report(arguments: argparse.Namespace) -> int:
     return 1 if any(result.all_wrong for _, result in done) else 0
 
 
+def _instructions(arguments: argparse.Namespace) -> int:
+    environment = machine()
+    prefix = "BENCH_BEFORE=DIR " if os.environ.get("BENCH_BEFORE") else ""
+    environment["command"] = f"{prefix}python -m benchmarks {shlex.join(sys.argv[1:])}"
+    try:
+        found = instructions.run(build(), choose_cores(), arguments.output, _say, rounds=arguments.rounds)
+    except (UnavailableError, ProgramError) as error:
+        _say(f"FAILED: {error}")
+        return 1
+    _say(report.print_table(instructions.table(found)))
+    for text in instructions.verdicts(found):
+        _say(f"  - {text}")
+    results = {"machine": environment, "contenders": {name: asdict(figures) for name, figures in found.items()}}
+    report.write_json(arguments.output / "instructions.json", results)
+    _say(f"written: {arguments.output / 'instructions.json'}; profiles beside it, for callgrind_annotate")
+    if arguments.write_docs:
+        report.write_section(arguments.write_docs, arguments.section, instructions.documented(environment, found))
+        _say(f"written: {arguments.write_docs}")
+    return 0
+
+
 def main() -> int:
     """Exit status: 0 measured and right, 1 a result was wrong or a program failed, 2 wrong usage."""
     parser = _arguments()
@@ -168,7 +201,7 @@ def main() -> int:
     # a terminated run ends what it started, as an interrupted one does
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        return _run(arguments) if arguments.command == "run" else _report(arguments)
+        return {"run": _run, "report": _report, "instructions": _instructions}[arguments.command](arguments)
     except (ValueError, BuildError, PermissionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

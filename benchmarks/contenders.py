@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from .cases import Case
 from .processes import Cores, Program, Programs, free_port, wait_descendants, wait_listening
 
 CHAT_PATH = "/v1/chat/completions"
@@ -55,6 +56,13 @@ class Tally:
     calls: int
     input_tokens: int
     output_tokens: int
+
+    def plus(self, calls: int, case: Case) -> Tally:
+        return Tally(
+            self.calls + calls,
+            self.input_tokens + calls * case.input_tokens,
+            self.output_tokens + calls * case.output_tokens,
+        )
 
 
 @dataclass
@@ -258,6 +266,12 @@ def _relay(setting: Setting) -> Target:
     return start_relay("relay", setting)
 
 
+def _relay_before(setting: Setting) -> Target:
+    from .relay_contender import checkout_before, start_relay
+
+    return start_relay("relay-before", setting, checkout_before())
+
+
 def _relay_grown(setting: Setting) -> Target:
     from .relay_contender import start_relay
 
@@ -320,5 +334,6 @@ CONTENDERS: dict[str, Callable[[Setting], Target]] = {
     "litellm": _litellm,
     "naive": _naive,
     "relay": _relay,
+    "relay-before": _relay_before,
     "relay-grown": _relay_grown,
 }

@@ -2,6 +2,8 @@
 
 One paying account with a plan that limits everything, set so high that nothing is refused, and keys with limits and
 spending caps of their own. Afterwards its call records and its ledger are compared with what was called.
+
+`relay-before` is the same from another checkout, named by BENCH_BEFORE: its code, this interpreter and its packages.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from .grow import grow
 from .processes import Program, ProgramError, free_port, wait_listening
 
 ROOT = Path(__file__).parent.parent
+BEFORE = "BENCH_BEFORE"
 FLUSH_SECONDS_MAX = 15.0
 STARTS_GROWN = 5  # so often its start is timed
 
@@ -66,6 +70,15 @@ KEY_LIMITS = {
 }
 INPUT_NANO_PER_TOKEN = 2_500
 OUTPUT_NANO_PER_TOKEN = 10_000
+# Over the relay's socket, as the command does it: a thousand processes would take minutes. In a process of its own,
+# because the relay may be another checkout than this one.
+MAKE_KEYS = """\
+import json, sys
+from pathlib import Path
+from relay.cli_client import send
+data, count, fields = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+print(json.dumps([send(data, "key create", {"name": f"bench {i}", **fields})["secret"] for i in range(count)]))
+"""
 
 
 class _CommandLine:
@@ -75,24 +88,45 @@ class _CommandLine:
 
     def __call__(self, *words: str) -> Any:
         """Runs a command with --json; returns the document, or the list of JSON lines. ProgramError if it fails."""
-        command: list[str | Path] = [sys.executable, "-m", "relay", *words, "--config", str(self._config), "--json"]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **self._environment}
-        )
-        if done.returncode:
-            raise ProgramError(f"relay {' '.join(words)}: status {done.returncode}: {done.stderr.strip()[-1000:]}")
-        lines = [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
+        out = self.python("-m", "relay", *words, "--config", str(self._config), "--json")
+        lines = [json.loads(line) for line in out.splitlines() if line.strip()]
         return lines[0] if len(lines) == 1 else lines
 
+    def python(self, *words: str) -> str:
+        """What a Python process of the relay's checkout prints. ProgramError if it fails."""
+        environment = {**os.environ, **self._environment}
+        command = [sys.executable, *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+        if done.returncode:
+            raise ProgramError(f"{' '.join(words)[:200]}: status {done.returncode}: {done.stderr.strip()[-1000:]}")
+        return done.stdout
 
-def start_relay(name: str, setting: Setting) -> Target:
-    """UnavailableError if relay is not built, or from older sources; ProgramError if it does not start."""
-    modules = list((ROOT / "relay").glob("_fastpath.*.so"))
+
+def checkout_before() -> Path:
+    """The checkout that BENCH_BEFORE names. UnavailableError if there is none."""
+    named = os.environ.get(BEFORE)
+    if not named:
+        raise UnavailableError(f"{BEFORE} names no checkout")
+    root = Path(named).resolve()
+    if not (root / "relay" / "_fastpath.pyx").is_file():
+        raise UnavailableError(f"{BEFORE}: {root} is not a checkout of relay")
+    return root
+
+
+def check_built(root: Path) -> None:
+    """UnavailableError if relay is not built there, or from older sources."""
+    modules = list((root / "relay").glob("_fastpath.*.so"))
     if not modules:
-        raise UnavailableError("relay is not built here")
-    sources = [ROOT / "relay" / "_fastpath.pyx", *(ROOT / "relay" / "fastpath").iterdir()]
+        raise UnavailableError(f"relay is not built in {root}")
+    sources = [root / "relay" / "_fastpath.pyx", *(root / "relay" / "fastpath").iterdir()]
     if max(m.stat().st_mtime for m in modules) < max(s.stat().st_mtime for s in sources):
-        raise UnavailableError("relay's compiled module is older than its sources: build it again")
+        raise UnavailableError(f"the compiled module in {root} is older than its sources: build it again")
+
+
+def start_relay(name: str, setting: Setting, root: Path = ROOT, launcher: Sequence[str | Path] = ()) -> Target:
+    """`launcher`: a program that runs the relay's. UnavailableError if relay is not built; ProgramError if it does not
+    start."""
+    check_built(root)
     directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=setting.directory))  # a store of its own at every start
     port = free_port()
     tls = ""
@@ -110,13 +144,9 @@ def start_relay(name: str, setting: Setting) -> Target:
             model=MODEL,
         )
     )
-    environment = {"BENCH_UPSTREAM_KEY": "sk-simulated-upstream", "PYTHONPATH": str(ROOT)}
+    environment = {"BENCH_UPSTREAM_KEY": "sk-simulated-upstream", "PYTHONPATH": str(root), "PYTHONSAFEPATH": "1"}
     if setting.certificates:
         environment["SSL_CERT_FILE"] = str(setting.certificates.authority)
-    # here, because everything else in the suite works without relay
-    from relay.cli_client import NotRunning, send
-    from relay.control.failures import CommandError
-
     cli = _CommandLine(config, environment)
     account = cli("account", "create", "--email", "bench@example.com", "--plan", "bench")["id"]
     cli("credit", "add", account, "100000000", "--reason", "benchmark")
@@ -124,7 +154,7 @@ def start_relay(name: str, setting: Setting) -> Target:
     if name == "relay-grown":
         grow(data / DATABASE, *setting.stock)
     last_id = _last_call_id(data)
-    command: list[str | Path] = [sys.executable, "-m", "relay", "serve", "--config", config]
+    command: list[str | Path] = [*launcher, sys.executable, "-m", "relay", "serve", "--config", config]
     ready_seconds: list[float] = []
     for last in [False] * (STARTS_GROWN - 1 if name == "relay-grown" else 0) + [True]:
         program = setting.programs.start(name, command, setting.cores.proxy, environment)
@@ -133,19 +163,15 @@ def start_relay(name: str, setting: Setting) -> Target:
         ready_seconds.append(time.monotonic() - started)
         if not last:
             setting.programs.stop(program)
-    # over the relay's socket, as the command does it: a thousand processes would take minutes
-    try:
-        keys = [
-            send(data, "key create", {"id": account, "name": f"bench {i}", **KEY_LIMITS})["secret"]
-            for i in range(setting.keys)
-        ]
-    except (NotRunning, CommandError) as failure:
-        raise ProgramError(f"key create: {type(failure).__name__} {failure}\n{program.output()}") from None
+    fields = json.dumps({"id": account, **KEY_LIMITS})
+    made = cli.python("-c", MAKE_KEYS, str(data), str(setting.keys), fields)
 
     def books(tally: Tally) -> list[str]:
         return check_books(data, cli, last_id, tally, verify=name != "relay-grown")
 
-    return Target(name, HOST, port, setting.client_tls, program, keys=keys, books=books, ready_seconds=ready_seconds)
+    return Target(
+        name, HOST, port, setting.client_tls, program, keys=json.loads(made), books=books, ready_seconds=ready_seconds
+    )
 
 
 def wait_ready(program: Program, port: int, setting: Setting, timeout_seconds: float = 30.0) -> None:

@@ -12,7 +12,7 @@ from .runner import Sample, ScenarioResult
 from .scenarios import Bar, Scenario, find
 from .stats import ROUNDS_MIN, Summary, pairwise, summarize, verdict
 
-REFERENCE = "nginx"
+REFERENCES = ("nginx", "relay-before")
 FOREIGN_SHARE_MAX = 0.1  # of the proxy's core used by other programs; above it, no verdict on times
 
 # figure → heading, divisor, decimals
@@ -90,21 +90,31 @@ def show(figure: str, summary: Summary | None) -> str:
     return f"{'~' if summary.noisy else ''}{median} ({low}-{high})" if len(summary.values) > 1 else median
 
 
-def _ratio(result: ScenarioResult, name: str, figure: str) -> Summary | None:
-    if REFERENCE not in result.samples or name == REFERENCE:
+def _references(result: ScenarioResult) -> list[str]:
+    """Contenders to which the others are compared: nginx, and what relay was before."""
+    return [name for name in REFERENCES if name in result.samples] or [REFERENCES[0]]
+
+
+def _ratio(result: ScenarioResult, name: str, figure: str, reference: str) -> Summary | None:
+    if reference not in result.samples or name == reference or (reference != REFERENCES[0] and name != "relay"):
         return None
-    return summarize(pairwise(values(result.samples[name], figure), values(result.samples[REFERENCE], figure), "ratio"))
+    return summarize(pairwise(values(result.samples[name], figure), values(result.samples[reference], figure), "ratio"))
 
 
 def table(scenario: Scenario, result: ScenarioResult) -> list[list[str]]:
-    """Rows of text, heading first: a column per figure, and the ratio to nginx of the first one measured."""
+    """Rows of text, heading first: a column per figure, and the ratios of the first one to nginx and relay-before."""
     figures = [f for f in scenario.figures if any(values(s, f) for s in result.samples.values())]
     main = figures[0] if figures else ""
-    rows = [["", *(SHOWN[f][0] for f in figures), f"x {REFERENCE}"]]
+    references = _references(result)
+    rows = [["", *(SHOWN[f][0] for f in figures), *(f"x {reference}" for reference in references)]]
     for name, samples in result.samples.items():
-        ratio = _ratio(result, name, main)
+        ratios = [_ratio(result, name, main, reference) for reference in references]
         rows.append(
-            [name, *(show(f, summarize(values(samples, f))) for f in figures), f"{ratio.median:.2f}" if ratio else ""]
+            [
+                name,
+                *(show(f, summarize(values(samples, f))) for f in figures),
+                *(f"{ratio.median:.3f}" if ratio else "" for ratio in ratios),
+            ]
         )
     return rows
 
@@ -203,19 +213,13 @@ def marks(section: str) -> tuple[str, str]:
 def write_docs(
     path: Path, section: str, machine: dict[str, Any], done: Sequence[tuple[Scenario, ScenarioResult]], command: str
 ) -> None:
-    """Replaces the section of the page. ValueError if they are missing or a result is wrong."""
-    page = path.read_text()
-    begin, end = marks(section)
-    if page.count(begin) != 1 or page.count(end) != 1:
-        raise ValueError(f"{path}: there is no generated section {section!r}")
+    """Replaces the section of the page. ValueError if it is missing or a result is wrong."""
     wrong = [text for _, result in done for text in result.all_wrong]
     if wrong:
         raise ValueError(f"{path} is left as it is, because results are wrong: {wrong[0]}")
     nginx = str(machine.get("nginx", "")).removeprefix("nginx version: ")
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     parts = [
-        begin,
-        "",
         f"Measured {machine['time']} at commit {machine['commit']} by `{command}`: {machine['cpu']}, "
         f"{machine['cpus']} CPUs, Linux {machine['kernel']}, Python {machine['python']}, {nginx}, {packages}.",
         "Median of the rounds, quartiles in parentheses (extremes below five rounds); "
@@ -227,18 +231,28 @@ def write_docs(
         parts += [f"**{scenario.name}**: {scenario.about}", ""]
         headings = [SHOWN[f][0] for f in figures]
         key = "cpu_us_per_call"
-        parts.append("| | " + " | ".join(headings) + f" | CPU/call x {REFERENCE} |")
-        parts.append("|---" + "|---:" * (len(headings) + 1) + "|")
+        headings += [f"CPU/call x {reference}" for reference in _references(result)]
+        parts.append("| | " + " | ".join(headings) + " |")
+        parts.append("|---" + "|---:" * len(headings) + "|")
         for name, samples in result.samples.items():
-            ratio = _ratio(result, name, key)
             cells = [show(f, summarize(values(samples, f))) for f in figures]
-            shown = f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})" if ratio else ""
-            parts.append(f"| {name} | " + " | ".join(cells) + f" | {shown} |")
+            for reference in _references(result):
+                ratio = _ratio(result, name, key, reference)
+                cells.append(f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})" if ratio else "")
+            parts.append(f"| {name} | " + " | ".join(cells) + " |")
         parts.append("")
         parts += [f"- {judged.text()}" for judged in judge(scenario, result)]
         parts += [f"- Note: {remark}" for remark in remarks(result)]
         parts.append("")
-    parts.append(end)
+    write_section(path, section, parts)
+
+
+def write_section(path: Path, section: str, lines: Sequence[str]) -> None:
+    """Replaces a generated section of a page. ValueError if it is not there."""
+    page = path.read_text()
+    begin, end = marks(section)
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise ValueError(f"{path}: there is no generated section {section!r}")
     before, _, rest = page.partition(begin)
     after = rest.partition(end)[2]
-    path.write_text(before + "\n".join(parts) + after)
+    path.write_text(before + "\n".join([begin, "", *lines, end]) + after)

@@ -6,8 +6,6 @@ unchanged at the upstream, as many calls there as the client made, and relay's r
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import subprocess
 import tempfile
@@ -18,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from .build import Tools
-from .cases import MODEL, Case, request_head, write_requests
-from .contenders import HOST, Certificates, Setting, Tally, Target, UnavailableError, make_certificates
+from .cases import MODEL
+from .contenders import Certificates, Setting, Target, UnavailableError, make_certificates
+from .drivers import LoadClient, Upstream
 from .processes import (
     Cores,
     ProgramError,
@@ -28,7 +27,6 @@ from .processes import (
     cpu_ns,
     free_port,
     memory_bytes,
-    wait_listening,
     with_descendants,
 )
 from .scenarios import Load, Scenario
@@ -69,120 +67,6 @@ class ScenarioResult:
         for name, samples in self.samples.items():
             found += [f"{name}, round {s.round}: {text}" for s in samples for text in s.wrong]
         return found
-
-
-class _Upstream:
-    """The simulated upstream, with the scenario's cases on its command line."""
-
-    def __init__(self, tools: Tools, cases: Sequence[Path], setting: Setting) -> None:
-        self.port = setting.upstream_port
-        self._tls = setting.upstream_tls
-        self._setting = setting
-        command: list[str | Path] = [tools.upstream, "--listen", f"{HOST}:{self.port}"]
-        if setting.upstream_tls and setting.certificates:
-            command += ["--certificate", setting.certificates.certificate, "--key", setting.certificates.key]
-        self.program = setting.programs.start("upstream", [*command, *cases], setting.cores.load)
-        wait_listening(self.program, self.port)
-
-    def stats(self) -> dict[str, Any]:
-        """Its counters. ProgramError if it has ended."""
-        self.program.check()
-        connection: http.client.HTTPConnection
-        if self._tls:
-            import ssl
-
-            context = ssl.create_default_context(cafile=str(self._setting.certificates.authority))  # type: ignore[union-attr]
-            connection = http.client.HTTPSConnection("localhost", self.port, timeout=10, context=context)
-        else:
-            connection = http.client.HTTPConnection(HOST, self.port, timeout=10)
-        try:
-            connection.request("GET", "/bench/stats")
-            document: dict[str, Any] = json.loads(connection.getresponse().read())
-            return document
-        finally:
-            connection.close()
-
-
-class _LoadClient:
-    """One run of the load client against one target."""
-
-    def __init__(
-        self,
-        tools: Tools,
-        target: Target,
-        case: Case,
-        case_file: Path,
-        number: int,
-        load: Load,
-        setting: Setting,
-        *,
-        pids: Sequence[int] = (),
-        seed: int = 1,
-        model: str = MODEL,
-        name: str = "load",
-    ) -> None:
-        if target.model:
-            model = target.model
-            case_file = setting.directory / f"{name}-{target.name}.case"
-            case.write(case_file, number, model)
-        self._name = name
-        self._timeout = load.warmup_seconds + load.duration_seconds + load.drain_seconds + load.timeout_seconds + 20
-        body_bytes = len(case.body(number, model))
-        heads = setting.directory / f"{name}-{target.name}.requests"
-        host = target.authority_header
-        write_requests(heads, [request_head(host, target.path, key, body_bytes) for key in target.keys])
-        options: dict[str, object] = {
-            "connect": f"{target.host}:{target.port}",
-            "case": case_file,
-            "requests": heads,
-            "connections": load.connections,
-            "rate": load.rate,
-            "warmup": load.warmup_seconds,
-            "duration": load.duration_seconds,
-            "drain": load.drain_seconds,
-            "ramp": load.ramp_seconds,
-            "timeout": load.timeout_seconds,
-            "per-call-connection": int(load.per_call_connection),
-            "verify": "exact" if target.transparent else "loose",
-            "tls": int(target.tls),
-            "server-name": target.server_name if target.tls else "",
-            "authority": (setting.certificates.authority if setting.certificates and target.tls else ""),
-            "pids": ",".join(map(str, pids)),
-            "seed": seed,
-        }
-        command = [str(tools.load)]
-        for option, value in options.items():
-            command += [f"--{option}", str(value)]
-        self.program = setting.programs.start(name, command, setting.cores.load)
-        self._programs = setting.programs
-        self._log = self.program.log
-        self._position = self._log.stat().st_size if self.program.log.exists() else 0
-
-    def lines(self) -> Any:
-        """Its documents as they come, until it ends. ProgramError if it takes too long or fails."""
-        end = time.monotonic() + self._timeout
-        with self._log.open("rb") as log:
-            log.seek(self._position)
-            rest = b""
-            while True:
-                over = self.program.ended()
-                rest += log.read()
-                *whole, rest = rest.split(b"\n")
-                for line in whole:
-                    if not line.startswith(b"{"):
-                        raise ProgramError(f"{self._name}: {line.decode(errors='replace')}")
-                    yield json.loads(line)
-                if over:
-                    break
-                if time.monotonic() > end:
-                    raise ProgramError(f"{self._name} did not end in time")
-                time.sleep(0.01)
-        self._programs.stop(self.program)
-        if self.program.process.returncode:
-            raise ProgramError(f"{self._name} failed: {self.program.output()}")
-
-    def stop(self) -> None:
-        self._programs.stop(self.program)
 
 
 @dataclass
@@ -242,7 +126,7 @@ class Runner:
         files = [directory / f"case-{number}" for number in range(len(cases))]
         for number, (case, file) in enumerate(zip(cases, files, strict=True)):
             case.write(file, number, self._model)
-        upstream = _Upstream(self._tools, files, setting)
+        upstream = Upstream(self._tools, files, setting)
         targets: dict[str, Target] = {}
         scenario = self._with_rate(scenario, contenders, targets, setting, upstream, files, result)
         for number in range(1, rounds + 1):
@@ -283,7 +167,7 @@ class Runner:
         contenders: dict[str, Start],
         targets: dict[str, Target],
         setting: Setting,
-        upstream: _Upstream,
+        upstream: Upstream,
         files: Sequence[Path],
         result: ScenarioResult,
     ) -> Scenario:
@@ -319,14 +203,14 @@ class Runner:
         scenario: Scenario,
         target: Target,
         setting: Setting,
-        upstream: _Upstream,
+        upstream: Upstream,
         files: Sequence[Path],
         number: int,
     ) -> Sample:
         pids = with_descendants(target.program.process.pid) if target.program else []
         idle_memory = memory_bytes(pids)
         before = upstream.stats() if target.transparent else {}
-        background: _LoadClient | None = None
+        background: LoadClient | None = None
         if scenario.background:
             seconds = scenario.load.warmup_seconds + scenario.load.duration_seconds + 0.5
             load = Load(
@@ -336,7 +220,7 @@ class Runner:
                 warmup_seconds=0.1,
                 duration_seconds=seconds,
             )
-            background = _LoadClient(
+            background = LoadClient(
                 self._tools,
                 target,
                 scenario.background,
@@ -347,7 +231,7 @@ class Runner:
                 name="background",
                 model=self._model,
             )
-        client = _LoadClient(
+        client = LoadClient(
             self._tools,
             target,
             scenario.case,
@@ -390,11 +274,7 @@ class Runner:
             wrong += _compare_upstream(before, upstream.stats(), raws)
         cases = [scenario.case, *([scenario.background] if scenario.background else [])]
         for case, one in zip(cases, raws, strict=True):
-            target.tally = Tally(
-                target.tally.calls + one["finished"],
-                target.tally.input_tokens + one["finished"] * case.input_tokens,
-                target.tally.output_tokens + one["finished"] * case.output_tokens,
-            )
+            target.tally = target.tally.plus(one["finished"], case)
         figures = _figures(scenario, raw, edges, bool(pids))
         if pids:
             figures["memory_bytes_idle"] = idle_memory
@@ -503,6 +383,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "nginx": version("nginx", "-v"),
         "openssl": version("openssl", "version"),
+        "valgrind": version("valgrind", "--version"),
         "packages": packages,
         "commit": version("git", "-C", root, "describe", "--always", "--dirty"),
         "load_average_before": os.getloadavg()[0],

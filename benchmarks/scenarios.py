@@ -15,6 +15,8 @@ class Load:
 
     connections: int = 32
     rate: float = 0.0
+    burst: int = 0  # open loop: so many calls at this rate, evenly, then a pause; 0: at random times
+    pause_seconds: float = 0.0
     rate_share: float = 0.0  # open loop at this share of the slowest contender's closed-loop rate
     warmup_seconds: float = 1.0
     duration_seconds: float = 3.0

@@ -56,8 +56,8 @@ static struct {
 
 static struct {
     int connections, per_call_connection, exact, stream, tls;
-    double rate, ramp_s;
-    uint64_t timeout_ns, calls_max;
+    double rate, ramp_s, pause_s;
+    uint64_t timeout_ns, calls_max, burst;
 } conf;
 
 static Case *expected;
@@ -452,6 +452,13 @@ static int answers_open(void) {
     return n;
 }
 
+/* Until the next call is due: as of many independent callers (Poisson), or evenly within bursts. */
+static uint64_t arrival_gap_ns(void) {
+    static uint64_t due_count;
+    if (conf.burst == 0) return (uint64_t)(-log(random_unit()) / conf.rate * 1e9);
+    return (uint64_t)((++due_count % conf.burst ? 1 / conf.rate : conf.pause_s) * 1e9);
+}
+
 static void timer_fired(Timed *t, uint64_t now) {
     if (t == &start_mark) {
         begun = true;
@@ -469,7 +476,7 @@ static void timer_fired(Timed *t, uint64_t now) {
         uint64_t due = t->due_ns;
         while (due <= now && due < window_end && !ended && (conf.calls_max == 0 || total.started < conf.calls_max)) {
             call_due(due, now);
-            due += (uint64_t)(-log(random_unit()) / conf.rate * 1e9); /* arrivals of many independent callers: Poisson */
+            due += arrival_gap_ns();
         }
         if (due < window_end && !ended) timer_set(&timers, t, due);
     } else if (t == &tick) {
@@ -538,6 +545,8 @@ int main(int argc, char **argv) {
                         {"requests", "", "request heads, used in turn"},
                         {"connections", "32", "connections; in open loop the most that may be opened"},
                         {"rate", "0", "calls per second (open loop); 0: closed loop"},
+                        {"burst", "0", "open loop: calls come evenly, so many at a time; 0: at random times"},
+                        {"pause", "0", "seconds between two bursts"},
                         {"warmup", "1", "seconds before the measured window"},
                         {"duration", "3", "seconds measured"},
                         {"drain", "10", "seconds that open calls may take after the window"},
@@ -555,6 +564,8 @@ int main(int argc, char **argv) {
     if (options_read(options, argc, argv) != argc) die("unexpected argument: %s", argv[argc - 1]);
     conf.connections = (int)option_number(options, "connections");
     conf.rate = option_number(options, "rate");
+    conf.burst = (uint64_t)option_number(options, "burst");
+    conf.pause_s = option_number(options, "pause");
     conf.ramp_s = option_number(options, "ramp");
     conf.timeout_ns = (uint64_t)(option_number(options, "timeout") * 1e9);
     conf.calls_max = (uint64_t)option_number(options, "calls-max");

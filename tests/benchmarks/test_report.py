@@ -139,3 +139,15 @@ def test_every_figure_shown_has_a_heading() -> None:
     for scenario in SCENARIOS:
         assert all(figure in report.SHOWN for figure in scenario.figures)
         assert all(bar.figure in report.SHOWN for bar in scenario.bars)
+
+
+def test_relay_is_compared_with_what_it_was(tmp_path: Path) -> None:
+    found = result()
+    found.samples["relay-before"] = [sample(i, 11.0 + i / 2) for i in range(3)]
+    rows = report.table(find("json-small"), found)
+    assert rows[0][-2:] == ["x nginx", "x relay-before"]
+    assert [row[-1] for row in rows[1:]] == ["", "2.000", ""]
+    document = tmp_path / "page.md"
+    document.write_text("\n".join(report.marks("here")))
+    report.write_docs(document, "here", MACHINE, [(find("json-small"), found)], "x")
+    assert "| CPU/call x nginx | CPU/call x relay-before |" in document.read_text()

@@ -163,11 +163,11 @@ async def test_terms_A12_a_rise_takes_its_notice(own: RelayProcess, raw: RawUpst
 @pytest.mark.parametrize(
     ("given", "effective"),
     [
-        ("", moment(60)),
-        ("[[rates]]\nmodel = 7", moment(60)),
-        ("[billing]\ndiscount = 1\n" + rates(), moment(60)),
-        (rates() + rates(), moment(60)),
-        ("not toml", moment(60)),
+        ("", "2099-01-01"),
+        ("[[rates]]\nmodel = 7", "2099-01-01"),
+        ("[billing]\ndiscount = 1\n" + rates(), "2099-01-01"),
+        (rates() + rates(), "2099-01-01"),
+        ("not toml", "2099-01-01"),
         (rates(), "yesterday"),
         (rates(), "2020-01-01"),
     ],
