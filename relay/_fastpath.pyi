@@ -62,13 +62,9 @@ def scan_request(format: int, body: bytes, table: TokenTable, cuts: tuple[int, .
     messages; -1: there are not so many), and text (the counted text alone, in 1/TOKEN_UNIT token).
     """
 
-def tap(
-    format: int, kind: int, chunks: list[bytes], table: TokenTable, by_event: bool = False, rate: Rate | None = None
-) -> dict[str, Any]:
+def tap(format: int, kind: int, chunks: list[bytes], table: TokenTable, by_event: bool = False) -> dict[str, Any]:
     """All that a UsageTap finds in an answer that comes in `chunks`. Kinds: 0 JSON, 1 SSE, 2 JSON array of answers,
     3 JSON documents one after the other.
-
-    With a rate, of the fields of Usage what that rate charges: pieces, or the tokens reported beside them.
 
     Keys: the fields of Usage, usage_seen, output_seen, terminal_seen, finish_seen, error_seen, events, sequence_number,
     text (own count, 1/TOKEN_UNIT token), counted_tokens, delivered_tokens (Gemini: its last cumulative report and our

@@ -28,7 +28,7 @@ JUDGED = {
     "UsageTap": ("tap_oracle::Oracle", "fastpath/test_tap::test_any_stream"),
     "tap": (
         "tap_oracle::Oracle", "fastpath/test_tap::test_any_stream",
-        "fastpath/test_tap::test_what_is_charged_by_the_piece_is_not_charged_by_tokens_too",
+        "fastpath/test_tap::test_any_document",
     ),
     "weigh_report": ("evidence_oracle::weigh", "fastpath/test_evidence::test_any_report_of_any_dialect"),
     "request_bounds": ("evidence_oracle::bounds", "fastpath/test_evidence::test_bounds_are_their_oracle"),

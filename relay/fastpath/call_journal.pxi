@@ -52,13 +52,14 @@ cdef void call_note_delivery(Call call) noexcept:
     if slot == NULL or not call.body_sent or tap is None:
         return
     slot.counted_tokens = call_counted(call)
-    if tap.usage_seen:
+    if not tap.usage_seen:
+        slot.usage.image_output_tokens = call_picture_tokens(call, tap)
+    elif tap.tap.fresh or tap.terminal_seen:
+        tap.tap.fresh = False
         call_weigh(call, tap, False, &verdict)
         slot.usage = verdict.usage
         # The prompt is the reported one where that is believed; output is final with the end of the answer.
         slot.usage_seen = 2 if tap.terminal_seen else 1
-    else:
-        slot.usage.image_output_tokens = call_picture_tokens(call, tap)
     if not call.admission.rate.plain:
         slot_cost(slot, call.admission.rate, tap.tap.service)
     slot.delivered = 1

@@ -17,17 +17,3 @@ cdef int64_t SPEECH_TOKENS_PERMILLE = 1400
 cdef inline bint by_the_piece(int format) noexcept nogil:
     """Formats that may be priced by something else than tokens: all behind those of plain text."""
     return format >= F_MODERATIONS
-
-
-cdef void charge_one_way(const Tap* s, const Prices* p, Usage* u) noexcept nogil:
-    """Takes out of a report what this rate does not charge."""
-    cdef bint piece = False
-    if s.format == F_IMAGES:
-        piece = p.image > 0 and u.images > 0
-    elif s.format == F_TRANSCRIPTION:
-        piece = p.video_second > 0 and u.video_seconds > 0
-    elif s.format == F_RERANK:
-        piece = p.web_search > 0 and u.web_searches > 0
-    if piece:
-        u.input_tokens = u.output_tokens = u.cache_read_tokens = u.cache_write_tokens = u.cache_write_1h_tokens = 0
-        u.audio_input_tokens = u.audio_output_tokens = u.image_input_tokens = u.image_output_tokens = 0

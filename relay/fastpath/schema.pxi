@@ -78,6 +78,7 @@ cdef enum:
     U_MODEL
     U_SECONDS           # a duration, on transcriptions
     U_SERVICE           # the service tier that the call was served with
+    U_THOUGHT           # a thought, which an event may tell under more than one name; slot: which
     U_ID                # of an object that the provider keeps
     U_NAME              # the model that the answer names
     U_CONTAINER         # of a sandbox that ran code
@@ -646,6 +647,8 @@ def _describe_openai_answers():
     cdef int nested = _usage_openai(0)
     cdef int choice = _node(U_CHOICE, flags=NF_OPEN)
     cdef int delta = _node(U_NONE)
+    cdef int thought = _node(U_NONE)
+    cdef int told = _node(U_THOUGHT, flags=NF_STRING, mode=M_COUNT, slot=3)
     cdef int call = _node(U_NONE)
     cdef int function = _node(U_NONE)
     cdef int audio = _node(U_NONE)
@@ -659,7 +662,10 @@ def _describe_openai_answers():
     _keys(call, {"function": function, "custom": function})
     _keys(audio, {"transcript": text})
     _keys(part, {"text": text, "refusal": text, "thinking": part})
-    _keys(delta, {"content": part, "reasoning_content": text, "reasoning": text, "refusal": text, "tool_calls": call,
+    _keys(thought, {"text": told, "summary": told})
+    _keys(delta, {"content": part, "reasoning_content": _node(U_THOUGHT, flags=NF_STRING, mode=M_COUNT, slot=1),
+                  "reasoning": _node(U_THOUGHT, flags=NF_STRING, mode=M_COUNT, slot=2), "reasoning_details": thought,
+                  "refusal": text, "tool_calls": call,
                   "function_call": function, "audio": audio, "images": _node(U_IMAGE_PART, flags=NF_OPEN)})
     _keys(choice, {"index": _value(0, U_INDEX), "delta": delta, "message": delta, "text": text, "usage": nested,
                    "finish_reason": _tag(U_FINISH)})

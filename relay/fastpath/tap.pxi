@@ -65,6 +65,7 @@ ctypedef struct Tap:
     uint8_t error
     # of the present event
     uint8_t type
+    uint8_t thought                 # slot of the name under which it tells thoughts: OpenRouter does under three
     uint8_t has_choices
     uint8_t has_usage
     uint8_t has_list
@@ -77,6 +78,7 @@ ctypedef struct Tap:
     uint8_t output_reported
     uint8_t event_output            # the present event reports output, and no less than those before it
     uint8_t bad                     # SIDE_*_BAD: a value that is none stood there
+    uint8_t fresh                   # something was reported since the journal was told
     uint8_t reported
     uint8_t old_gemini              # Gemini 1 and 2 charge a search per request, not per query
     int choice                      # index of the present choice
@@ -118,6 +120,7 @@ ctypedef struct Tap:
 
 cdef void tap_event_forget(Tap* s) noexcept nogil:
     s.type = EV_OTHER
+    s.thought = 0
     s.has_choices = s.has_usage = s.has_list = s.ends = s.in_event = s.event_output = False
     s.choices_in_event = s.searches_in_event = s.images_in_event = s.files_in_event = 0
 
@@ -224,6 +227,10 @@ cdef void tap_string(Tap* s, const Node* node) noexcept nogil:
     """A string begins whose node asks what to do with it."""
     if node.action == U_DELTA:
         s.json.mode = M_SKIP if s.type == EV_AUDIO_DELTA else M_COUNT
+    elif node.action == U_THOUGHT:
+        if not s.thought:
+            s.thought = node.slot
+        s.json.mode = M_COUNT if s.thought == node.slot else M_SKIP
     elif node.action == U_QUERY or node.action == U_CONTAINER:
         s.json.hash = 0xcbf29ce484222325
         s.json.length = 0
@@ -321,6 +328,7 @@ cdef void tap_scalar(Tap* s, const Node* node, int type) noexcept nogil:
     if type == T_NULL:
         return
     if action == U_NUMBER or action == U_OUTPUT:
+        s.fresh = True
         n = tap_number(j, type)
         if n < 0:
             s.bad |= <uint8_t>tap_bad_side(node.slot)
@@ -336,6 +344,7 @@ cdef void tap_scalar(Tap* s, const Node* node, int type) noexcept nogil:
             if action == U_OUTPUT or (node.slot == V_TOTAL and s.values[V_COMPLETION] < 0):
                 s.event_output = True
     elif action == U_SECONDS:
+        s.fresh = True
         if s.format == F_TRANSCRIPTION and (type == T_INTEGER or type == T_NUMBER) and not j.negative \
                 and (type == T_INTEGER or j.number == N_FRACTION):
             s.values[V_SECONDS] = max(s.values[V_SECONDS], clamp_usage(
@@ -887,11 +896,10 @@ cdef dict extras_of(const Tap* s):
     }
 
 
-def tap(int format, int kind, list chunks not None, TokenTable table not None, bint by_event=False, Rate rate=None):
+def tap(int format, int kind, list chunks not None, TokenTable table not None, bint by_event=False):
     """Tap one answer that comes in the given pieces; what was found, as a dict.
 
-    `by_event` takes it event by event; `pieces` then lists (bytes taken, event ended, usage only). With a rate, the usage
-    is what that rate charges.
+    `by_event` takes it event by event; `pieces` then lists (bytes taken, event ended, usage only).
     """
     cdef UsageTap it = UsageTap(format, kind, table)
     cdef bytes chunk
@@ -910,8 +918,6 @@ def tap(int format, int kind, list chunks not None, TokenTable table not None, b
             it.feed(<const uint8_t*>chunk, len(chunk))
         boundaries.append(bool(it.at_boundary))
     it.finish()
-    if rate is not None and by_the_piece(format):
-        charge_one_way(&it.tap, &rate.prices, &it.usage)
     return {
         "input_tokens": it.usage.input_tokens,
         "output_tokens": it.usage.output_tokens,

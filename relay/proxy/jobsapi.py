@@ -20,9 +20,9 @@ from relay.proxy.objects import ObjectsApi, document_in, object_id_in, path_of
 from relay.proxy.sidecalls import RefusedError, SideCall, limited, narrowed
 from relay.proxy.upstreams import Answered, Fields, UpstreamError, whole
 from relay.storage.rows import KeyClaim, ObjectRow
+from relay.wire import documents, multipart, strictjson
 from relay.wire import files as wire_files
 from relay.wire import jobs as wire_jobs
-from relay.wire import multipart, strictjson
 from relay.wire import tools as wire_tools
 from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI, D_OPENAI, F_GENERATE, F_MESSAGES, F_OTHER, F_RESPONSES
 from relay.wire.paths import is_object_id
@@ -593,8 +593,8 @@ def _name_in(kind: str, body: bytes) -> str:
     if kind != "gemini_batch":
         return object_id_in(body)
     try:
-        name = orjson.loads(body)["name"].removeprefix("batches/")
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        name = documents.loads(body)["name"].removeprefix("batches/")
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UpstreamError("upstream_garbage") from None
     if not is_object_id(name):
         raise UpstreamError("upstream_garbage")

@@ -20,6 +20,7 @@ from relay.proxy.sidecalls import RefusedError, SideCall
 from relay.proxy.upstreams import Answered, Reply, Upstream, UpstreamError, Upstreams, whole
 from relay.storage import Store
 from relay.storage.rows import ObjectRow
+from relay.wire import documents
 from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI, Endpoint
 from relay.wire.paths import is_object_id
 
@@ -274,8 +275,8 @@ def path_of(endpoint: Endpoint, object_id: str) -> str:
 def document_in(body: bytes) -> dict[str, Any]:
     """What a provider shows of an object. Raises UpstreamError where that is none."""
     try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        document = documents.loads(body)
+    except ValueError:
         document = None
     if not isinstance(document, dict):
         raise UpstreamError("upstream_garbage")

@@ -3,7 +3,7 @@
 import re
 from typing import Any, Final
 
-import orjson
+from relay.wire import documents
 
 EVENT_BYTES_MAX: Final = 64 << 20  # an event above this is not read, nor anything behind it
 ENDS: Final = ("completed", "incomplete", "failed", "cancelled")
@@ -43,13 +43,13 @@ class ResponseEvents:
             return
         lines = (line[5:] for line in _LINE_END.split(block) if line.startswith(b"data:"))
         try:
-            event: Any = orjson.loads(b"\n".join(lines))
-        except orjson.JSONDecodeError:
+            event: Any = documents.loads(b"\n".join(lines))
+        except ValueError:
             return
         response = event.get("response") if isinstance(event, dict) else None
         if not isinstance(response, dict):
             return
         if self.first is None:
-            self.first = orjson.dumps(response)
+            self.first = documents.dumps(response)
         if response.get("status") in ENDS:
-            self.last = orjson.dumps(response)
+            self.last = documents.dumps(response)

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
-import orjson
 
 from relay import _fastpath
 from relay._fastpath import TokenTable
+from relay.wire import documents
 from relay.wire.endpoints import F_GENERATE, F_MESSAGES, F_RESPONSES
 
 Usage = dict[str, int]
@@ -55,8 +55,8 @@ class Ended(msgspec.Struct, frozen=True):
 def read(kind: str, body: bytes, table: TokenTable, units: int = 0) -> Ended | None:
     """None while the job runs, and for what cannot be read. `units`: seconds or tokens of prompt asked for."""
     try:
-        document: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        document: Any = documents.loads(body)
+    except ValueError:
         return None
     if not isinstance(document, dict):
         return None
@@ -127,7 +127,7 @@ def _batch(document: dict[str, Any], table: TokenTable) -> Ended | None:
     files = (output,) if isinstance(output, str) and output else ()
     usage = document.get("usage")
     if isinstance(usage, dict):
-        found = _fastpath.tap(F_RESPONSES, 0, [orjson.dumps({"usage": usage})], table)
+        found = _fastpath.tap(F_RESPONSES, 0, [documents.dumps({"usage": usage})], table)
         total = {name: found[name] for name in MEASURES}
         if found["sides"] & ~(_INPUT | _OUTPUT):
             doubts = (("output_tokens", "invalid", total["output_tokens"], 0),)
@@ -140,8 +140,8 @@ def _batch(document: dict[str, Any], table: TokenTable) -> Ended | None:
 def files_of(body: bytes) -> list[str]:
     """The files that a batch has made: they are its owner's."""
     try:
-        document: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        document: Any = documents.loads(body)
+    except ValueError:
         return []
     names = [document.get(name) for name in ("output_file_id", "error_file_id")] if isinstance(document, dict) else []
     return [name for name in names if isinstance(name, str)]
@@ -173,18 +173,18 @@ def read_line(kind: str, line: bytes, table: TokenTable) -> tuple[str, dict[str,
     failed or is none."""
     name = ""
     try:
-        document: Any = orjson.loads(line)
+        document: Any = documents.loads(line)
         name = str(document["custom_id"])
         if kind == "batch":
             return name, _answer(F_RESPONSES, document["response"]["body"], table)
         return name, _answer(F_MESSAGES, document["result"]["message"], table)
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return name, None
 
 
 def _answer(format: int, answer: Any, table: TokenTable) -> dict[str, Any] | None:
     """What is believed of an answer in a batch; None for one that is no answer."""
-    found = _fastpath.tap(format, 0, [orjson.dumps(answer)], table)
+    found = _fastpath.tap(format, 0, [documents.dumps(answer)], table)
     if not found["sides"] and (found["error_seen"] or not found["counted_tokens"]):
         return None
     # How long its prompt was is known for the whole batch only.

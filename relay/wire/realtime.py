@@ -3,9 +3,8 @@
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote
 
-import orjson
-
 from relay import _fastpath
+from relay.wire import documents
 from relay.wire.endpoints import F_RESPONSES
 
 # Held for the prompt of the first response, until something is known of it.
@@ -184,8 +183,8 @@ def _bytes(message: str) -> int:
 
 def _event(message: str) -> dict[str, Any]:
     try:
-        event = orjson.loads(message)
-    except orjson.JSONDecodeError:
+        event = documents.loads(message)
+    except ValueError:
         return {}
     return event if isinstance(event, dict) else {}
 

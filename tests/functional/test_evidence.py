@@ -1,5 +1,6 @@
 """What upstreams report that a call cannot have had: our own count is charged, the operator is told."""
 
+import asyncio
 import json
 import struct
 from collections.abc import AsyncIterator
@@ -8,10 +9,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.functional.raw_upstream import RawUpstream
+from tests.functional.raw_upstream import Gate, RawUpstream
 from tests.functional.relay_process import Customer, RelayProcess, eventually, nano
 from tests.functional.setting import RAW_KEY, channel
-from tests.support.http1 import STREAM_HEAD, chunk_bytes, response_bytes
+from tests.support.http1 import STREAM_HEAD, chunk_bytes, request_bytes, response_bytes
 from tests.support.rawclient import RawClient
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -538,3 +539,40 @@ async def test_any_value_in_any_field_is_charged_within_the_bound(
             assert 0 < last - now == nano(record["cost"]) < 2 * 10**9, (name, value)
             last = now
     assert (await relay.command("ledger verify"))["ok"]
+
+
+# -- a process that dies
+
+
+async def test_a_call_of_a_process_that_died_is_charged_by_the_same_rule(
+    raw: RawUpstream, tmp_path_factory: pytest.TempPathFactory
+):
+    text = CONFIG + channel("raw", "anthropic", raw.base_url, '["claude"]', RAW_KEY)
+    relay = RelayProcess(tmp_path_factory.mktemp("died"), f'{text}[[rates]]\nmodel = "claude"\n{TOKENS}')
+    try:
+        await relay.start()
+        customer = await relay.customer("500")
+        absurd = {"input_tokens": 12, "cache_read_input_tokens": 2**40, "output_tokens": 10**9}
+        script, _ = raw.script(
+            STREAM_HEAD,
+            chunk_bytes(event({"type": "message_start", "message": {"usage": absurd}})),
+            chunk_bytes(event({"type": "content_block_delta", "delta": {"type": "text_delta", "text": WORDS}})),
+            Gate(asyncio.Event()),
+        )
+        body = {"model": "claude", "messages": [{"role": "user", "content": script}], "max_tokens": 900, "stream": True}
+        head = {"Authorization": f"Bearer {customer.secret}", "anthropic-version": "2023-06-01"}
+        async with await RawClient.connect("127.0.0.1", relay.port) as client:
+            await client.send(request_bytes("POST", "/v1/messages", head, json.dumps(body).encode()))
+            await client.until_contains(b"word word")
+            await relay.kill()
+        await relay.start()
+        record = await customer.call()
+        assert (record["error_code"], record["usage_source"]) == ("recovered", "estimated")
+        assert record["cache_read_tokens"] == 0
+        assert record["input_tokens"] < 100
+        assert record["output_tokens"] in TEXT_TOKENS
+        assert await customer.settled_nano() == 500 * 10**9 - nano(record["cost"])
+        assert (await relay.command("ledger verify"))["ok"]
+        assert await relay.stop() == 0
+    finally:
+        await relay.kill()

@@ -95,6 +95,7 @@ class Oracle:
         self.added: dict[str, int] = {}
         self.texts: dict[int, bytes] = {}
         self.seen = self.output = self.terminal = self.finish = self.error = False
+        self.told = ""  # the name of the present event's thoughts
         self.rose = False  # the present event reports output, and no less than those before it
         self.bad = 0
         self.events = 0
@@ -125,6 +126,13 @@ class Oracle:
     def text(self, value: Any, choice: int = 0) -> None:
         for item in strings(value):
             self.texts[choice] = self.texts.get(choice, b"") + utf8(item)
+
+    def thought(self, name: str, value: Any, choice: int) -> None:
+        """One event may tell a thought under several names: the first counts."""
+        for item in strings(value):
+            self.told = self.told or name
+            if name == self.told:
+                self.text(item, choice)
 
     def raw(self, value: Any) -> None:
         self.texts[0] = self.texts.get(0, b"") + utf8(compact(value))
@@ -250,8 +258,15 @@ class Oracle:
                         for item in objects(value):
                             self.text(at(item, "text"), index % 8)
                         self.text(value, index % 8)
-                    elif name in ("reasoning_content", "reasoning", "refusal"):
+                    elif name == "refusal":
                         self.text(value, index % 8)
+                    elif name in ("reasoning_content", "reasoning"):
+                        self.thought(name, value, index % 8)
+                    elif name == "reasoning_details":
+                        for detail in objects(value):
+                            for key, told in detail:
+                                if key in ("text", "summary"):
+                                    self.thought(name, told, index % 8)
                     elif name == "tool_calls":
                         for call in objects(value):
                             self.text(at(call, "function", "name"), index % 8)
@@ -443,6 +458,7 @@ class Oracle:
     def document(self, doc: Any) -> None:
         self.events += 1
         self.rose = False
+        self.told = ""
         self.read_document(doc)
         reported = self.normalised()["output_tokens"]
         if self.rose and self.format == GENERATE and reported > 0:
@@ -567,25 +583,9 @@ class Oracle:
         out["service"] = self.service
         return out
 
-    def charged(self, prices: dict[str, int]) -> dict[str, int]:
-        """What a rate charges of the report: pieces that have a price, and then no tokens that were reported beside."""
-        out = self.normalised()
-        pieces = {
-            IMAGES: ("images", "image"),
-            TRANSCRIPTION: ("video_seconds", "video_second"),
-            RERANK: ("web_searches", "web_search"),
-        }
-        if self.format in pieces:
-            count, price = pieces[self.format]
-            if out[count] and prices.get(price):
-                out |= {name: 0 for name in out if name.endswith("_tokens")}
-        return out
 
-
-def read(
-    format: int, kind: int, body: bytes, table: TokenTable, prices: dict[str, int] | None = None
-) -> dict[str, Any]:
-    """What `tap` must find in an answer, but for `boundaries` and `pieces`. With prices: what they charge of it."""
+def read(format: int, kind: int, body: bytes, table: TokenTable) -> dict[str, Any]:
+    """What `tap` must find in an answer, but for `boundaries` and `pieces`."""
     oracle = Oracle(format, table)
     if kind == SSE:
         for data, ended in sse_events(body):
@@ -610,7 +610,7 @@ def read(
     text = oracle.counted()
     reported, counted = oracle.at_report
     return {
-        **(oracle.normalised() if prices is None else oracle.charged(prices)),
+        **oracle.normalised(),
         "usage_seen": oracle.seen,
         "output_seen": oracle.output,
         "terminal_seen": oracle.terminal,

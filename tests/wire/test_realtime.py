@@ -118,3 +118,73 @@ def test_nothing_that_a_provider_sends_is_a_fault(messages: list[Any], text: str
         meter.sent(event)
         assert found is None or all(type(n) in (int, bool) and n >= 0 for n in found.values())
         assert meter.output_tokens >= 0
+
+
+def after(usage: object, *deltas: str) -> tuple[dict[str, Any], list[Any]]:
+    """What a response with that report is charged for, and what the operator hears of it."""
+    meter = Meter()
+    meter.sent(message("conversation.item.create", item={"content": [{"type": "input_text", "text": "Hello" * 20}]}))
+    meter.received(message("response.created", response={}))
+    for delta in deltas:
+        meter.received(message("response.output_text.delta", delta=delta))
+    done = meter.received(message("response.done", response={"usage": usage}))
+    assert done is not None
+    return done, meter.doubts
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"input_tokens": 2**40, "output_tokens": 2**40},
+        {"input_tokens": 10**9, "output_tokens": -1},
+        {"input_tokens": 0, "output_tokens": 0},
+        {"input_tokens": True, "output_tokens": "12"},
+        {"input_tokens": 1.5, "output_tokens": [1]},
+        {"input_tokens": -1, "output_tokens": 2**63},
+        {"output_tokens": 10**9},
+        {},
+    ],
+    ids=str,
+)
+def test_finding_money_H1_reports_of_sessions(usage: dict[str, Any]) -> None:
+    done, doubts = after(usage, "x" * 400)
+    assert done.pop("estimated")
+    assert 20 < done["input_tokens"] < 100
+    assert done["output_tokens"] == 101  # four bytes a token, and the one under way
+    assert not doubts if usage == {} else {dimension for dimension, *_ in doubts} >= {"input_tokens"}
+
+
+def test_finding_money_H4_a_session_that_reports_its_prompt_alone() -> None:
+    done, doubts = after({"input_tokens": 30}, "x" * 400)
+    assert done["input_tokens"] == 30
+    assert (done["output_tokens"], done["estimated"]) == (101, True)
+    assert doubts == [("output_tokens", "missing", 0, 101)]
+
+
+def test_whole_numbers_of_any_kind_count() -> None:
+    done, doubts = after({"input_tokens": 30.0, "output_tokens": 90.0}, "x" * 400)
+    assert (done["input_tokens"], done["output_tokens"]) == (30, 90)
+    assert "estimated" not in done
+    assert not doubts
+
+
+@given(
+    value=st.one_of(
+        st.integers(-(2**70), 2**70),
+        st.just(10**400),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(),
+        st.booleans(),
+        st.lists(st.integers()),
+    ),
+    place=st.sampled_from(["input_tokens", "output_tokens", "cached_tokens", "audio_tokens"]),
+)
+def test_any_report_of_a_session_is_charged_within_its_bound(value: object, place: str) -> None:
+    details = {"cached_tokens": 4, "audio_tokens": 3} | (
+        {place: value} if place in ("cached_tokens", "audio_tokens") else {}
+    )
+    usage = {"input_tokens": 30, "output_tokens": 90, "input_token_details": details}
+    done, _ = after(usage | ({place: value} if place in usage else {}), "x" * 400)
+    assert 0 < done["input_tokens"] + done["cache_read_tokens"] < 20_000
+    assert 0 < done["output_tokens"] <= 65_536
+    assert 0 <= done["audio_input_tokens"] <= done["input_tokens"]
