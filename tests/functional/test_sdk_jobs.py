@@ -94,7 +94,7 @@ async def test_batch_without_usage_is_charged_by_its_lines(customer: Customer, s
         )
         assert (await client.batches.retrieve(made.id)).status == "completed"
     record = await ending(customer, "/v1/batches", 4)
-    assert record["output_tokens"] == 11 + 9  # the first line reports nothing: our own count of its answer
+    assert 9 + 4 <= record["output_tokens"] <= 9 + 24  # the first line reports nothing: our own count of its answer
     assert await customer.settled_nano() == CREDITS - nano(record["cost"])
 
 
