@@ -58,6 +58,7 @@ cdef void call_note_delivery(Call call) noexcept:
         tap.tap.fresh = False
         call_weigh(call, tap, False, &verdict)
         slot.usage = verdict.usage
+        slot.source = 2 if verdict.estimated else 0
         # The prompt is the reported one where that is believed; output is final with the end of the answer.
         slot.usage_seen = 2 if tap.terminal_seen else 1
     if not call.admission.rate.plain:

@@ -46,7 +46,7 @@ cdef enum:
 
 ctypedef struct Slot:
     uint32_t state
-    int32_t attempts, stream, status, error_code, source      # source: index into USAGE_SOURCES
+    int32_t attempts, stream, status, error_code, source      # source: index into USAGE_SOURCES; of an OPEN one, 2: in part our own count
     int32_t delivered                                          # bytes of a body have been written to the client
     int32_t usage_seen                                         # 1: a report so far; 2: the one at the end of the answer
     int64_t id, account_id, organisation_id, key_id
@@ -209,7 +209,7 @@ cdef int slot_usage(const Slot* slot, Usage* usage) noexcept nogil:
     if slot.usage_seen < 2 and usage.output_tokens < slot.counted_tokens:
         usage.output_tokens = slot.counted_tokens
         return 2
-    return 1 if slot.usage_seen else 2
+    return 1 if slot.usage_seen and slot.source != 2 else 2
 
 
 cdef void slot_cost(Slot* slot, Rate rate, int service) noexcept:

@@ -339,7 +339,7 @@ cdef void tap_scalar(Tap* s, const Node* node, int type) noexcept nogil:
             s.output_reported = True
         if node.slot >= X_FIRST and n:
             s.used = True
-        if n >= s.values[node.slot] or node.slot >= V_COUNT:     # what is cumulative never falls
+        if n >= s.values[node.slot] or V_COUNT <= node.slot < X_FIRST:     # what is cumulative never falls
             s.values[node.slot] = n
             if action == U_OUTPUT or (node.slot == V_TOTAL and s.values[V_COMPLETION] < 0):
                 s.event_output = True

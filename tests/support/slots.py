@@ -105,7 +105,7 @@ def document(slot: Slot, error_codes: tuple[str, ...]) -> dict[str, Any]:
     if not ended and not delivered:
         usage, cost, source = dict.fromkeys(names, 0), 0, "none"
     elif not ended:
-        source = "upstream" if slot.usage_seen else "estimated"
+        source = "upstream" if slot.usage_seen and slot.source != SOURCES.index("estimated") else "estimated"
         if not slot.usage_seen:
             usage["input_tokens"] = slot.prompt_tokens
         if slot.usage_seen < 2 and usage["output_tokens"] < slot.counted_tokens:
