@@ -57,7 +57,8 @@ def scan_request(format: int, body: bytes, table: TokenTable, cuts: tuple[int, .
 
     Keys: error (a name of ERROR_CODES), error_param, model, model_span, stream, output_limit, choices, include_usage,
     stream_options_span, usage_request (the edit that asks for usage: start, end, text), object_start, object_empty,
-    background, priority, geo, web_search, stored_context, prompt_tokens, files (spans of the raw names of files),
+    background, priority, geo, web_search, stored_context, stored_names
+    (conversation is there, previous_response_id is, its raw text), prompt_tokens, files (spans of the raw names),
     prefix_start (of the 4 KiB by which calls of one conversation know each other: tools, else instructions, else
     messages; -1: there are not so many), and text (the counted text alone, in 1/TOKEN_UNIT token).
     """

@@ -197,7 +197,7 @@ cdef class Call:
             "priority": bool(scanner.priority), "stream": scanner.stream == 1, "output_limit": scanner.output_limit,
             "prompt_tokens": scanner.prompt_tokens(), "web_search": bool(scanner.web_search), "max_cost_nano": self.max_cost_nano,
             "wall_ns": self.wall_ns, "address": self.source_packed, "wanted_channel": self.wanted_channel,
-            "stored_context": bool(scanner.stored_context),
+            "stored_names": scanner.stored_names(body),
             "special": [(name, body[start:end]) for name, start, end in scanner.special_fields()],
             "files": [body[start:end] for start, end in scanner.file_names()],
             "claim": None if self.claimed is None else (self.claimed, self.claimed_body),

@@ -44,10 +44,11 @@ cdef int call_begin(Call call) except -1:
         call.state = C_IDENTIFY
         call.engine.want_key(call.public_id_wanted, call)
         return WAIT
-    if code == 0:
+    if code == 0 and call.key is not None:
         call.body_owner = call.key.balance
         if call.body_bytes and call.body_owner is not None:
             call.body_owner.waiting_bytes += call.body_bytes      # what came while the key was being loaded
+    if code == 0:
         code = call.bad_head
     if code == 0 and not call.client.request_read:
         code = call_look_ahead(call)

@@ -18,6 +18,8 @@ ctypedef struct Request:
     int64_t options_start
     int64_t options_end
     int64_t usage_end                   # of the value of `include_usage` in it
+    int64_t previous_start              # of the name in `previous_response_id`
+    int64_t previous_end
     int64_t object_start
     int64_t tools_start                 # where what providers cache begins, -1 absent: tools, instructions, messages
     int64_t system_start
@@ -75,6 +77,8 @@ cdef void request_string(Request* r, const Node* node) noexcept nogil:
             r.prompt_start = r.json.at
     elif node.action == R_SPECIAL:
         r.special_start = r.json.at
+    elif node.action == R_STORED:
+        r.previous_start = r.json.at
     elif node.action == R_OPAQUE:
         r.json.mode = M_LENGTH
         r.json.length = 0
@@ -213,7 +217,9 @@ cdef void request_scalar(Request* r, TokenTable t, const Node* node, int type) n
         if type == T_STRING and (text_starts(j, b"web_search") or text_is(j, b"web")):
             r.search = True
     elif action == R_STORED:
-        r.stored = True
+        r.stored |= STORED | node.slot
+        if type == T_STRING and node.slot == STORED_PREVIOUS:
+            r.previous_end = j.at
     elif action == R_TOKEN_IDS:
         if type == T_INTEGER:
             r.overhead += 1
@@ -290,7 +296,7 @@ cdef void request_open(Request* r, const Node* node, bint array) noexcept nogil:
         r.search = True
         r.search_each |= node.slot
     elif action == R_STORED:
-        r.stored = True
+        r.stored |= STORED | node.slot
 
 
 cdef void request_close(Request* r, const Node* node, bint array) noexcept nogil:
@@ -392,7 +398,7 @@ cdef class RequestScanner:
         self.geo = r.geo
         self.store = r.store
         self.web_search = r.search
-        self.stored_context = r.stored
+        self.stored_context = r.stored != 0
         if r.model_size and self.model is None:
             self.model = r.model[:r.model_size]
         if r.json.error and r.json.error_key and self.error_param is None:
@@ -464,6 +470,13 @@ cdef class RequestScanner:
             fields.append((key.text[:key.size].decode(), r.special_spans[2 * i], r.special_spans[2 * i + 1]))
         return fields
 
+    cdef tuple stored_names(self, bytes body):
+        """Of what its prompt goes on from: whether `conversation` is there, whether `previous_response_id` is, and the name in
+        the latter, a JSON string; None: it has another type."""
+        cdef Request* r = &self.request
+        return (bool(r.stored & STORED_CONVERSATION), bool(r.stored & STORED_PREVIOUS),
+                body[r.previous_start:r.previous_end] if r.previous_end else None)
+
     cdef list file_names(self):
         """Where the names of files stand in the body: (start, end) of the raw values, quotes included."""
         cdef Request* r = &self.request
@@ -513,6 +526,7 @@ def scan_request(int format, bytes body not None, TokenTable table not None, tup
         "web_search": bool(scanner.web_search),
         "special": scanner.special_fields(),
         "stored_context": bool(scanner.stored_context),
+        "stored_names": scanner.stored_names(body),
         "files": scanner.file_names(),
         "prompt_tokens": scanner.prompt_tokens(),
         "prefix_start": scanner.prefix_start(PREFIX_BYTES),

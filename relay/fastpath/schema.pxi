@@ -163,6 +163,12 @@ def _key(str name):
     return k
 
 
+cdef enum:
+    STORED = 1                  # bits of what a prompt goes on from
+    STORED_PREVIOUS = 2
+    STORED_CONVERSATION = 4
+
+
 def _node(int action=0, int types=T_ANY, int flags=0, int mode=M_SKIP, int slot=0, int rest=NODE_SKIP,
                int elem=-1):
     """A new node; its array elements are of the node `elem`, by default its own."""
@@ -380,6 +386,8 @@ def _describe_requests():
     cdef int prompt = _node(R_TOKEN_IDS, flags=NF_SCALAR, mode=M_COUNT)
     cdef int search = _node(R_SEARCH, flags=NF_OPEN | NF_SCALAR)
     cdef int stored = _node(R_STORED, flags=NF_OPEN | NF_SCALAR)
+    cdef int previous = _node(R_STORED, flags=NF_OPEN | NF_STRING | NF_SCALAR, slot=STORED_PREVIOUS)
+    cdef int conversation = _node(R_STORED, flags=NF_OPEN | NF_SCALAR, slot=STORED_CONVERSATION)
     cdef int stream = _node(R_STREAM, types=T_BOOL, flags=NF_SCALAR)
     cdef int options = _stream_options()
     cdef int tools = _tools()
@@ -418,7 +426,7 @@ def _describe_requests():
         "max_output_tokens": _limit(), "background": _node(R_BACKGROUND, types=T_BOOL, flags=NF_SCALAR),
         "service_tier": service,
         "tools": tools, "text": format_node, "prompt": container,
-        "previous_response_id": stored, "conversation": stored,
+        "previous_response_id": previous, "conversation": conversation,
         "store": _node(R_STORE, flags=NF_SCALAR),
     })
 

@@ -10,8 +10,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import orjson
-
 from relay import _fastpath, quiet
 from relay._fastpath import Call
 from relay.proxy.objects import Objects
@@ -71,17 +69,12 @@ class Aside:
 
         Raises RefusedError: not the account's, or not all in one place.
         """
-        previous = None
-        if facts["stored_context"]:
-            try:
-                document = orjson.loads(facts["body"])
-            except orjson.JSONDecodeError:
-                document = json.loads(facts["body"])  # half of a surrogate pair: the scanner lets it pass
-            if document.get("conversation") is not None:
-                raise RefusedError("object_not_found", "conversation")  # they are made at paths that are not served
-            previous = document.get("previous_response_id")
-            if previous is not None and not isinstance(previous, str):
-                raise RefusedError("invalid_type", "previous_response_id")
+        conversation, given, name = facts["stored_names"]
+        if conversation:
+            raise RefusedError("object_not_found", "conversation")  # they are made at paths that are not served
+        if given and name is None:
+            raise RefusedError("invalid_type", "previous_response_id")
+        previous = json.loads(name) if given else None
         files = [json.loads(name) for name in facts["files"]]
         return await self._objects.channels_of(facts["key"].account_id, files, previous)
 

@@ -4,12 +4,10 @@ Nothing here may raise into the engine with content in its text; the engine itse
 """
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import orjson
 
 from relay import quiet
 from relay._fastpath import ERROR_CODES, ApiKey, Call, Channel, Rate, TokenTable
@@ -19,13 +17,14 @@ from relay.proxy import decoders, forms
 from relay.proxy.addresses import Addresses, Caller
 from relay.proxy.connect import Connector
 from relay.proxy.cutting import reset
-from relay.wire import annotate, answers, tools, upstream_errors
+from relay.wire import annotate, answers, spans, tools, upstream_errors
 from relay.wire import errors as wire_errors
 
 log = logging.getLogger("relay.proxy")
 
 AGENT_CHARS_MAX = 96
 TELL_SECONDS = 60.0  # between two events about the same tool
+QUOTE = ord('"')
 E_UNSUPPORTED = ERROR_CODES.index("unsupported_feature")
 MISSING_MAX = 10_000  # models of channels of which it was said once that they are missing
 _ERROR_CODES = {name: number for number, name in enumerate(ERROR_CODES)}
@@ -145,9 +144,10 @@ class Hooks:
 
     def speech_characters(self, parts: list[bytes]) -> int:
         """How many characters of text a speech request has read aloud. The body was read once already: it is JSON."""
-        document: Any = orjson.loads(b"".join(parts))
-        text = document.get("input") if isinstance(document, dict) else None
-        return len(text) if isinstance(text, str) else 0
+        data = b"".join(parts)
+        found = spans.find(data, ("input",))
+        text = json.loads(data[slice(*found[0])]) if found and data[found[0][0]] == QUOTE else ""
+        return len(text)
 
     def judge_extras(
         self, format: int, fields: list[tuple[str, bytes]], web_search: bool, rate: Rate, model: str, key: ApiKey

@@ -7,7 +7,8 @@ from typing import Final
 
 EVERY: Final = "*"
 _BLANKS: Final = re.compile(r"[ \t\n\r]*")
-_value: Final = json.JSONDecoder(strict=False).raw_decode
+# Only where values end counts: a number may be beyond all bounds.
+_value: Final = json.JSONDecoder(strict=False, parse_int=str, parse_float=str).raw_decode
 
 
 def find(data: bytes, path: Sequence[str]) -> list[tuple[int, int]]:

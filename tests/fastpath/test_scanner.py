@@ -311,6 +311,10 @@ def test_stored_context(extra):
     assert scan(RESPONSES, {"model": "x", **extra})["stored_context"]
     assert not scan(RESPONSES, {"model": "x", **dict.fromkeys(extra)})["stored_context"]
     assert scan(GENERATE, {"cachedContent": "cachedContents/1"})["stored_context"]
+    raw = json.dumps(extra.get("previous_response_id")).encode()
+    text = raw if raw.startswith(b'"') else None
+    given = extra.get("previous_response_id") is not None
+    assert scan(RESPONSES, {"model": "x", **extra})["stored_names"] == ("conversation" in extra, given, text)
 
 
 TEXTS = st.text(max_size=15)

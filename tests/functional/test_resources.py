@@ -465,6 +465,84 @@ async def test_limits_files_bytes_bounds_what_an_account_keeps(
     assert (await ask(small.port, upload()))[0] == 200
 
 
+# -- no 500 that a client can cause
+
+ODD_VALUES = [
+    b"1e400",
+    b'"\\ud800"',
+    b"9" * 30,
+    b"9" * 5000,
+    b"-" + b"9" * 5000,
+    b"[" * 100 + b"]" * 100,
+    b"[" * 2000 + b"]" * 2000,
+    b"[" * 100_000 + b"]" * 100_000,
+    b'{"a":' * 900 + b"1" + b"}" * 900,
+    b"1e-999999999999",
+]
+ODD_BODIES = {
+    "/v1/chat/completions": b'{"model":"own","messages":[{"role":"user","content":"x"}],"x":%s}',
+    "/v1/completions": b'{"model":"own","prompt":"x","x":%s}',
+    "/v1/audio/speech": b'{"model":"own","voice":"a","input":"hello","x":%s}',
+    "/v1/audio/speech?": b'{"model":"own","voice":"a","input":%s}',
+    "/v1/responses": b'{"model":"own","input":"x","previous_response_id":"resp_1","x":%s}',
+    "/v1/responses?": b'{"model":"own","input":"x","previous_response_id":%s}',
+    "/v1/responses??": b'{"model":"own","input":"x","background":true,"x":%s}',
+    "/v1/responses???": b'{"model":"own","input":[{"type":"input_file","file_id":%s}]}',
+    "/v1/embeddings": b'{"model":"own","input":"x","x":%s}',
+    "/v1/moderations": b'{"model":"own","input":"x","x":%s}',
+    "/v1/images/generations": b'{"model":"own","prompt":"x","x":%s}',
+    "/v1/rerank": b'{"model":"own","query":"x","documents":["y"],"x":%s}',
+    "/v1/videos": b'{"model":"own","prompt":"x","x":%s}',
+    "/v1/videos?": b'{"model":"own","prompt":"x","seconds":%s}',
+    "/v1/batches": b'{"input_file_id":"file-1","endpoint":"/v1/chat/completions","x":%s}',
+    "/v1/batches?": b'{"input_file_id":%s,"endpoint":"/v1/chat/completions"}',
+    "/v1/messages": b'{"model":"claude-sonnet-5","max_tokens":5,"messages":[{"role":"user","content":"x"}],"x":%s}',
+    "/v1/messages/batches": b'{"requests":[{"custom_id":"a","params":{"model":"claude-sonnet-5","x":%s}}]}',
+    "/v1beta/models/gemini-2.5-flash:generateContent": b'{"contents":[{"parts":[{"text":"x"}]}],"x":%s}',
+    "/v1beta/models/gemini-2.5-flash:batchGenerateContent": (
+        b'{"batch":{"inputConfig":{"requests":{"requests":[{"request":{"contents":[],"x":%s}}]}}}}'
+    ),
+}
+
+
+@pytest.mark.parametrize("value", ODD_VALUES, ids=range(len(ODD_VALUES)))
+async def test_finding_wire_M11_odd_values_are_no_fault_of_ours(small: RelayProcess, someone: Customer, value: bytes):
+    for path, body in ODD_BODIES.items():
+        sent = body % value
+        message = head_of(path.rstrip("?"), someone.secret, len(sent), b"Content-Type: application/json\r\n") + sent
+        status, answer = await ask(small.port, message)
+        assert status != 500, (path, answer)
+    assert (await small.status())["faults"] == 0
+    assert small.faults == []
+
+
+PYTHON_ROUTES = [
+    "GET /v1/models", "GET /v1beta/models", "GET /relay/v1/balance", "GET /relay/v1/calls", "GET /admin/v1/status",
+    "GET /metrics", "GET /healthz", "GET /v1/files", "GET /v1/files/file-1", "GET /v1/realtime?model=own",
+    "POST /v1/files", "POST /v1/chat/completions", "POST /v1/messages/batches", "POST /admin/v1/accounts",
+]  # fmt: skip
+ODD_FIELDS = [
+    "X-Forwarded-For: \xff", "Idempotency-Key: \xff", "x-relay-channel: \xff", "x-relay-max-cost: \xff",
+    "User-Agent: \xff", "traceparent: \xff", "Content-Type: \xff", "Sec-WebSocket-Protocol: \xff",
+    "Upgrade: websocket\r\nSec-WebSocket-Key: \xff",
+]  # fmt: skip
+ODD_KEYS = ["Authorization: Bearer \xff", "x-api-key: \xff", "x-goog-api-key: \xc3\xa9", "Authorization: \xff \xff"]
+
+
+async def test_finding_wire_M11_odd_bytes_in_heads_are_no_fault_of_ours(small: RelayProcess, someone: Customer):
+    fields = [*ODD_KEYS, *(f"Authorization: Bearer {someone.secret}\r\n{field}" for field in ODD_FIELDS)]
+    for path in PYTHON_ROUTES:
+        for field in fields:
+            reader, writer = await asyncio.open_connection("127.0.0.1", small.port)
+            length, body = ("Content-Length: 2\r\n", "{}") if path.startswith("POST") else ("", "")
+            head = f"{path} HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n{length}{field}\r\n\r\n{body}"
+            writer.write(head.encode("latin-1"))
+            status = (await reader.readline())[9:12]
+            writer.close()
+            assert status not in (b"500", b""), (path, field, status)
+    assert small.faults == []
+
+
 # -- clients that take nothing
 
 
