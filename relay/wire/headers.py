@@ -197,6 +197,8 @@ def readable(raw_headers: _Pairs, *, forwarded: bool) -> tuple[list[tuple[bytes,
             fields.append((raw_name, _UNREADABLE.sub(b"?", value)))
         elif name in FIELDS_READ and (forwarded or name != b"x-forwarded-for"):
             bad = bad or name.decode("ascii")
+            if name == b"x-forwarded-for":
+                fields.append((raw_name, b""))  # somebody stands there, and nobody knows who
     return fields, bad
 
 

@@ -267,6 +267,8 @@ async def test_finding_wire_H1_records_say_unknown(setting: Setting) -> None:
         ):  # fmt: skip
             assert (await setting.ask(line, [b"X-Forwarded-For: " + text], body)).status == 200
             assert (await setting.records())[0]["source_ip"] == recorded, text
+        assert (await setting.ask(line, [b"X-Forwarded-For: \xff"], body)).status == 400
+        assert (await setting.records())[0]["source_ip"] == "unknown"
 
 
 # -- fields that cannot be read
