@@ -39,7 +39,10 @@ cdef int call_begin(Call call) except -1:
     else:
         call.source_ip = call.client.peer
         call.source_packed = call.client.peer_packed
-    code = call_identify(call) if not call.bad_key_field else 0
+    if call.bad_key_field:
+        call_refuse(call, call.bad_head, call.bad_field)     # nobody's call: a key may have stood there
+        return 0
+    code = call_identify(call)
     if code == WAIT:
         call.state = C_IDENTIFY
         call.engine.want_key(call.public_id_wanted, call)
