@@ -342,6 +342,8 @@ class Admission:
     tokens_reserved: int
     retry_after_ns: int
     limited_scope: Scope | None
+    wanted: int  # of a refusal: what the call may need (tokens, calls, nano-credits); -1: no number says it
+    allowed: int  # ... and what the limit leaves
     cost_nano: int
     written_off_nano: int
 
@@ -688,8 +690,11 @@ class Call:
         where none of them serves it, it is refused."""
     def goes_to(self, model: bytes, route: Route) -> None:
         """Names the model and the channel of a job that Python makes for a call set aside, for its record."""
-    def turn_down(self, code: int, param: str | None = None, wait_ns: int = 0) -> None:
-        """Refuses a call that was set aside. `wait_ns`: after which time it is worth another try."""
+    def turn_down(
+        self, code: int, param: str | None = None, wait_ns: int = 0, wanted: int = -1, allowed: int = -1
+    ) -> None:
+        """Refuses a call that was set aside. `wait_ns`: after which time it is worth another try. `wanted`, `allowed`:
+        what it may need and what a limit leaves; -1: no number says it."""
     def answer(self, status: int, code: int, fields: bytes, body: bytes) -> None:
         """Answers a call that was set aside; `fields` are whole lines, without Content-Length."""
     def begin_pieces(self, status: int, fields: bytes, compressed: bool, wake: Callable[[], None]) -> bool:

@@ -496,6 +496,7 @@ class Relay:
         self.api.body_idle_seconds = timeouts.body_idle_seconds
         self.api.write_stall_seconds = timeouts.write_stall_seconds
         self.hooks.no_balance_status_openai = billing.no_balance_status_openai
+        self.hooks.credit_name = billing.credit_name
         self.hooks.allow_unpriced = billing.unpriced == "allow"
         self.hooks.model_rates = pricing.tool_rates(config, rates)
         self.hooks.use_addresses(Addresses(server.trusted_proxies))

@@ -135,7 +135,7 @@ ERRORS: Final[dict[str, ErrorKind]] = {
     "tokens_per_call": _client(429, "The call may use more tokens than are allowed in one call to this model."),
     "cap_reached": _client(429, "A spending limit was reached during the call; it was ended."),
     # money
-    "insufficient_balance": _client(402, "The balance does not cover this call. Add credits and try again."),
+    "insufficient_balance": _client(402, "The balance does not cover this call."),
     "max_cost": _client(402, "The call may cost more than its x-relay-max-cost."),
     "balance_exhausted": _client(402, "The balance ran out during the call; it was ended."),
     "max_cost_reached": _client(402, "The call reached its x-relay-max-cost; it was ended."),

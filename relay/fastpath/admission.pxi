@@ -39,6 +39,7 @@ cdef class Admission:
     # why it was refused
     cdef readonly int64_t retry_after_ns         # 0: waiting does not help
     cdef readonly Scope limited_scope
+    cdef readonly int64_t wanted, allowed        # what it may need, and what the limit leaves; -1: no number says it
     # how it ended
     cdef readonly int64_t cost_nano
     cdef readonly int64_t written_off_nano
@@ -74,7 +75,9 @@ cdef class Admission:
         self.state = to
         return 0
 
-    cdef int _refuse(self, int code, Scope scope, int64_t retry_after_ns) noexcept:
+    cdef int _refuse(self, int code, Scope scope, int64_t retry_after_ns, int64_t wanted=-1, int64_t allowed=-1) noexcept:
+        self.wanted = wanted
+        self.allowed = allowed
         self.limited_scope = scope
         self.retry_after_ns = retry_after_ns
         return code
@@ -107,6 +110,7 @@ cdef class Admission:
             raise RuntimeError(f"an admission cannot go from {_STATES[self.state]} to open")
         self.retry_after_ns = 0
         self.limited_scope = None
+        self.wanted = self.allowed = -1
         code = key.check_status(wall_ns)
         if code != E_NONE:
             return code
@@ -132,7 +136,7 @@ cdef class Admission:
             limit = scope.call_tokens_limit(rate.model)
             if limit > 0:
                 if prompt_tokens + max(output, 0) > limit:
-                    return self._refuse(E_TOKENS_PER_CALL, scope, 0)
+                    return self._refuse(E_TOKENS_PER_CALL, scope, 0, prompt_tokens + max(output, 0), limit)
                 if self.output_limit < 0 or limit - prompt_tokens < self.output_limit:
                     self.output_limit = limit - prompt_tokens
 
@@ -156,12 +160,12 @@ cdef class Admission:
         hold_full = self._bound(full)
         hold = self._bound(least) if least != full else hold_full
         if 0 <= max_cost_nano < hold:
-            return self._refuse(E_MAX_COST, None, 0)
+            return self._refuse(E_MAX_COST, None, 0, hold, max_cost_nano)
 
         for i in range(n):
             scope = <Scope>scopes[i]
             if 0 < scope.concurrency_limit <= scope.in_flight:
-                return self._refuse(E_CONCURRENCY_LIMIT, scope, CONCURRENCY_RETRY_NS)
+                return self._refuse(E_CONCURRENCY_LIMIT, scope, CONCURRENCY_RETRY_NS, 1, scope.concurrency_limit)
 
         # Rates. The wait is the longest of all buckets, so that a caller who waits as told is admitted.
         wanted_tokens = prompt_tokens + full
@@ -191,7 +195,9 @@ cdef class Admission:
                         worst = scope
                         code = E_RATE_LIMIT_TOKENS
         if code != E_NONE:
-            return self._refuse(code, worst, max(longest, worst_wait))
+            if code == E_RATE_LIMIT_REQUESTS:
+                return self._refuse(code, worst, max(longest, worst_wait), 1, worst.rpm.limit)
+            return self._refuse(code, worst, max(longest, worst_wait), wanted_tokens, worst.tpm.limit)
 
         # Caps, then the balance. `budget`: what a stream's first slice may take beyond the least hold.
         budget = hold_full - hold
@@ -203,17 +209,19 @@ cdef class Admission:
             if scope.monthly_cap_nano > 0:
                 room = scope.monthly_room() - hold
                 if room < 0:
-                    return self._refuse(E_MONTHLY_LIMIT, scope, _cap_retry_ns(scope, hold, wall_ns, True))
+                    return self._refuse(E_MONTHLY_LIMIT, scope, _cap_retry_ns(scope, hold, wall_ns, True), hold,
+                                        max(scope.monthly_room(), <int64_t>0))
                 budget = min(budget, room // (scope.in_flight + 2))
         for i in range(n):
             scope = <Scope>scopes[i]
             if scope.daily_cap_nano > 0:
                 room = scope.daily_room() - hold
                 if room < 0:
-                    return self._refuse(E_DAILY_LIMIT, scope, _cap_retry_ns(scope, hold, wall_ns, False))
+                    return self._refuse(E_DAILY_LIMIT, scope, _cap_retry_ns(scope, hold, wall_ns, False), hold,
+                                        max(scope.daily_room(), <int64_t>0))
                 budget = min(budget, room // (scope.in_flight + 2))
         if hold > balance.available_nano:
-            return self._refuse(E_INSUFFICIENT_BALANCE, None, 0)
+            return self._refuse(E_INSUFFICIENT_BALANCE, None, 0, hold, balance.available_nano)
         if least != full:
             # One share each for the streams that are open, this one, and the next to come.
             budget = min(budget, (balance.available_nano - hold) // (balance.open_streams + 2))

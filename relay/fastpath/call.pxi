@@ -231,11 +231,11 @@ cdef class Call:
         self.model = self.engine.models.get(model)
         self.made_on = route
 
-    def turn_down(self, int code, str param=None, int64_t wait_ns=0):
+    def turn_down(self, int code, str param=None, int64_t wait_ns=0, int64_t wanted=-1, int64_t allowed=-1):
         """Refuses a call that was set aside."""
         if self.state == C_ASIDE:
             self.wait_ns = wait_ns
-            call_refuse(self, code, param)
+            call_refuse(self, code, param, wanted, allowed)
 
     def answer(self, int status, int code, bytes fields, bytes body):
         """Answers a call that was set aside with somebody else's words; `fields` are whole lines."""

@@ -285,21 +285,26 @@ cdef void call_stop(Call call, int code):
         call_broken(call, error)
 
 
-cdef int call_refuse(Call call, int code, object param) except -1:
-    """Ends the call with an error of our own. Nothing of an upstream's answer has been seen by the client."""
+cdef int call_refuse(Call call, int code, object param, int64_t wanted=-1, int64_t allowed=-1) except -1:
+    """Ends the call with an error of our own. Nothing of an upstream's answer has been seen by the client.
+
+    `wanted`, `allowed`: what the call may need and what a limit leaves, where it was not admission that refused.
+    """
     cdef int64_t retry_after_ns = call.wait_ns
     cdef char[20] text
     cdef bint reusable = call.client.request_read
     if call.state == C_DONE:
         return 0
     if call.admission is not None:
+        if call.admission.state == A_NEW:
+            wanted, allowed = call.admission.wanted, call.admission.allowed
         retry_after_ns = call.wait_ns if call.wait_ns else call.admission.retry_after_ns
         if param is None and call.admission.limited_scope is not None:
             param = call.admission.limited_scope.kind
     call.engine.id_text(call.id, text)
     status, fields, body = call.engine.hooks.render_refusal(
         call.endpoint.dialect, code, PyUnicode_DecodeASCII(text, 18, NULL), retry_after_ns,
-        param.decode() if isinstance(param, bytes) else param)
+        param.decode() if isinstance(param, bytes) else param, wanted, allowed)
     call.status = status
     call_end(call, code, status, False)
     b = call_cleared_buffer(call)

@@ -44,6 +44,7 @@ class Aside:
         code = "internal"
         param = None
         wait_ns = 0
+        numbers = (-1, -1)
         try:
             facts = call.facts()
             channels = await self._channels(facts)
@@ -56,13 +57,14 @@ class Aside:
             return
         except RefusedError as error:
             code, param, wait_ns = error.code, error.param, error.retry_after_ns
+            numbers = error.numbers or numbers
         except UpstreamError as error:
             code, wait_ns = error.code, error.retry_after_ns
         except StoreError:
             code = "store_unavailable"
         except Exception as error:
             log.error("a call set aside failed (%s)", quiet.describe(error))
-        call.turn_down(_fastpath.ERROR_CODES.index(code), param, wait_ns)
+        call.turn_down(_fastpath.ERROR_CODES.index(code), param, wait_ns, *numbers)
 
     async def _channels(self, facts: Facts) -> frozenset[str] | None:
         """The channels that have what the call names: files, the stored response that it goes on from.

@@ -37,6 +37,7 @@ class Hooks:
         self._addresses = addresses
         self._connector = connector
         self.no_balance_status_openai = 402
+        self.credit_name = "credits"
         self.key_rests = KeyRests(5.0, 300.0, 300.0)
         self._missing: set[tuple[str, str]] = set()
         self.load_key: Callable[[bytes], None] = lambda public_id: None
@@ -73,10 +74,24 @@ class Hooks:
         return decoders.decoder(encoding)
 
     def render_refusal(
-        self, dialect: int, code: int, request_id: str, retry_after_ns: int, param: str | None
+        self,
+        dialect: int,
+        code: int,
+        request_id: str,
+        retry_after_ns: int,
+        param: str | None,
+        wanted: int,
+        allowed: int,
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         return wire_errors.render_refusal(
-            dialect, code, request_id, retry_after_ns, param, no_balance_status_openai=self.no_balance_status_openai
+            dialect,
+            code,
+            request_id,
+            retry_after_ns,
+            param,
+            (wanted, allowed) if wanted >= 0 else None,
+            no_balance_status_openai=self.no_balance_status_openai,
+            credit_name=self.credit_name,
         )
 
     def render_stream_error(self, format: int, body_kind: int, code: int, sequence_number: int) -> bytes:

@@ -196,7 +196,7 @@ class Jobs:
         cost = sum(jobparts.bound(row, part, bound) for part, bound in zip(parts, bounds, strict=True))
         row = replace(row, hold_nano=cost)
         if 0 <= max_cost_nano < cost:
-            raise RefusedError("max_cost")
+            raise RefusedError("max_cost", numbers=(cost, max_cost_nano))
         for scope in key.scopes:
             state = scope.state(time.monotonic_ns(), wall_ns)
             for name, spent, code in (
@@ -204,11 +204,12 @@ class Jobs:
                 ("daily_cap_nano", "spent_day_nano", "daily_limit"),
             ):
                 if state[name] and state[spent] + state["reserved_nano"] + cost > state[name]:
-                    raise RefusedError(code, scope.kind)
+                    left = max(state[name] - state[spent] - state["reserved_nano"], 0)
+                    raise RefusedError(code, scope.kind, numbers=(cost, left))
         try:
             hold = JobHold(key.balance, key.scopes, cost)
         except ValueError:
-            raise RefusedError("insufficient_balance") from None
+            raise RefusedError("insufficient_balance", numbers=(cost, key.balance.available_nano)) from None
         try:
             async with self._keys.binding(claim) if claim is not None else nullcontext():
                 await self._store.objects.begin_job(row, stored, claim)

@@ -36,13 +36,17 @@ _CODES: Final = _fastpath.ERROR_CODES
 
 
 class RefusedError(Exception):
-    """A call ends with an error of our own. `code`: a name of relay.errors; `retry_after_ns`: 0 where nobody knows."""
+    """A call ends with an error of our own. `code`: a name of relay.errors; `retry_after_ns`: 0 where nobody knows;
+    `numbers`: what the call may need and what the limit leaves, where a limit refused it."""
 
-    def __init__(self, code: str, param: str | None = None, retry_after_ns: int = 0) -> None:
+    def __init__(
+        self, code: str, param: str | None = None, retry_after_ns: int = 0, numbers: tuple[int, int] | None = None
+    ) -> None:
         super().__init__(code)
         self.code = code
         self.param = param
         self.retry_after_ns = retry_after_ns
+        self.numbers = numbers
 
 
 class SideCall:
@@ -253,7 +257,7 @@ class SideCall:
             fields += [(name.decode(), value.decode()) for name, value in rendered]
         return fields
 
-    def refuse(self, code: str, param: str | None = None) -> web.Response:
+    def refuse(self, code: str, param: str | None = None, numbers: tuple[int, int] | None = None) -> web.Response:
         """The refusal in the dialect's shape; ends the call."""
         status, fields, body = wire_errors.render_refusal(
             self.endpoint.dialect,
@@ -261,7 +265,9 @@ class SideCall:
             units.call_text(self.id),
             self.retry_after_ns,
             param,
+            numbers,
             no_balance_status_openai=self.desk.hooks.no_balance_status_openai,
+            credit_name=self.desk.hooks.credit_name,
         )
         response = web.Response(status=status, body=body)
         for name, value in fields:
@@ -384,7 +390,8 @@ class SideCall:
 def limited(code: int, admission: Admission) -> RefusedError:
     """What an admission has refused."""
     scope = admission.limited_scope
-    return RefusedError(_CODES[code], scope.kind if scope is not None else None, admission.retry_after_ns)
+    numbers = (admission.wanted, admission.allowed) if admission.wanted >= 0 else None
+    return RefusedError(_CODES[code], scope.kind if scope is not None else None, admission.retry_after_ns, numbers)
 
 
 def narrowed(key: ApiKey, address: bytes | None, wanted: str | None, routes: list[Route]) -> list[Route]:
@@ -492,7 +499,7 @@ class Desk:
             return await handler(call)
         except RefusedError as error:
             call.retry_after_ns = error.retry_after_ns
-            return call.refuse(error.code, error.param)
+            return call.refuse(error.code, error.param, error.numbers)
         except UpstreamError as error:
             call.retry_after_ns = error.retry_after_ns
             return call.refuse(error.code)

@@ -11,7 +11,7 @@ from typing import Final
 
 import orjson
 
-from relay import _fastpath
+from relay import _fastpath, units
 from relay.errors import ERRORS, ErrorKind
 from relay.wire.endpoints import (
     D_ANTHROPIC,
@@ -80,6 +80,19 @@ _HELP: Final = {  # for fields whose name alone does not say what is wrong
     " What a provider's own tools use in a batch has no price.",
     "content-type": " It has to be multipart/form-data with a boundary.",
 }
+# What a limit leaves and what the call may need, after the colon of the message.
+_NUMBERS: Final = {
+    "rate_limit_requests": "{allowed} are allowed",
+    "rate_limit_tokens": "the call may need {wanted}, {allowed} are allowed",
+    "concurrency_limit": "{allowed} are allowed",
+    "tokens_per_call": "it asks for {wanted}, {allowed} are allowed",
+    "daily_limit": "the call may cost up to {wanted} {credits}, {allowed} are left",
+    "monthly_limit": "the call may cost up to {wanted} {credits}, {allowed} are left",
+    "insufficient_balance": "the call may cost up to {wanted} {credits}, {allowed} are available; set max_tokens, "
+    "stream the answer, or add {credits}",
+    "max_cost": "the call may cost up to {wanted} {credits}, {allowed} are allowed",
+}
+_IN_CREDITS: Final = {"daily_limit", "monthly_limit", "insufficient_balance", "max_cost"}
 _SCOPE_NAMES: Final = ("key", "account", "organisation")
 
 
@@ -96,8 +109,10 @@ def render_refusal(
     request_id: str,
     retry_after_ns: int = 0,
     param: bytes | str | None = None,
+    numbers: tuple[int, int] | None = None,
     *,
     no_balance_status_openai: int = 402,
+    credit_name: str = "credits",
 ) -> tuple[int, Headers, bytes]:
     """A whole refusal: status, headers (no content-length: the writer's), JSON body.
 
@@ -107,11 +122,15 @@ def render_refusal(
     retry_after_ns  exact wait, 0: unknown
     param           the field at fault, or the scope ("key", "account", "organisation") whose limit it was; anything
                     that does not look like the name of a field is left out
+    numbers         of a limit: what the call may need, and what the limit leaves (tokens, calls or nano-credits)
+    credit_name     what the operator calls a credit
     """
     name = error_name(code)
     kind = ERRORS[name]
     status = kind.status
     field, message = _param_and_message(kind, param)
+    if numbers is not None and name in _NUMBERS:
+        message = f"{message.rstrip('.')}: {_numbers(name, numbers, credit_name)}."
     if name == "idempotency_repeat" and param is not None:
         field, message = None, f"{message} That was {param!s}."
     elif name == "files_limit" and param is not None:
@@ -147,6 +166,13 @@ def render_refusal(
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return status, headers, orjson.dumps(body)
+
+
+def _numbers(name: str, numbers: tuple[int, int], credit_name: str) -> str:
+    wanted, allowed = (f"{number:,}" for number in numbers)
+    if name in _IN_CREDITS:
+        wanted, allowed = (units.format_credits(number) for number in numbers)
+    return _NUMBERS[name].format(wanted=wanted, allowed=allowed, credits=credit_name)
 
 
 def render_stream_error(format: int, body_kind: int, code: int | str, sequence_number: int = -1) -> bytes:
