@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 ERROR_CODES: tuple[str, ...]
+PLACE_NAMES: tuple[str, ...]  # of endpoints, by F_*
 
 # estimator
 
@@ -533,7 +534,7 @@ class Breaker:
         self, *, calls_min: int, failure_percent: int, window_ns: int, open_ns_min: int, open_ns_max: int
     ) -> None: ...
     def py_succeeded(self, now: int) -> None: ...
-    def py_failed(self, now: int, code: int = 0) -> bool:
+    def py_failed(self, now: int, code: int = 0, may_open: bool = True) -> bool:
         """True where this opened it."""
     def py_way(self, now: int) -> int:
         """0 use it, 1 the next call has to be its probe, 2 not now."""
@@ -562,12 +563,25 @@ class UpstreamKey:
 
     number: int
     salt: int
-    rest_until_ns: int
-    rest_code: int
     rests_total: int
     def __init__(self, line: bytes, number: int) -> None: ...
-    def resting(self, now_ns: int) -> dict[str | None, int]:
-        """Until when it rests, by upstream model; None stands for all models."""
+    def resting(self, now_ns: int) -> list[tuple[str | None, int | None, Rest]]:
+        """Its rests that are in force: upstream model and endpoint (F_*), None for all of them."""
+
+class Rest:
+    """Why, and until when, a key is of no use for something; monotonic nanoseconds.
+
+    `probe_ns`: from when one call may try it, where there is no other way; `probing`: that call is on its way.
+    """
+
+    began_ns: int
+    until_ns: int
+    probe_ns: int
+    wait_ns: int
+    probing: bool
+    doubt: bool
+    code: int
+    status: int
 
 def pick_channel(candidates: list[tuple[int, int, int, int, int]], affinity: int, word1: int, word2: int) -> int:
     """The index of the channel picked from (priority, way, weight, load, salt), or -1; the words are random.
@@ -614,11 +628,25 @@ class Channel:
         first_byte_timeout_ns: int = ...,
         stream_idle_timeout_ns: int = ...,
     ) -> None: ...
-    def py_awake_key(self, model: str, affinity: int, now: int) -> int:
+    def py_awake_key(self, model: str, where: int, affinity: int, now: int) -> int:
         """The number of the key that a call takes: in turn, or by affinity (not 0); 0 where all rest."""
-    def py_rest_key(self, number: int, model: str | None, until_ns: int, code: int) -> None: ...
-    def py_wakes_ns(self, model: str) -> int:
-        """Until when the first of its keys rests for this model."""
+    def py_rest_key(
+        self, number: int, model: str, where: int, scope: int, now: int, rest_ns: int, code: int, status: int
+    ) -> None: ...
+    def py_key_good(self, number: int, model: str, where: int, sent_ns: int, now: int) -> None: ...
+    def py_key_to_try(self, model: str, where: int, now: int) -> int: ...
+    def py_wakes_ns(self, model: str, where: int) -> int:
+        """Until when the first of its keys rests for this model at this endpoint (F_*)."""
+    def py_way(self, model: str, where: int, now: int) -> int: ...
+    def py_begin_probe(self, model: str, where: int, now: int) -> int: ...
+    def py_attempt(self, model: str, where: int, probes: int, now: int, code: int = 0, wide: bool = False) -> int: ...
+    places_opened_total: int
+    off: bool  # by an operator's switch: it is not chosen
+    off_message: str | None
+    def shut(self) -> list[tuple[str | None, int | None, Breaker]]:
+        """What is shut of it: the channel itself (None, None), or a model at an endpoint."""
+    def wake(self, number: int = 0) -> None:
+        """Keys rest no more, breakers close. With a key's number: that key alone."""
     def py_calm(self, now: int) -> bool:
         """Breaker closed, and no key rests: nothing to think about."""
     def adopt(self, old: Channel) -> None:
@@ -852,7 +880,7 @@ class Attempts:
     route: Route | None  # of the attempt under way or the last one
     count: int
     wait_ns: int  # where `begin` said no: until a channel may be there again
-    def __init__(self, engine: Engine, routes: list[Route]) -> None: ...
+    def __init__(self, engine: Engine, routes: list[Route], where: int = ...) -> None: ...
     def begin(self) -> int:
         """Chooses channel and key. 0, or an index into ERROR_CODES: there is no way now."""
     def key_line(self) -> bytes:
@@ -861,7 +889,7 @@ class Attempts:
         """The upstream answers calls: for its breaker."""
     def bad(self, code: int) -> None:
         """The upstream failed, and not because of its key or of this call: for its breaker."""
-    def rest_key(self, rest_ns: int, all_models: bool, account: bool) -> None:
+    def rest_key(self, rest_ns: int, scope: int, account: bool, status: int = 0) -> None:
         """The key of this attempt was refused (`account`), or is above its limits."""
     def another(self, *, key_refused: bool, channels: bool) -> bool:
         """This attempt failed: begins the next one, with another key of the same channel where only this one's was

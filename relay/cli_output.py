@@ -150,13 +150,11 @@ def human(name: str, document: Document) -> str:
             "priority",
             "state",
             "reason",
-            "retry_seconds",
             "in_flight",
             "failures",
             "keys",
-            "resting",
         )
-        rows = [{**row, "resting": len(row["keys_resting"])} for row in document["channels"]]
+        rows = [{**row, "reason": why(row)} for row in document["channels"]]
         return properties(rest) + "\nchannels\n" + table(rows, columns)
     if name == "rates show":
         head = f"{document['unit']}; discount {document['discount']}\n"
@@ -239,6 +237,23 @@ def _limits_in_force(document: Document) -> Document:
         shown[name] = f"{'no limit' if value is None else value} ({', '.join(notes)})"
     rest = {name: value for name, value in document.items() if name not in ("in_force", "spent")}
     return rest | {"limits": shown}
+
+
+def why(channel: Document) -> str | None:
+    """What keeps calls away from a channel, and for how long."""
+    state, resting, places = channel["state"], channel["keys_resting"], channel["places_shut"]
+    if state == "off":
+        return str(channel["message"] or "switched off")
+    if state == "ok":
+        return None
+    if channel["breaker"] != "closed":
+        at = "" if len(places) != 1 else f" {places[0]['endpoint']} {places[0]['model']}"
+        return f"{channel['reason']}{at}, {channel['retry_seconds']:.0f} s"
+    longest = max(resting, key=lambda rest: (rest["model"] is None, rest["seconds"]))
+    at = "".join(f" {part}" for part in (longest["endpoint"], longest["model"]) if part is not None)
+    keys = len({rest["key"] for rest in resting})
+    of = "" if channel["keys"] == 1 else f", {keys} of {channel['keys']} keys"
+    return f"{longest['reason']} {longest['status']}{at}, {longest['seconds']:.0f} s{of}"
 
 
 def difference(row: Document) -> str:

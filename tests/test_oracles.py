@@ -63,7 +63,11 @@ JUDGED = {
     "Breaker": ("routing_oracle::BreakerOracle", "fastpath/test_routing::test_a_breaker_is_its_oracle"),
     "RetryBudget": ("routing_oracle::BudgetOracle", "fastpath/test_routing::test_a_retry_budget_is_its_oracle"),
     "UpstreamKey": ("routing_oracle::KeysOracle", "fastpath/test_routing::test_the_keys_of_a_channel_are_their_oracle"),
-    "Channel": ("routing_oracle::KeysOracle", "fastpath/test_routing::test_the_keys_of_a_channel_are_their_oracle"),
+    "Rest": ("routing_oracle::RestOracle", "fastpath/test_routing::test_the_keys_of_a_channel_are_their_oracle"),
+    "Channel": (
+        "routing_oracle::KeysOracle", "fastpath/test_routing::test_the_keys_of_a_channel_are_their_oracle",
+        "routing_oracle::PlacesOracle", "fastpath/test_routing::test_what_is_shut_of_a_channel_is_its_oracle",
+    ),
     "pick_channel": ("routing_oracle::pick", "fastpath/test_routing::test_the_choice_is_its_oracle"),
     "Session": ("session_oracle::SessionOracle", "fastpath/test_session::Sessions"),
     "fold_calls": ("fold::fold_calls", "storage/test_store_fold::test_the_fold_equals_its_oracle"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from relay import config
-from relay.wire.upstream_errors import ACCOUNT, CALL, FORMS, KEY, MISSING, MODEL, PLACE, REQUEST, UPSTREAM, Form
+from relay.wire.upstream_errors import ACCOUNT, CALL, DOUBT, FORMS, KEY, MISSING, MODEL, PLACE, REQUEST, UPSTREAM, Form
 from tests.test_readme import blocks
 
 PAGE = (Path(__file__).parent.parent / "docs" / "providers.md").read_text()
@@ -40,6 +40,7 @@ def test_a_base_url_of_anthropics_dialect(url: str) -> None:
 WHOSE = {  # by verdict and scope
     (ACCOUNT, KEY): "operator: account or key, everything",
     (ACCOUNT, PLACE): "operator: this endpoint with this model",
+    (ACCOUNT, DOUBT): "operator: the same, and the key once refused elsewhere too",
     (ACCOUNT, CALL): "operator: this call alone",
     (UPSTREAM, MODEL): "limit of the key for this model",
     (MISSING, CALL): "another channel may have it",

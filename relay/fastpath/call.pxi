@@ -104,7 +104,8 @@ cdef class Call:
     cdef UpstreamKey upstream_key
     cdef bytes wanted_channel         # x-relay-channel: the name or the tag that the caller asks for
     cdef uint64_t affinity            # of its prompt: where others of the same prefix went; 0: none
-    cdef bint probe                   # its attempt tells whether a breaker closes
+    cdef int probes                   # PROBES_*: the breakers of which its attempt tells whether they close
+    cdef Rest trying                  # of its key, where it is tried although it rests
     cdef int64_t wait_ns              # until a channel may be there again
     cdef Admission admission
     cdef int64_t prompt_tokens        # the estimate, calibrated

@@ -172,8 +172,8 @@ cdef int call_judge(Call call, int status, bytes body, bytes encoding, bytes fie
         call.route.upstream_model_json is not None)
     if rest_ns:
         call.route.channel.rest_key(
-            call.upstream_key, None if scope[0] == SCOPE_KEY else call.route.upstream_model, monotonic_ns() + <int64_t>rest_ns,
-            E_UPSTREAM_ACCOUNT if verdict == V_ACCOUNT else E_UPSTREAM_UNAVAILABLE)
+            call.upstream_key, call.route.upstream_model, call.endpoint.format, scope[0], monotonic_ns(), <int64_t>rest_ns,
+            E_UPSTREAM_ACCOUNT if verdict == V_ACCOUNT else E_UPSTREAM_UNAVAILABLE, status)
     return verdict
 
 
@@ -198,7 +198,7 @@ cdef int call_judge_error(Call call) except -1:
             call.wait_ns = wait_ns
             return call_attempt_failed(call, instead, blame)
         if call_may_retry(call) and call.engine.retry_budget.left() and (
-                call.engine.another_way(call.routes, call.tried, channel, now) or (blame == BLAME_KEY and call_other_key(call, now) is not None)):
+                call.engine.another_way(call.routes, call.tried, channel, call.endpoint.format, now) or (blame == BLAME_KEY and call_other_key(call, now) is not None)):
             return call_attempt_failed(call, E_UPSTREAM_FAILED, blame)
         if blame == BLAME_CHANNEL:
             call_attempt_bad(call, E_UPSTREAM_ERROR)

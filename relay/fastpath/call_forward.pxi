@@ -42,7 +42,7 @@ cdef int call_forward(Call call) except -1:
     cdef int64_t now = monotonic_ns()
     cdef Route route = call.engine.choose(call, now)
     if route is None:
-        call_refuse(call, call.engine.no_way(call.routes, now, &call.wait_ns) if call.attempts == 0 else call_status_of_failure(call), None)
+        call_refuse(call, call.engine.no_way(call.routes, call.endpoint.format, now, &call.wait_ns) if call.attempts == 0 else call_status_of_failure(call), None)
         return 0
     return call_forward_to(call, route, now)
 
@@ -164,7 +164,7 @@ cdef int call_attempt_failed(Call call, int code, int blame=BLAME_CHANNEL) excep
         if call.tried is None:
             call.tried = []
         call.tried.append(channel)
-    if not call_may_retry(call) or (key is None and not call.engine.another_way(call.routes, call.tried, channel, now)):
+    if not call_may_retry(call) or (key is None and not call.engine.another_way(call.routes, call.tried, channel, call.endpoint.format, now)):
         call_refuse(call, code, None)
     elif not call.engine.retry_budget.take():
         call_refuse(call, code, None)
@@ -179,46 +179,55 @@ cdef int call_attempt_failed(Call call, int code, int blame=BLAME_CHANNEL) excep
 cdef UpstreamKey call_other_key(Call call, int64_t now):
     """Another key of the channel, after the one of this attempt was refused. None: there is none, or none has to rest."""
     cdef Route route = call.route
-    if route.channel.breaker.state != BREAKER_CLOSED or call.upstream_key.wakes_ns(route.upstream_model) <= now:
+    cdef int where = call.endpoint.format
+    if route.channel.way(route.upstream_model, where, now) != WAY_OPEN or call.upstream_key.wakes_ns(route.upstream_model, where) <= now:
         return None
-    return route.channel.awake_key(route.upstream_model, call.affinity, now)
+    return route.channel.awake_key(route.upstream_model, where, call.affinity, now)
 
 
 cdef bint call_may_retry(Call call) noexcept:
     return call.endpoint.inference and call.attempts < call.engine.attempts_max
 
 
-cdef inline void call_attempt_good(Call call, int64_t now):
-    """The upstream answers calls: for its breaker."""
+cdef int call_attempt_good(Call call, int64_t now) except -1:
+    """The upstream answers calls: for its breakers and its key."""
     cdef Channel channel = call.route.channel
-    if channel.breaker.state == BREAKER_CLOSED:
+    cdef int closed, probes = call.probes
+    if channel.breaker.state == BREAKER_CLOSED and channel.places is None:
         channel.breaker.succeeded(now)
-    elif call.probe:
-        call.probe = False
-        if channel.breaker.end_probe(now, 1, 0):
-            call.engine.breaker_changed(channel)
+    else:
+        call.probes = 0
+        closed = channel.attempt_good(call.route.upstream_model, call.endpoint.format, probes, now)
+        if closed:
+            call.engine.breakers_changed(channel, call.route.upstream_model, call.endpoint.format, closed)
+    if call.upstream_key.troubled():
+        channel.key_good(call.upstream_key, call.route.upstream_model, call.endpoint.format, call.sent_ns, now)
+    return 0
 
 
-cdef void call_attempt_bad(Call call, int code):
+cdef int call_attempt_bad(Call call, int code) except -1:
     """The upstream failed, and not because of its key or of this call."""
     cdef Channel channel = call.route.channel
-    cdef bint changed
-    if call.probe:
-        call.probe = False
-        changed = channel.breaker.end_probe(monotonic_ns(), 0, code)
-    else:
-        changed = channel.breaker.failed(monotonic_ns(), code)
-    if changed:
-        call.engine.breaker_changed(channel)
+    cdef int opened, probes = call.probes
+    call.probes = 0
+    opened = channel.attempt_bad(call.route.upstream_model, call.endpoint.format, probes, monotonic_ns(), code,
+                                 call.state == C_CONNECT)
+    if opened:
+        call.engine.breakers_changed(channel, call.route.upstream_model, call.endpoint.format, opened)
+    return 0
 
 
-cdef void call_leave_channel(Call call):
+cdef int call_leave_channel(Call call) except -1:
     if call.on_channel:
         call.on_channel = False
         call.route.channel.in_flight -= 1
-        if call.probe:
-            call.probe = False
-            call.route.channel.breaker.end_probe(0, -1, 0)
+        if call.probes:
+            call.route.channel.end_probes(call.route.upstream_model, call.endpoint.format, call.probes)
+            call.probes = 0
+        if call.trying is not None:
+            call.trying.leave(monotonic_ns())
+            call.trying = None
+    return 0
 
 
 cdef void call_drop_connection(Call call):

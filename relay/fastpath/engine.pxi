@@ -268,17 +268,31 @@ cdef class Engine:
         cdef Channel channel
         if self.affinity and call.attempts == 0 and call.prompt_counted >= AFFINITY_TOKENS_MIN:
             call_find_affinity(call)
-        route = self.best_of(call.routes, call.tried, call.affinity, now)
+        route = self.best_of(call.routes, call.tried, call.endpoint.format, call.affinity, now)
         if route is None:
-            return None
-        channel = route.channel
-        if channel.breaker.state != BREAKER_CLOSED:
-            channel.breaker.begin_probe(now)
-            call.probe = True
-        call.upstream_key = channel.awake_key(route.upstream_model, call.affinity, now)
+            route = self.last_way(call.routes, call.tried, call.endpoint.format, now)
+            if route is None:
+                return None
+            call.upstream_key = route.channel.key_to_try(route.upstream_model, call.endpoint.format, now)
+            call.trying = call.upstream_key.standing(route.upstream_model, call.endpoint.format, now)
+            call.trying.probing = True
+        else:
+            call.upstream_key = route.channel.awake_key(route.upstream_model, call.endpoint.format, call.affinity, now)
+        call.probes = route.channel.begin_probe(route.upstream_model, call.endpoint.format, now)
         return route
 
-    cdef Route best_of(self, list routes, list tried, uint64_t affinity, int64_t now):
+    cdef Route last_way(self, list routes, list tried, int where, int64_t now):
+        """Where there is no other: the first way whose key was refused and may be tried all the same. None: not now."""
+        cdef Route route, best = None
+        for route in routes:
+            if (tried is not None and route.channel in tried) or route.channel.way(route.upstream_model, where, now) == WAY_SHUT:
+                continue
+            if (best is None or route.channel.priority < best.channel.priority) and \
+                    route.channel.key_to_try(route.upstream_model, where, now) is not None:
+                best = route
+        return best
+
+    cdef Route best_of(self, list routes, list tried, int where, uint64_t affinity, int64_t now):
         """The choice itself: one of these ways, besides the channels that were tried. None: there is none now."""
         cdef Candidate[CANDIDATES_MAX] candidates
         cdef Candidate* c
@@ -297,16 +311,16 @@ cdef class Engine:
                 c.way = WAY_SHUT
             elif channel.calm(now):
                 c.way = WAY_OPEN
-            elif now < channel.rests_until_ns and channel.wakes_ns(route.upstream_model) > now:
+            elif now < channel.rests_until_ns and channel.wakes_ns(route.upstream_model, where) > now:
                 c.way = WAY_SHUT
             else:
-                c.way = channel.breaker.way(now)
+                c.way = channel.way(route.upstream_model, where, now)
             if c.way == WAY_OPEN:
                 c.load += FAILURE_LOAD * channel.breaker.recent_failures(now)
         chosen = pick(candidates, n, affinity, self.random(), self.random())
         return <Route>routes[chosen] if chosen >= 0 else None
 
-    cdef bint another_way(self, list routes, list tried, Channel at, int64_t now) except -1:
+    cdef bint another_way(self, list routes, list tried, Channel at, int where, int64_t now) except -1:
         """Whether a call would find a channel besides those it has tried and the one it is at."""
         cdef Route route
         cdef Channel channel
@@ -314,35 +328,32 @@ cdef class Engine:
             channel = route.channel
             if channel is at or (tried is not None and channel in tried):
                 continue
-            if channel.breaker.way(now) != WAY_SHUT and channel.wakes_ns(route.upstream_model) <= now:
+            if channel.way(route.upstream_model, where, now) != WAY_SHUT and channel.wakes_ns(route.upstream_model, where) <= now:
                 return True
         return False
 
-    cdef int no_way(self, list routes, int64_t now, int64_t* wait_ns) except -1:
+    cdef int no_way(self, list routes, int where, int64_t now, int64_t* wait_ns) except -1:
         """There is no channel for a call that has tried none: which error that is, and (`wait_ns`) for how long."""
         cdef Route route
         cdef Channel channel
-        cdef UpstreamKey key
-        cdef int64_t until, wakes, first = -1
-        cdef bint account = True
+        cdef int64_t until, first = -1
+        cdef bint account = True, refused
         for route in routes:
             channel = route.channel
-            until = channel.breaker.probe_ns if channel.breaker.state != BREAKER_CLOSED else 0
-            wakes = channel.wakes_ns(route.upstream_model)
-            if wakes > until:
-                until = wakes
-            for key in channel.keys:
-                if key.rest_code != E_UPSTREAM_ACCOUNT or key.wakes_ns(route.upstream_model) <= now:
-                    account = False
+            until = max(channel.opens_ns(route.upstream_model, where), channel.tried_ns(route.upstream_model, where, now, &refused))
+            account &= refused
             if first < 0 or until < first:
                 first = until
         wait_ns[0] = max(first - now, 1_000_000_000)      # with a probe on its way: a second
         return E_UPSTREAM_ACCOUNT if account else E_UPSTREAM_UNAVAILABLE
 
-    cdef void breaker_changed(self, Channel channel):
-        """Told once per change, never per call."""
+    cdef void breakers_changed(self, Channel channel, str model, int where, int which):
+        """Told once per change, never per call. `which`: PROBES_*."""
         try:
-            self.hooks.breaker_changed(channel)
+            if which & PROBES_CHANNEL:
+                self.hooks.breaker_changed(channel, channel.breaker, None)
+            if which & PROBES_PLACE:
+                self.hooks.breaker_changed(channel, channel.places[(model, where)], f"{PLACE_NAMES[where]} {model}")
         except Exception as error:
             self.fault(error)
 

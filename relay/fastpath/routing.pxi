@@ -32,8 +32,12 @@ cdef enum:
     V_MISSING
     SCOPE_CALL = 0
     SCOPE_PLACE
+    SCOPE_DOUBT
     SCOPE_MODEL
     SCOPE_KEY
+    # What an attempt of a call tries out, a set.
+    PROBES_CHANNEL = 1
+    PROBES_PLACE = 2
 
 cdef int64_t RECENT_NS = 1_000_000_000
 
@@ -75,7 +79,7 @@ cdef class Breaker:
         self.ended_ns[self.outcomes & (OUTCOMES - 1)] = now
         self.outcomes += 1
 
-    cdef bint failed(self, int64_t now, int code) noexcept:
+    cdef bint failed(self, int64_t now, int code, bint may_open=True) noexcept:
         """An attempt failed. True where this opened the breaker."""
         cdef int64_t at
         cdef int seen = 0, bad = 0
@@ -97,7 +101,7 @@ cdef class Breaker:
             bad += at < 0
             if seen == IN_A_ROW and bad == seen:
                 break
-        if (seen < self.calls_min or bad * 100 < self.failure_percent * seen) and not bad == seen == IN_A_ROW:
+        if not may_open or ((seen < self.calls_min or bad * 100 < self.failure_percent * seen) and not bad == seen == IN_A_ROW):
             return False
         # Opened again soon after it closed: what healed it did not last, so wait longer than the last time.
         if self.closed_ns and now - self.closed_ns <= self.window_ns:
@@ -106,6 +110,19 @@ cdef class Breaker:
             self.open_ns = self.open_ns_min
         self.open(now)
         return True
+
+    cdef Breaker beside(self):
+        """One with the same settings."""
+        return Breaker(calls_min=self.calls_min, failure_percent=self.failure_percent, window_ns=self.window_ns,
+                       open_ns_min=self.open_ns_min, open_ns_max=self.open_ns_max)
+
+    cdef void close(self, int64_t now) noexcept:
+        """By an operator's word."""
+        self.state = BREAKER_CLOSED
+        self.changed_ns = now
+        self.closed_ns = 0
+        self.outcomes = 0
+        self.probing = False
 
     cdef void open(self, int64_t now) noexcept:
         self.state = BREAKER_OPEN
@@ -165,8 +182,8 @@ cdef class Breaker:
         if self.state == BREAKER_CLOSED:
             self.succeeded(now)
 
-    def py_failed(self, int64_t now, int code=0):
-        return self.failed(now, code)
+    def py_failed(self, int64_t now, int code=0, bint may_open=True):
+        return self.failed(now, code, may_open)
 
     def py_way(self, int64_t now):
         return self.way(now)
@@ -237,53 +254,6 @@ cdef class RetryBudget:
 
     def py_tick(self):
         self.tick()
-
-
-@cython.final
-cdef class UpstreamKey:
-    """One of the operator's keys at an upstream, and how long it rests there: for one model, or for all."""
-    cdef bytes line                        # its authentication line, ready to send
-    cdef readonly int number               # its place in `api_keys`, from 1
-    cdef readonly uint64_t salt
-    cdef readonly int64_t rest_until_ns    # for all models
-    cdef dict model_rests                  # upstream model -> until when; None where no model rests
-    cdef readonly int rest_code            # E_* of the last rest
-    cdef readonly int64_t rests_total
-
-    def __init__(self, bytes line, int number):
-        self.line = line
-        self.number = number
-        self.salt = mix(<uint64_t>(<int64_t>hash(line)))      # of this process only, and the same after a reload
-
-    cdef int64_t wakes_ns(self, str model) except -1:
-        """Until when it rests for this model; a moment in the past: it does not."""
-        cdef int64_t until = self.rest_until_ns, other
-        if self.model_rests is not None:
-            other = self.model_rests.get(model, 0)
-            if other > until:
-                until = other
-        return until
-
-    cdef int rest(self, str model, int64_t until_ns, int code) except -1:
-        """`model` None: for all models. A rest is never shortened."""
-        self.rest_code = code
-        self.rests_total += 1
-        if model is None:
-            if until_ns > self.rest_until_ns:
-                self.rest_until_ns = until_ns
-        else:
-            if self.model_rests is None:
-                self.model_rests = {}
-            if until_ns > self.model_rests.get(model, 0):
-                self.model_rests[model] = until_ns
-        return 0
-
-    def resting(self, int64_t now_ns):
-        """Until when, by upstream model; None stands for all models."""
-        found = {model: until for model, until in (self.model_rests or {}).items() if until > now_ns}
-        if self.rest_until_ns > now_ns:
-            found[None] = self.rest_until_ns
-        return found
 
 
 cdef inline uint64_t mix(uint64_t x) noexcept nogil:

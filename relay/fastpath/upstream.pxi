@@ -16,6 +16,9 @@ cdef enum:
     ANSWER_SOUND          # or a stream
     ANSWER_TRANSCRIPT     # JSON, a stream, or text where that was asked for
 
+cdef enum:
+    PLACES_MAX = 1000       # breakers of a channel's models and endpoints
+
 
 @cython.final
 cdef class Endpoint:
@@ -60,6 +63,14 @@ cdef class Channel:
     cdef bint single                   # one key: nothing to choose
     cdef int64_t rests_until_ns        # no key rests longer than this
     cdef readonly Breaker breaker
+    cdef dict places                   # (upstream model, F_*) -> Breaker, of those that failed; None: none did
+    cdef int shut_places               # of them not closed
+    cdef tuple bad_place               # the last that failed
+    cdef int64_t bad_elsewhere_ns      # when one failed that was not the last
+    cdef readonly int64_t places_opened_total
+    cdef int64_t trouble_ns            # when a place failed, or was opened again
+    cdef public bint off               # by an operator's switch
+    cdef public str off_message        # what callers are told then
     cdef readonly tuple tags
     cdef uint64_t salt
     cdef readonly bint ask_usage
@@ -106,19 +117,155 @@ cdef class Channel:
                               open_ns_min=fresh.open_ns_min, open_ns_max=fresh.open_ns_max)
         self.breaker = old.breaker
         self.rests_until_ns = old.rests_until_ns
+        self.places_opened_total = old.places_opened_total
+        if fresh.failure_percent:
+            self.places = old.places
+            self.shut_places = old.shut_places
+            self.bad_place = old.bad_place
+            self.bad_elsewhere_ns = old.bad_elsewhere_ns
+            self.trouble_ns = old.trouble_ns
+            for place in (self.places or {}).values():
+                place.configure(calls_min=fresh.calls_min, failure_percent=fresh.failure_percent,
+                                window_ns=fresh.window_ns, open_ns_min=fresh.open_ns_min, open_ns_max=fresh.open_ns_max)
         for key in self.keys:
             for known in old.keys:
                 if known.line == key.line:
-                    key.rest_until_ns = known.rest_until_ns
-                    key.model_rests = known.model_rests
-                    key.rest_code = known.rest_code
-                    key.rests_total = known.rests_total
+                    key.adopt(known)
 
     cdef bint calm(self, int64_t now) noexcept:
-        """Nothing to think about: in use, and no key rests."""
-        return self.breaker.state == BREAKER_CLOSED and now >= self.rests_until_ns
+        """Nothing to think about: in use, everything of it, and no key rests."""
+        return self.breaker.state == BREAKER_CLOSED and now >= self.rests_until_ns and not (self.shut_places or self.off)
 
-    cdef UpstreamKey awake_key(self, str model, uint64_t affinity, int64_t now):
+    cdef int way(self, str model, int where, int64_t now) except -1:
+        """WAY_*: what the channel is to a call of this model at this endpoint, whatever its keys do."""
+        cdef int way = self.breaker.way(now), at_place
+        cdef Breaker place
+        if self.off:
+            return WAY_SHUT
+        if way != WAY_SHUT and self.shut_places:
+            place = self.places.get((model, where))
+            if place is not None:
+                at_place = place.way(now)
+                if at_place != WAY_OPEN:
+                    return at_place
+        return way
+
+    cdef int64_t opens_ns(self, str model, int where) except -1:
+        """When it may be tried again, as far as breakers say."""
+        cdef int64_t until = self.breaker.probe_ns if self.breaker.state != BREAKER_CLOSED else 0
+        cdef Breaker place = self.places.get((model, where)) if self.shut_places else None
+        if place is not None and place.state != BREAKER_CLOSED:
+            until = max(until, place.probe_ns)
+        return until
+
+    cdef int begin_probe(self, str model, int where, int64_t now) except -1:
+        """PROBES_*: what the attempt that begins tries out."""
+        cdef int probes = 0
+        cdef Breaker place = self.places.get((model, where)) if self.shut_places else None
+        if self.breaker.state != BREAKER_CLOSED:
+            self.breaker.begin_probe(now)
+            probes |= PROBES_CHANNEL
+        if place is not None and place.state != BREAKER_CLOSED:
+            place.begin_probe(now)
+            probes |= PROBES_PLACE
+        return probes
+
+    cdef int attempt_good(self, str model, int where, int probes, int64_t now) except -1:
+        """PROBES_*: of which a breaker closed."""
+        cdef int closed = 0
+        cdef Breaker place
+        if self.breaker.state == BREAKER_CLOSED:
+            self.breaker.succeeded(now)
+        elif probes & PROBES_CHANNEL and self.breaker.end_probe(now, 1, 0):
+            closed = PROBES_CHANNEL
+        if self.places is not None:
+            place = self.places.get((model, where))
+            if place is not None:
+                if place.state == BREAKER_CLOSED:
+                    place.succeeded(now)
+                elif probes & PROBES_PLACE and place.end_probe(now, 1, 0):
+                    self.shut_places -= 1
+                    closed |= PROBES_PLACE
+                    self.trouble_ns = now
+            if self.shut_places == 0 and now - self.trouble_ns > self.breaker.window_ns:
+                self.places = None       # what was longer ago counts for nothing
+        return closed
+
+    cdef int attempt_bad(self, str model, int where, int probes, int64_t now, int code, bint wide) except -1:
+        """PROBES_*: of which a breaker opened.
+
+        `wide`: no connection, so it is the channel. Else it is shut for the model at the endpoint first, and for
+        everything once something else there fails too.
+        """
+        cdef int opened = 0
+        cdef tuple at = (model, where)
+        cdef Breaker place
+        if not wide:
+            if self.bad_place is not None and self.bad_place != at:
+                self.bad_elsewhere_ns = now
+            self.bad_place = at
+            self.trouble_ns = now
+            if self.places is None:
+                self.places = {}
+            place = self.places.get(at)
+            if place is None and len(self.places) < PLACES_MAX:
+                place = self.places[at] = self.breaker.beside()
+            if place is not None:
+                if probes & PROBES_PLACE:
+                    if place.end_probe(now, 0, code):
+                        self.places_opened_total += 1
+                        opened = PROBES_PLACE
+                elif place.failed(now, code):
+                    self.shut_places += 1
+                    self.places_opened_total += 1
+                    opened = PROBES_PLACE
+        if probes & PROBES_CHANNEL:
+            if self.breaker.end_probe(now, 0, code):
+                opened |= PROBES_CHANNEL
+        elif self.breaker.failed(now, code, wide or (
+                self.bad_elsewhere_ns != 0 and now - self.bad_elsewhere_ns <= self.breaker.window_ns)):
+            opened |= PROBES_CHANNEL
+        return opened
+
+    cdef int end_probes(self, str model, int where, int probes) except -1:
+        """The attempt is over and says nothing."""
+        cdef Breaker place
+        if probes & PROBES_CHANNEL:
+            self.breaker.end_probe(0, -1, 0)
+        if probes & PROBES_PLACE:
+            place = self.places.get((model, where)) if self.places is not None else None
+            if place is not None:
+                place.end_probe(0, -1, 0)
+        return 0
+
+    def shut(self):
+        """What is shut of it, the channel itself first: (upstream model or None, F_* or None, Breaker)."""
+        found = [(None, None, self.breaker)] if self.breaker.state != BREAKER_CLOSED else []
+        for (model, where), place in (self.places or {}).items():
+            if (<Breaker>place).state != BREAKER_CLOSED:
+                found.append((model, where, place))
+        return found
+
+    def wake(self, int number=0):
+        """Keys rest no more, and everything is open. With a key's number: that key alone, and no breaker."""
+        cdef UpstreamKey key
+        for key in self.keys:
+            if number in (0, key.number):
+                key.wake()
+        self.note_rests()
+        if not number:
+            self.breaker.close(monotonic_ns())
+            self.places = None
+            self.shut_places = 0
+
+    cdef int note_rests(self) except -1:
+        cdef UpstreamKey key
+        self.rests_until_ns = 0
+        for key in self.keys:
+            self.rests_until_ns = max(self.rests_until_ns, key.rests_until_ns())
+        return 0
+
+    cdef UpstreamKey awake_key(self, str model, int where, uint64_t affinity, int64_t now):
         """A key that does not rest: the next in turn, or the one that this prompt belongs to. None: all rest."""
         cdef UpstreamKey key, best = None
         cdef Py_ssize_t i, n = len(self.keys), at
@@ -128,7 +275,7 @@ cdef class Channel:
         for i in range(n):
             at = (self.next_key + i) % n
             key = <UpstreamKey>self.keys[at]
-            if now < self.rests_until_ns and key.wakes_ns(model) > now:
+            if now < self.rests_until_ns and key.wakes_ns(model, where) > now:
                 continue
             if not affinity:
                 self.next_key = (at + 1) % n
@@ -139,34 +286,90 @@ cdef class Channel:
                 best_score = score
         return best
 
-    cdef int64_t wakes_ns(self, str model) except -1:
-        """When the first of its keys is awake for this model."""
-        cdef UpstreamKey key
-        cdef int64_t first = -1, until
+    cdef UpstreamKey key_to_try(self, str model, int where, int64_t now):
+        """A key that rests because it was refused, and may be tried all the same. None: there is none, or not yet."""
+        cdef UpstreamKey key, best = None
+        cdef Rest rest, first = None
         for key in self.keys:
-            until = key.wakes_ns(model)
+            rest = key.standing(model, where, now)
+            if rest is not None and not rest.probing and rest.probe_ns <= now and (first is None or rest.probe_ns < first.probe_ns):
+                best = key
+                first = rest
+        return best
+
+    cdef int64_t tried_ns(self, str model, int where, int64_t now, bint* account) except -1:
+        """When the first of its keys is awake for this place, or may be tried. `account`: all of them were refused."""
+        cdef UpstreamKey key
+        cdef Rest rest
+        cdef int64_t first = -1, until
+        account[0] = True
+        for key in self.keys:
+            until = key.wakes_ns(model, where)
+            rest = key.standing(model, where, now)
+            if rest is not None:
+                until = min(until, rest.probe_ns)
+            else:
+                account[0] = False
             if first < 0 or until < first:
                 first = until
         return first
 
-    cdef int rest_key(self, UpstreamKey key, str model, int64_t until_ns, int code) except -1:
-        key.rest(model, until_ns, code)
-        if until_ns > self.rests_until_ns:
-            self.rests_until_ns = until_ns
+    cdef int64_t wakes_ns(self, str model, int where) except -1:
+        """When the first of its keys is awake for this model at this endpoint."""
+        cdef UpstreamKey key
+        cdef int64_t first = -1, until
+        for key in self.keys:
+            until = key.wakes_ns(model, where)
+            if first < 0 or until < first:
+                first = until
+        return first
+
+    cdef int rest_key(self, UpstreamKey key, str model, int where, int scope, int64_t now, int64_t rest_ns, int code,
+                      int status) except -1:
+        key.rest(model, where, scope, now, rest_ns, code, status)
+        if now + rest_ns > self.rests_until_ns:
+            self.rests_until_ns = now + rest_ns
         return 0
+
+    cdef int key_good(self, UpstreamKey key, str model, int where, int64_t sent_ns, int64_t now) except -1:
+        key.good(model, where, sent_ns, now)
+        return self.note_rests()
 
     # for tests
 
-    def py_awake_key(self, str model, uint64_t affinity, int64_t now):
+    def py_awake_key(self, str model, int where, uint64_t affinity, int64_t now):
         """The number of the key that a call would take, 0: all rest."""
-        cdef UpstreamKey key = self.awake_key(model, affinity, now)
+        cdef UpstreamKey key = self.awake_key(model, where, affinity, now)
         return key.number if key is not None else 0
 
-    def py_rest_key(self, int number, str model, int64_t until_ns, int code):
-        self.rest_key(<UpstreamKey>self.keys[number - 1], model, until_ns, code)
+    def py_rest_key(self, int number, str model, int where, int scope, int64_t now, int64_t rest_ns, int code, int status):
+        self.rest_key(<UpstreamKey>self.keys[number - 1], model, where, scope, now, rest_ns, code, status)
 
-    def py_wakes_ns(self, str model):
-        return self.wakes_ns(model)
+    def py_key_good(self, int number, str model, int where, int64_t sent_ns, int64_t now):
+        self.key_good(<UpstreamKey>self.keys[number - 1], model, where, sent_ns, now)
+
+    def py_key_to_try(self, str model, int where, int64_t now):
+        """The number of the key that a call would try where all rest, which is under way then; 0: none."""
+        cdef UpstreamKey key = self.key_to_try(model, where, now)
+        if key is None:
+            return 0
+        key.standing(model, where, now).probing = True
+        return key.number
+
+    def py_wakes_ns(self, str model, int where):
+        return self.wakes_ns(model, where)
+
+    def py_way(self, str model, int where, int64_t now):
+        return self.way(model, where, now)
+
+    def py_attempt(self, str model, int where, int probes, int64_t now, int code=0, bint wide=False):
+        """How an attempt ended; `code` 0: well. What opened or closed by it (PROBES_*)."""
+        if code:
+            return self.attempt_bad(model, where, probes, now, code, wide)
+        return self.attempt_good(model, where, probes, now)
+
+    def py_begin_probe(self, str model, int where, int64_t now):
+        return self.begin_probe(model, where, now)
 
     def py_calm(self, int64_t now):
         return bool(self.calm(now))

@@ -254,7 +254,7 @@ class Metrics:
         page.family(
             "relay_channel_breaker_state", "gauge", "1 for the state that the breaker is in.",
             [
-                ({**labels, "state": state}, int(channel.state == state))
+                ({**labels, "state": state}, int(channel.breaker == state))
                 for labels, channel in named
                 for state in BREAKER_STATES
             ],

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from relay import quiet
-from relay._fastpath import ERROR_CODES, ApiKey, Call, Channel, Rate, TokenTable
+from relay._fastpath import ERROR_CODES, ApiKey, Breaker, Call, Channel, Rate, TokenTable
 from relay.policy import extras
 from relay.policy.routing import KeyRests
 from relay.proxy import decoders, forms
@@ -133,21 +133,20 @@ class Hooks:
             log.error("channel %s: the upstream says that it does not serve %s", channel.name, upstream_model)
             self.on_event("upstream_model_missing", str(status), channel.name)
         instead = _ERROR_CODES[upstream_errors.instead(status, found)] if found.hidden else 0
-        scope = upstream_errors.KEY if status == 401 and found.scope == upstream_errors.PLACE else found.scope
-        return found.verdict, scope, rest_ns, instead, round((asked or 0) * 1e9)
+        return found.verdict, found.scope, rest_ns, instead, round((asked or 0) * 1e9)
 
     def error_in_answer(self, dialect: int, body: bytes, whole: bool) -> tuple[int, bytes] | None:
         return answers.find_error(dialect, body, whole)
 
-    def breaker_changed(self, channel: Channel) -> None:
-        """A channel's breaker opened or closed."""
-        breaker = channel.breaker
+    def breaker_changed(self, channel: Channel, breaker: Breaker, place: str | None) -> None:
+        """A breaker of a channel opened or closed: for everything there, or for a model at an endpoint (`place`)."""
         reason = ERROR_CODES[breaker.last_code]
+        of = f" for {place}" if place else ""
         if breaker.state:
-            log.error("channel %s: not used for %.1f s (%s)", channel.name, breaker.open_ns / 1e9, reason)
+            log.error("channel %s: not used%s for %.1f s (%s)", channel.name, of, breaker.open_ns / 1e9, reason)
             self.on_event("channel_open", reason, channel.name)
         else:
-            log.warning("channel %s: in use again", channel.name)
+            log.warning("channel %s: in use again%s", channel.name, of)
             self.on_event("channel_closed", None, channel.name)
 
     def annotate(self, data: bytes, is_event: bool, cost_nano: int, card: str, balance_nano: int) -> bytes | None:

@@ -287,7 +287,7 @@ class Upstreams:
             status, encoding, body, fields, route.channel, route.upstream_model, route.renamed
         )
         account = verdict == upstream_errors.ACCOUNT
-        attempts.rest_key(rest_ns, scope == upstream_errors.KEY, account)
+        attempts.rest_key(rest_ns, scope, account, status)
         limited = verdict == upstream_errors.UPSTREAM and scope == upstream_errors.MODEL
         if verdict == upstream_errors.REQUEST:
             attempts.good()

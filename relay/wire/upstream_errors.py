@@ -20,8 +20,9 @@ MISSING: Final = 3  # this channel has no such model, or takes no such size: ano
 
 CALL: Final = 0  # what a refused key cannot be used for: this call alone
 PLACE: Final = 1  # the endpoint with this model
-MODEL: Final = 2  # the model, at every endpoint: its limits
-KEY: Final = 3  # anything
+DOUBT: Final = 2  # the same, and anything once it is refused elsewhere too
+MODEL: Final = 3  # the model, at every endpoint: its limits
+KEY: Final = 4  # anything
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -34,6 +35,7 @@ class Judgement(msgspec.Struct, frozen=True):
 
 _WHOLE: Final = Judgement(ACCOUNT, KEY, True)
 _HERE: Final = Judgement(ACCOUNT, PLACE, True)
+_WRONG: Final = Judgement(ACCOUNT, DOUBT, True)
 _ONCE: Final = Judgement(ACCOUNT, CALL, True)
 _LIMIT: Final = Judgement(UPSTREAM, MODEL)
 _CALLER: Final = Judgement(REQUEST)
@@ -68,7 +70,7 @@ FORMS: Final = (
          ("billing_hard_limit_reached", "billing_not_active", "account_deactivated", "access_terminated",
           "organization_deactivated", "deactivated_workspace", "project_archived"),
          r"(billing hard limit|your account is not active|the openai account associated with this api key)"),
-    Form("OpenAI", "401", _HERE, "developers.openai.com error-codes", "2026-09",
+    Form("OpenAI", "401", _WRONG, "developers.openai.com error-codes", "2026-09",
          ("invalid_api_key", "invalid_organization", "invalid_project", "ip_not_authorized", "mismatched_organization"),
          r"(incorrect api key provided|you must be a member of an organization|your (request )?ip )"),
     Form("OpenAI", "401 403", _HERE, "microsoft/PowerToys#32989, bytedance/trae-agent#162", "2026-03",
@@ -81,13 +83,14 @@ FORMS: Final = (
          r"invalid service_tier argument: the requested service tier is not allowed for this project"),
     Form("OpenAI", "404", _ELSEWHERE, "developers.openai.com error-codes", "2026-09", ("model_not_found",),
          r"the (requested )?model `?[^`\s]{1,100}`? (does not exist|has been deprecated|is not supported)"),
-    Form("Azure OpenAI", "401 403", _HERE, "openai/codex#1354; learn.microsoft.com", "2025-06",
-         ("accessdenied", "permissiondenied", "authorizationfailed", "invalidauthenticationtoken"),
-         r"(access denied due to (invalid subscription key|virtual network)|the principal .{0,100}lacks)"),
+    Form("Azure OpenAI", "401 403", _WRONG, "openai/codex#1354", "2025-06", ("invalidauthenticationtoken",),
+         r"access denied due to (invalid subscription key|virtual network)"),
+    Form("Azure OpenAI", "401 403", _HERE, "from memory", "2026-10",
+         ("accessdenied", "permissiondenied", "authorizationfailed"), r"the principal .{0,100}lacks"),
     Form("Azure OpenAI", "429", _LIMIT, "langchain-ai/langchain#12986, jasonacox/TinyLLM#17", "2025-02",
          ("throttling_error", "ratelimitreached"),
          r"requests to the .{1,200} have exceeded (the )?(call|token) rate limit of your current"),
-    Form("Azure OpenAI", "404", _ELSEWHERE, "learn.microsoft.com Azure OpenAI reference", "2026-07",
+    Form("Azure OpenAI", "404", _ELSEWHERE, "from memory", "2026-10",
          ("deploymentnotfound", "operationnotsupported"), r"the api deployment for this resource does not exist"),
     Form("Anthropic", "400", _WHOLE, "anthropics/claude-code#4207, #54839", "2026-04",
          ("credit_balance_too_low",), r"your credit balance is too low"),
@@ -96,20 +99,24 @@ FORMS: Final = (
     Form("Anthropic", "400 403", _WHOLE, "anthropics/claude-code#72457", "2026-06", (),
          r"(this|your) organi[sz]ation has been disabled"),
     Form("Anthropic", "402", _WHOLE, "platform.claude.com errors", "2026-07", ("billing_error",)),
-    Form("Anthropic", "401 403", _HERE, "platform.claude.com errors", "2026-07",
-         ("authentication_error", "permission_error"),
-         r"(invalid x-api-key|this api key is not scoped to a workspace)"),
+    Form("Anthropic", "401", _WRONG, "platform.claude.com errors", "2026-07", ("authentication_error",),
+         r"invalid x-api-key"),
+    Form("Anthropic", "403", _HERE, "platform.claude.com errors", "2026-07", ("permission_error",),
+         r"this api key is not scoped to a workspace"),
     Form("Anthropic", "429", _ONCE, "anthropics/claude-code#44863", "2026-04", (),
          r"extra usage is required for long context"),
     Form("Anthropic", "429", _LIMIT, "stackblitz/bolt.new#8589", "2026-05", ("rate_limit_error",),
          r"this request would exceed (your|the rate limit for your) organization"),
     Form("Anthropic", "404", _ELSEWHERE, "platform.claude.com errors", "2026-07", (), r"model: \S{1,100}$"),
-    Form("Gemini, Vertex AI", "400 401 403", _HERE, "ai.google.dev troubleshooting; gemini-cli#19501, #4065", "2026-02",
-         ("api_key_invalid", "unauthenticated", "permission_denied", "consumer_invalid", "service_disabled",
-          "api_key_service_blocked", "api_key_http_referrer_blocked", "api_key_ip_address_blocked",
-          "access_token_expired", "access_token_type_unsupported", "iam_permission_denied", "account_state_invalid"),
+    Form("Gemini, Vertex AI", "400 401 403", _WRONG, "ai.google.dev generate-content/api-errors", "2026-10",
+         ("api_key_invalid", "unauthenticated", "consumer_invalid", "api_key_http_referrer_blocked",
+          "api_key_ip_address_blocked", "access_token_expired", "access_token_type_unsupported",
+          "account_state_invalid"),
          r"(api key (not valid|expired|not found)|user location is not supported|request had invalid authentication"
-         r"|method doesn't allow unregistered callers|your api key was reported as leaked)"),
+         r"|method doesn't allow unregistered callers|your api key was reported as leaked"
+         r"|(the )?gemini api free tier is not available)"),
+    Form("Gemini, Vertex AI", "403", _HERE, "google-gemini/gemini-cli#19501, #4065", "2026-02",
+         ("permission_denied", "service_disabled", "api_key_service_blocked", "iam_permission_denied")),
     Form("Gemini, Vertex AI", "403", _WHOLE, "continuedev/continue#10902, poenl/gemini-api#8", "2026-04",
          ("consumer_suspended", "billing_disabled", "ureq_project_billing_not_found", "service_suspended"),
          r"(your project has been denied access|permission denied: consumer|this api method requires billing"
@@ -117,18 +124,19 @@ FORMS: Final = (
     Form("Gemini, Vertex AI", "429", _LIMIT, "google-gemini/gemini-cli#8883, #15186", "2026-07",
          ("resource_exhausted", "ratelimitexceeded", "rate_limit_exceeded"),
          r"(you exceeded your current quota|quota exceeded for |resource (has been )?exhausted)"),
-    Form("Gemini, Vertex AI", "402 429", _WHOLE, "ai.google.dev billing (prepaid credits)", "2026-07", (),
+    Form("Gemini, Vertex AI", "402 429", _WHOLE, "ai.google.dev generate-content/api-errors", "2026-10", (),
          r"your (prepayment|prepaid) credits (are|have been) depleted"),
-    Form("Gemini, Vertex AI", "404", _ELSEWHERE, "ai.google.dev troubleshooting", "2026-07", (),
+    Form("Gemini, Vertex AI", "404", _ELSEWHERE, "ai.google.dev generate-content/api-errors", "2026-10", (),
          r"(models/\S{1,100} is not found|publisher model \S{1,200} (was not found|not found)"
          r"|this model models/\S{1,100} is no longer available)"),
     Form("DashScope (Qwen)", "400", _WHOLE, "alibabacloud.com model-studio/error-code", "2026-06",
          ("arrearage", "accessdenied.unpurchased", "accountoverdue", "commoditynotpurchased", "prepaidbilloverdue",
           "postpaidbilloverdue"), r"access denied, ple[a-z]{2,5} make sure your account is in good standing"),
-    Form("DashScope (Qwen)", "401 403", _HERE, "alibabacloud.com model-studio/error-code", "2026-06",
-         ("invalidapikey", "model.accessdenied", "model_access_denied", "workspace.accessdenied",
-          "allocationquota.freetieronly"),
-         r"(invalid api-key provided|model access denied|workspace access denied|the free tier of the model has been)"),
+    Form("DashScope (Qwen)", "401", _WRONG, "alibabacloud.com model-studio/error-code", "2026-06", ("invalidapikey",),
+         r"invalid api-key provided"),
+    Form("DashScope (Qwen)", "403", _HERE, "alibabacloud.com model-studio/error-code", "2026-06",
+         ("model.accessdenied", "model_access_denied", "workspace.accessdenied", "allocationquota.freetieronly"),
+         r"(model access denied|workspace access denied|the free tier of the model has been)"),
     Form("DashScope (Qwen)", "429", _LIMIT, "alibabacloud.com model-studio/error-code", "2026-06",
          ("throttling", "throttling.ratequota", "throttling.burstrate", "throttling.allocationquota",
           "limit_requests"), r"(allocated quota exceeded|you exceeded your current requests list)"),
@@ -137,17 +145,21 @@ FORMS: Final = (
     Form("Moonshot (Kimi)", "403 429", _WHOLE, "MoonshotAI/Kimi-K2#5, anomalyco/opencode#24462", "2026-04",
          ("exceeded_current_quota_error",),
          rf"your account {_ID}( / {_ID})?( ?<{_ID}>)? ?is (suspended|not active|inactive)"),
-    Form("Moonshot (Kimi)", "401 403", _HERE, "platform.moonshot.ai errors", "2026-07",
-         ("invalid_authentication_error", "incorrect_api_key_error", "permission_denied_error")),
+    Form("Moonshot (Kimi)", "401", _WRONG, "kimi.com/code error-reference", "2026-09",
+         ("invalid_authentication_error", "incorrect_api_key_error"), r"invalid authentication"),
+    Form("Moonshot (Kimi)", "403", _HERE, "kimi.com/code error-reference", "2026-09", ("permission_denied_error",)),
+    Form("Moonshot (Kimi)", "402 403", _WHOLE, "kimi.com/code error-reference", "2026-09", (),
+         r"(you've reached your usage limit for this|access terminated|.{0,20}unable to verify your membership)"),
     Form("Moonshot (Kimi)", "429", _LIMIT, "MoonshotAI/kimi-cli#1599", "2026-03", ("rate_limit_reached_error",),
          rf"your account {_ID}.{{0,200}} (request )?reached "),
-    Form("Moonshot (Kimi)", "404", _ELSEWHERE, "platform.moonshot.ai errors", "2026-07", (),
+    Form("Moonshot (Kimi)", "404", _ELSEWHERE, "from memory", "2026-10", (),
          r"not found the model \S{1,100} or permission denied"),
     Form("Zhipu (GLM), Z.ai", "401 429", _WHOLE, "docs.z.ai api-code", "2026-07",
          ("1110", "1111", "1112", "1113", "1121", "1309"),
          r"(your account (is in arrears|has been locked|is currently inactive)|余额不足)"),
-    Form("Zhipu (GLM), Z.ai", "401 403 434", _HERE, "docs.z.ai api-code", "2026-07",
-         ("1000", "1001", "1002", "1003", "1004", "1100", "1120", "1220", "1311", "1313")),
+    Form("Zhipu (GLM), Z.ai", "401", _WRONG, "docs.z.ai api-code", "2026-07",
+         ("1000", "1001", "1002", "1003", "1004", "1100", "1120")),
+    Form("Zhipu (GLM), Z.ai", "403 434", _HERE, "docs.z.ai api-code", "2026-07", ("1220", "1311", "1313")),
     Form("Zhipu (GLM), Z.ai", "429", Judgement(UPSTREAM, MODEL, True), "docs.z.ai api-code", "2026-07",
          ("1302", "1303", "1304", "1305", "1308", "1310")),
     Form("Zhipu (GLM), Z.ai", "400", _ELSEWHERE, "docs.z.ai api-code", "2026-07", ("1211", "1221", "1222")),
@@ -155,67 +167,72 @@ FORMS: Final = (
     Form("xAI", "403 429", _WHOLE, "continuedev/continue#10373, warpdotdev/warp#14863, sub2api#4069", "2026-08", (),
          rf"(your team {_ID} has either used all|you have run out of credits"
          rf"|your newly created team|team {_ID} (has|does not have))"),
-    Form("xAI", "400 401 403", _HERE, "docs.x.ai debugging errors", "2026-05", (),
+    Form("xAI", "400 401 403", _WRONG, "docs.x.ai developers/debugging", "2026-09", (),
          r"(incorrect api key provided|no api key provided|api key is (currently )?(blocked|disabled))"),
     Form("xAI", "429", _LIMIT, "cline/cline#4826", "2025-07", (), r"too many (tokens|requests) for team"),
-    Form("xAI", "400 404", _ELSEWHERE, "docs.x.ai debugging errors", "2026-05", (),
+    Form("xAI", "400 404", _ELSEWHERE, "docs.x.ai developers/debugging", "2026-09", (),
          r"the model \S{1,100} does not exist or your team"),
-    Form("xAI", "403", _CALLER, "docs.x.ai debugging errors", "2026-05", (), r"content violates usage guidelines"),
-    Form("Groq", "400 403", _WHOLE, "NVIDIA-NeMo/Guardrails#563, songquanpeng/one-api#1764", "2024-09",
+    Form("xAI", "403", _CALLER, "docs.x.ai developers/debugging", "2026-09", (), r"content violates usage guidelines"),
+    Form("Groq", "400 403", _WHOLE, "NVIDIA-NeMo/Guardrails#563; console.groq.com spend-limits", "2026-09",
          ("organization_restricted", "blocked_api_access"), r"organization has been restricted"),
-    Form("Groq", "403", _HERE, "console.groq.com errors", "2026-09",
+    Form("Groq", "403", _HERE, "console.groq.com model-permissions", "2026-09",
          ("model_permission_blocked_org", "model_permission_blocked_project")),
     Form("Groq", "413 429", Judgement(UPSTREAM, MODEL), "continuedev/continue#10920, ha-groq-cloud-api#27", "2026-06",
          ("rate_limit_exceeded",), r"(rate limit reached for model|request too large for model)"),
-    Form("Mistral", "401 403", _HERE, "diegosouzapw/OmniRoute#7638, agent0ai/agent-zero#539", "2026-07", (),
+    Form("Mistral", "401 403", _WRONG, "diegosouzapw/OmniRoute#7638, agent0ai/agent-zero#539", "2026-07", (),
          r"unauthorized$"),
     Form("Mistral", "429", _LIMIT, "continuedev/continue#6185, raycast/extensions#31107", "2026-09",
          ("rate_limited", "service_tier_capacity_exceeded"), r"service tier capacity exceeded"),
-    Form("Mistral", "400", _ELSEWHERE, "docs.mistral.ai errors", "2026-07", ("invalid_model", "1500"),
+    Form("Mistral", "400", _ELSEWHERE, "from memory", "2026-10", ("invalid_model", "1500"),
          r"invalid model: "),
     Form("DeepSeek", "402", _WHOLE, "MaxKB#3797, Aider-AI/aider#4851", "2026-02", (),
          r"insufficient (account )?balance"),
-    Form("DeepSeek", "401", _HERE, "api-docs.deepseek.com error_codes", "2026-07", (), r"authentication fails"),
-    Form("DeepSeek", "400", _ELSEWHERE, "api-docs.deepseek.com error_codes", "2026-07", (), r"model not exist"),
-    Form("OpenRouter", "402", _ONCE, "QwenLM/qwen-code#73, can1357/oh-my-pi#9569", "2026-08", (),
+    Form("DeepSeek", "401", _WRONG, "from memory", "2026-10", (), r"authentication fails"),
+    Form("DeepSeek", "400", _ELSEWHERE, "from memory", "2026-10", (), r"model not exist"),
+    Form("OpenRouter", "402", _ONCE, "QwenLM/qwen-code#73, can1357/oh-my-pi#9569", "2026-08",
+         ("in_flight_budget_exhausted", "weight_exceeds_budget"),
          r"(this request requires more credits, or fewer max_tokens|more credits are required to run this request"
          r"|prompt tokens limit exceeded)"),
-    Form("OpenRouter", "402 403", _WHOLE, "open-assistant-org/open-assistant#80; openrouter.ai errors", "2026-07",
+    Form("OpenRouter", "402 403", _WHOLE, "open-assistant#80; openrouter.ai errors-and-debugging", "2026-09",
          ("openrouter_credits",), r"(insufficient credits|key limit exceeded|user not found)"),
-    Form("OpenRouter", "403", _CALLER, "openrouter.ai errors (moderation)", "2026-07", (),
+    Form("OpenRouter", "403", _CALLER, "openrouter.ai errors-and-debugging", "2026-09", (),
          r".{0,100}(requires moderation|your input was flagged)"),
-    Form("OpenRouter", "400 404", _ELSEWHERE, "openrouter.ai errors", "2026-07", (),
+    Form("OpenRouter", "400 404", _ELSEWHERE, "openrouter.ai errors-and-debugging", "2026-09", (),
          r"(\S{1,100} is not a valid model id|no endpoints found|no allowed providers)"),
-    Form("Together", "402 429", _WHOLE, "togethercomputer/MoA#27; docs.together.ai error-codes", "2026-07",
+    Form("Together", "402 429", _WHOLE, "togethercomputer/MoA#27; docs.together.ai error-codes", "2026-09",
          ("credit_limit",), r"credit limit exceeded"),
-    Form("Together", "400 404", _ELSEWHERE, "docs.together.ai error-codes", "2026-07", ("model_not_available",),
+    Form("Together", "400 404", _ELSEWHERE, "docs.together.ai error-codes", "2026-09", ("model_not_available",),
          r"unable to access (non-serverless )?model"),
+    Form("Together", "403", _CALLER, "docs.together.ai error-codes", "2026-09", (),
+         r"(input token count|input validation error)"),
     Form("Fireworks", "412", _WHOLE, "pollinations/pollinations#12136, amd/gaia#3766", "2026-09", (),
          rf"account {_ID} is suspended"),
     Form("Fireworks", "404", _ELSEWHERE, "fireworks.ai inference-error-codes", "2026-07", (),
          r"model not found, inaccessible"),
-    Form("Cohere", "401", _HERE, "cohere-developer-experience#189", "2024-10", (), r"(invalid|no) api (token|key)"),
+    Form("Cohere", "401", _WRONG, "cohere-developer-experience#189", "2024-10", (), r"(invalid|no) api (token|key)"),
     Form("Cohere", "429", _LIMIT, "cohere-developer-experience#199", "2024-10", (),
          r"you are using a trial key, which is limited"),
     Form("Cohere", "498", _CALLER, "cohere-developer-experience#189", "2024-10", ("unsafe_request",)),
-    Form("Cohere", "404", _ELSEWHERE, "docs.cohere.com errors", "2026-07", (), r"model '[^']{1,100}' (was )?not found"),
+    Form("Cohere", "404", _ELSEWHERE, "from memory", "2026-10", (), r"model '[^']{1,100}' (was )?not found"),
     Form("LiteLLM", "400 401 403 429", _WHOLE, "docs.litellm.ai proxy/error_reference; litellm#40002", "2026-10",
          ("budget_exceeded", "expired_key"),
          r"(budget has been exceeded|exceededbudget|no deployments available - crossed budget|authentication error, "
          r"?expired key)"),
+    Form("LiteLLM", "401", _WRONG, "docs.litellm.ai proxy/error_reference", "2026-10",
+         ("auth_error", "token_not_found_in_db"), r"authentication error"),
     Form("LiteLLM", "401 403", _HERE, "docs.litellm.ai proxy/error_reference", "2026-10",
-         ("auth_error", "token_not_found_in_db", "key_model_access_denied", "team_model_access_denied",
+         ("key_model_access_denied", "team_model_access_denied",
           "user_model_access_denied", "org_model_access_denied", "project_model_access_denied"),
-         r"(authentication error|(key|team|user|org|project) not allowed to access model)"),
+         r"(key|team|user|org|project) not allowed to access model"),
     Form("LiteLLM", "400 404", _ELSEWHERE, "docs.litellm.ai proxy/error_reference", "2026-10", (),
          r"(/?\S{0,60}: )?invalid model name passed in"),
     Form("new-api, one-api", "401 403 429", _WHOLE, "songquanpeng/one-api#1270, QuantumNous/new-api#1737", "2025-09",
          ("insufficient_user_quota", "pre_consume_token_quota_failed", "quota_not_enough", "insufficient_token_quota"),
          r"(user quota is not enough|token quota is not enough|该令牌额度已用尽|用户额度不足|令牌额度不足"
          r"|预扣费额度失败|用户已被封禁|insufficient account balance)"),
-    Form("new-api, one-api", "401", _HERE, "QuantumNous/new-api, middleware/auth.go", "2026-07", ("access_denied",),
+    Form("new-api, one-api", "401", _WRONG, "from memory", "2026-10", ("access_denied",),
          r"(无效的令牌|该令牌(状态不可用|已过期)|invalid token|令牌分组)"),
-    Form("new-api, one-api", "503", _ELSEWHERE, "QuantumNous/new-api, middleware/distributor.go", "2026-07", (),
+    Form("new-api, one-api", "503", _ELSEWHERE, "reports of its users", "2026-06", (),
          r"(no available channel for model|当前分组 ?\S{0,60} ?下对于模型|分组 ?\S{0,60} ?下模型)"),
     # Upstreams that nobody has documented.
     Form("any", "4xx 5xx", _WHOLE, "what the above have in common", "2026-10",
@@ -229,7 +246,7 @@ FORMS: Final = (
          r"|(insufficient|not enough|no) (account |user |remaining )?(balance|credits?|funds)\b"
          r"|you (have |'ve )?(run out of|exhausted your|used (all|up) (of )?your) "
          r"|(您的)?(账户|账号|帐户|帐号|用户|令牌|余额|额度).{0,12}(不足|欠费|停用|禁用|冻结|封禁|用尽|已用完)|欠费)"),
-    Form("any", "401 403", _HERE, "what the above have in common", "2026-10",
+    Form("any", "401 403", _WRONG, "what the above have in common", "2026-10",
          ("unauthorized", "invalid_token", "expired_token", "invalid_key", "token_expired", "forbidden")),
     Form("any", "400 403", _CALLER, "content policies", "2026-10",
          ("content_filter", "content_policy_violation", "contentfilter", "moderation_blocked", "prompt_blocked",
@@ -396,7 +413,7 @@ def judge(status: int, body: bytes | None, upstream_model: str | None = None) ->
     says = read.says()
     if says is None or (says.verdict == UPSTREAM and stated in _AUTHENTICATION):
         says = _by_status(stated, status, read)
-    elif says.verdict == ACCOUNT and stated == 402 and says is _HERE:
+    elif stated == 402 and says in (_HERE, _WRONG):
         says = _WHOLE
     if says.verdict == MISSING and stated in _AUTHENTICATION:
         says = _HERE
@@ -423,7 +440,7 @@ def _by_status(stated: int, status: int, read: _Read) -> Judgement:
     if stated == 402:
         return _WHOLE
     if stated in _AUTHENTICATION:
-        return _HERE
+        return _WRONG
     if stated == 413:
         return _ELSEWHERE
     if stated == 404 and all(_NOT_FOUND.fullmatch(text.strip()) for text in read.texts):

@@ -13,16 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay._fastpath import Breaker, Channel, RetryBudget, pick_channel
+from relay._fastpath import ERROR_CODES, Breaker, Channel, RetryBudget, pick_channel
 from tests.support.routing_oracle import (
     CLOSED,
+    DOUBT,
+    KEY,
+    MODEL,
     OPEN,
+    PLACE,
     WAY_OPEN,
     WAY_PROBE,
     WAY_SHUT,
     BreakerOracle,
     BudgetOracle,
     KeysOracle,
+    PlacesOracle,
     pick,
 )
 
@@ -321,51 +326,160 @@ def test_when_everything_is_slow_to_fail_the_budget_bounds_what_is_repeated():
 
 
 MODELS = ("a", "b")
+PLACES = [(model, where) for model in MODELS for where in (0, 3)]
+ACCOUNT, LIMITED = ERROR_CODES.index("upstream_account"), ERROR_CODES.index("upstream_unavailable")
+places = st.sampled_from(PLACES)
 
 
 @given(
-    count=st.integers(1, 5),
+    count=st.integers(1, 4),
     steps=st.lists(
         st.tuples(
-            st.sampled_from(["call", "call", "alike", "rest", "rest all", "wait"]),
-            st.integers(0, 4), st.sampled_from(MODELS), st.integers(0, 9),
+            st.sampled_from(["call", "alike", "limit", "refuse", "doubt", "doubt", "all", "good", "try", "wait"]),
+            st.integers(0, 3), places, st.integers(0, 9),
         ),
         max_size=60,
     ),
 )  # fmt: skip
-def test_the_keys_of_a_channel_are_their_oracle(count: int, steps: list[tuple[str, int, str, int]]):
+def test_the_keys_of_a_channel_are_their_oracle(count: int, steps: list[tuple[str, int, tuple[str, int], int]]):
     lines = [b"authorization: Bearer %d\r\n" % number for number in range(count)]
     channel = Channel("c", 0, b"h", b"", lines, None)
-    oracle = KeysOracle([key.salt for key in channel.keys], [{} for _ in lines])
-    now = 1
-    for what, which, model, amount in steps:
-        if what == "call":
-            assert channel.py_awake_key(model, 0, now) == oracle.awake(model, 0, now)
-        elif what == "alike":
-            affinity = amount * 0x9E3779B97F4A7C15 % 2**64 | 1
-            assert channel.py_awake_key(model, affinity, now) == oracle.awake(model, affinity, now)
+    oracle = KeysOracle([key.salt for key in channel.keys], [{} for _ in lines], [0] * count)
+    now = SECOND
+    for what, which, (model, where), amount in steps:
+        number = which % count + 1
+        if what in ("call", "alike"):
+            affinity = amount * 0x9E3779B97F4A7C15 % 2**64 | 1 if what == "alike" else 0
+            assert channel.py_awake_key(model, where, affinity, now) == oracle.awake(model, where, affinity, now)
         elif what == "wait":
-            now += amount
+            now += amount * SECOND
+        elif what == "try":
+            assert channel.py_key_to_try(model, where, now) == oracle.to_try(model, where, now)
+        elif what == "good":
+            sent = now - amount * SECOND // 4
+            channel.py_key_good(number, model, where, sent, now)
+            oracle.answered(number, model, where, sent, now)
         else:
-            number, name = which % count + 1, None if what == "rest all" else model
-            channel.py_rest_key(number, name, now + amount, 1)
-            oracle.rest(number, name, now + amount)
-        for name in MODELS:
-            assert channel.py_wakes_ns(name) == min(oracle.wakes(number, name) for number in range(1, count + 1))
-        resting = any(until > now for rests in oracle.rests for until in rests.values())
+            scope = {"limit": MODEL, "refuse": PLACE, "doubt": DOUBT, "all": KEY}[what]
+            rest_ns, account = (1 + amount * 7) * SECOND, what != "limit"
+            code = ACCOUNT if account else LIMITED
+            channel.py_rest_key(number, model, where, scope, now, rest_ns, code, 401)
+            oracle.rest(number, model, where, scope, now, rest_ns, account)
+        for at in PLACES:
+            assert channel.py_wakes_ns(*at) == min(oracle.wakes(number, *at) for number in range(1, count + 1))
+        resting = any(rest.until > now for rests in oracle.rests for rest in rests.values())
         assert channel.py_calm(now) == (not resting)
         for key, rests in zip(channel.keys, oracle.rests, strict=True):
-            assert key.resting(now) == {name: until for name, until in rests.items() if until > now}
+            found = {}
+            for model_of, where_of, rest in key.resting(now):
+                place = model_of if where_of is None else (model_of, where_of)
+                found[place] = (rest.began_ns, rest.until_ns, rest.probe_ns, rest.wait_ns, rest.probing)
+            assert found == {
+                place: (rest.began, rest.until, rest.tries, rest.wait, rest.trying)
+                for place, rest in rests.items()
+                if rest.until > now
+            }
+
+
+@given(
+    percent=st.integers(0, 100), window=st.integers(1, 30),
+    steps=st.lists(st.tuples(st.sampled_from(["good", "bad", "bad", "wide"]), places, st.integers(0, 2)), max_size=80),
+)  # fmt: skip
+def test_what_is_shut_of_a_channel_is_its_oracle(
+    percent: int, window: int, steps: list[tuple[str, tuple[str, int], int]]
+):
+    settings = {
+        "calls_min": 4, "failure_percent": percent, "window_ns": window, "open_ns_min": 5, "open_ns_max": 50,
+    }  # fmt: skip
+    channel = Channel("c", 0, b"h", b"", [b"k: 1\r\n"], None, breaker=Breaker(**settings))
+    oracle = PlacesOracle(settings, BreakerOracle(**settings), {}, [])
+    now = 1
+    for what, at, pause in steps:
+        now += pause
+        for place in PLACES:
+            assert channel.py_way(*place, now) == oracle.way(place, now)
+        if oracle.way(at, now) != WAY_OPEN:
+            continue  # a call would not go there
+        if what == "good":
+            assert channel.py_attempt(*at, 0, now) == 0
+            oracle.channel.succeeded(now)
+            if at in oracle.places:
+                oracle.places[at].succeeded(now)
+        else:
+            opened = channel.py_attempt(*at, 0, now, 3, what == "wide")
+            names = {name for bit, name in ((1, "channel"), (2, "place")) if opened & bit}
+            assert names == oracle.bad(at, now, what == "wide")
+
+
+def test_finding_clients_F4_what_fails_for_one_model_alone_is_shut_for_it_alone():
+    channel = Channel("c", 0, b"h", b"", [b"k: 1\r\n"], None)
+    now = SECOND
+    for _ in range(50):
+        channel.py_attempt("images", 11, 0, now, 3)
+    assert channel.py_way("images", 11, now) == WAY_SHUT
+    assert channel.py_way("images", 0, now) == channel.py_way("chat", 0, now) == WAY_OPEN
+    assert [(model, where) for model, where, _ in channel.shut()] == [("images", 11)]
+    now += 2 * SECOND
+    assert channel.py_way("images", 11, now) == WAY_PROBE
+    for _ in range(3):
+        probes = channel.py_begin_probe("images", 11, now)
+        assert channel.py_way("images", 11, now) == WAY_SHUT
+        closed = channel.py_attempt("images", 11, probes, now)
+    assert closed == 2
+    assert channel.shut() == []
+    # Failures of another place are evidence against the channel itself.
+    for _ in range(10):
+        channel.py_attempt("images", 11, 0, now, 3)
+        channel.py_attempt("chat", 0, 0, now, 3)
+    assert channel.py_way("embeddings", 3, now) == WAY_SHUT
+    channel.wake()
+    assert channel.py_way("images", 11, now) == channel.py_way("embeddings", 3, now) == WAY_OPEN
+    # No connection is the channel's, whatever was asked for.
+    for _ in range(10):
+        channel.py_attempt("images", 11, 0, now, 3, True)
+    assert channel.py_way("chat", 0, now) == WAY_SHUT
+
+
+def test_finding_clients_F4_a_key_refused_for_one_thing_serves_the_rest():
+    channel = Channel("c", 0, b"h", b"", [b"k: 1\r\n"], None)
+    now = SECOND
+    channel.py_rest_key(1, "images", 11, DOUBT, now, 300 * SECOND, ACCOUNT, 401)
+    assert channel.py_awake_key("images", 11, 0, now) == 0
+    assert channel.py_awake_key("chat", 0, 0, now) == 1
+    channel.py_key_good(1, "chat", 0, now + 1, now + 1)  # it works
+    channel.py_rest_key(1, "sound", 12, DOUBT, now + 2, 300 * SECOND, ACCOUNT, 401)
+    assert channel.py_awake_key("chat", 0, 0, now + 2) == 1
+    channel.py_rest_key(1, "vectors", 3, DOUBT, now + 3, 300 * SECOND, ACCOUNT, 401)  # and nowhere since: it is the key
+    assert channel.py_awake_key("chat", 0, 0, now + 3) == 0
+
+
+def test_finding_clients_F4_the_last_key_is_tried_with_growing_waits():
+    channel = Channel("c", 0, b"h", b"", [b"k: 1\r\n"], None)
+    now, waits = SECOND, []
+    channel.py_rest_key(1, "m", 0, KEY, now, 300 * SECOND, ACCOUNT, 402)
+    for _ in range(7):
+        began = now
+        while channel.py_key_to_try("m", 0, now) == 0:
+            now += SECOND
+        assert channel.py_key_to_try("m", 0, now) == 0  # one call at a time
+        waits.append((now - began) // SECOND)
+        channel.py_rest_key(1, "m", 0, KEY, now, 300 * SECOND, ACCOUNT, 402)
+    assert waits == [2, 4, 8, 16, 32, 60, 60]
+    channel.py_key_good(1, "m", 0, now + 1, now + 2)
+    assert channel.py_awake_key("other", 0, 0, now + 2) == 1
+    # What is above its limits is not tried before its time.
+    channel.py_rest_key(1, "m", 0, MODEL, now, 30 * SECOND, LIMITED, 429)
+    assert channel.py_key_to_try("m", 0, now + 29 * SECOND) == 0
 
 
 def test_a_channel_goes_on_with_what_was_known_of_it():
     old = Channel("c", 0, b"h", b"", [b"k: 1\r\n", b"k: 2\r\n"], None)
-    old.py_rest_key(2, None, 50, 1)
+    old.py_rest_key(2, "m", 0, KEY, 0, 50, 1, 401)
     for _ in range(10):
         old.breaker.py_failed(5, 3)
     fresh = Channel("c", 0, b"h", b"", [b"k: 2\r\n", b"k: 3\r\n"], None, breaker=Breaker(window_ns=77))
     fresh.adopt(old)
-    assert [key.resting(10) for key in fresh.keys] == [{None: 50}, {}]
+    assert [[(model, rest.until_ns) for model, _, rest in key.resting(10)] for key in fresh.keys] == [[(None, 50)], []]
     assert (fresh.breaker.state, fresh.breaker.last_code, fresh.breaker.window_ns) == (OPEN, 3, 77)
 
 

@@ -187,7 +187,7 @@ class Outage:
             self.probes = state["opened"] - 1
 
             async def closed() -> bool:
-                return (await self._channel(customer))["state"] == "closed"
+                return (await self._channel(customer))["state"] == "ok"
 
             await eventually(closed, 90)
             self.back_seconds = loop.time() - started

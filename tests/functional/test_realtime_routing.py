@@ -113,7 +113,7 @@ async def test_keys_take_turns_and_a_refused_one_rests(tmp_path: Path):
         assert found.keys() == {"a-1": 2, "a-2": 2, "a-3": 2}
         assert [record["attempts"] for record in await customer.calls(5)] == [1, 2, 1, 1, 1]
         [resting] = (await channels(customer))["a"]["keys_resting"]
-        assert (resting["key"], resting["model"], resting["reason"]) == (1, None, "upstream_account")
+        assert (resting["key"], resting["model"], resting["reason"]) == (1, "m", "upstream_account")
         events = [event["kind"] for event in (await customer.relay.command("events"))["events"]]
         assert events.count("upstream_account") == 1
 
@@ -157,14 +157,14 @@ async def test_a_channel_that_fails_is_shut_and_comes_back(tmp_path: Path):
 
             async def shut() -> bool:
                 async with session(customer):
-                    return (await channels(customer))["a"]["state"] != "closed"
+                    return (await channels(customer))["a"]["state"] != "ok"
 
             await eventually(shut)
             a.defaults = ""
 
             async def back() -> bool:
                 async with session(customer):
-                    return (await channels(customer))["a"]["state"] == "closed"
+                    return (await channels(customer))["a"]["state"] == "ok"
 
             await eventually(back)
             before = a.book.requests
@@ -187,14 +187,14 @@ async def test_when_every_channel_is_shut_the_caller_is_told_when_to_come_back(t
 
 
 async def test_sessions_that_break_off_count(tmp_path: Path):
-    async with upstreams("a") as found, relay(tmp_path, found.way("a"), breaker_calls_min=4) as customer:
+    async with upstreams("a") as found, relay(tmp_path, found.way("a"), breaker_calls_min=3) as customer:
         for _ in range(2):
             async with session(customer) as connection:
                 with pytest.raises(websockets.ConnectionClosedError):
                     await respond(connection, "cut=end")
         await customer.calls(2)
         state = (await channels(customer))["a"]
-        assert (state["state"], state["reason"]) == ("open", "upstream_truncated")
+        assert (state["state"], state["reason"]) == ("shut", "upstream_truncated")
 
 
 async def test_sessions_go_to_the_less_loaded_channel(tmp_path: Path):

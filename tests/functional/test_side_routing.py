@@ -125,17 +125,19 @@ async def test_a_refused_key_rests_and_the_next_one_is_asked(tmp_path: Path, sta
         assert (await caller.customer.calls(3))[0]["attempts"] == 2
         assert await caller.get(file) == (200, file)
         assert cabinet.keys[4:] == ["a-2"]
-        made = await caller.video()  # 403 and 429 are about one model: here it is another one than that of no model
+        made = await caller.video()  # all but 402 is about one model first: here another one than that of no model
         assert made[0] == 200
-        assert cabinet.keys[5:] == (["a-1", "a-2"] if status in (403, 429) else ["a-2"])
-        if status in (403, 429):
+        assert cabinet.keys[5:] == (["a-1", "a-2"] if status != 402 else ["a-2"])
+        if status != 402:
             assert cabinet.asked[-1].body == b'{"model": "m", "prompt": "p"}'
         assert cabinet.made == 2
         kinds = [event["kind"] for event in (await caller.customer.relay.command("events"))["events"]]
-        assert kinds.count("upstream_account") == {401: 1, 402: 1, 403: 2, 429: 0}[status]
+        assert kinds.count("upstream_account") == {401: 2, 402: 1, 403: 2, 429: 0}[status]
         resting = (await channels(caller.customer))["a"]["keys_resting"]
         assert {rest["key"] for rest in resting} == {1}
-        assert {rest["model"] for rest in resting} == ({"(objects)", "m"} if status in (403, 429) else {None})
+        # Refused here and there, and never seen to work since: then it is the key, for everything.
+        both = {401: {None}, 402: {None}, 403: {None}, 429: {"(objects)", "m"}}[status]
+        assert {rest["model"] for rest in resting} == both
 
 
 @pytest.mark.parametrize(("status", "error"), REFUSALS)
@@ -193,7 +195,7 @@ async def test_what_failed_is_not_repeated(tmp_path: Path):
 
 async def test_when_all_keys_rest_the_caller_is_told_for_how_long(tmp_path: Path):
     async def refuse(asked: Asked) -> web.Response | None:
-        return None if asked.path == "/v1/files" else refusal(401, "invalid_api_key")
+        return None if asked.path == "/v1/files" else refusal(402, "billing_error")
 
     async with Cabinet(refuse) as cabinet, running(tmp_path, way("a", cabinet, keys=2)) as caller:
         _, file = await caller.upload()
@@ -201,7 +203,7 @@ async def test_when_all_keys_rest_the_caller_is_told_for_how_long(tmp_path: Path
         assert len(cabinet.asked) == 3
         for what in (caller.get(file), caller.upload(), caller.video()):
             assert await what == (503, "upstream_account")
-            assert 290 < caller.retry_after <= 300
+            assert 1 <= caller.retry_after <= 2  # then one call may try, and the waits grow
         assert len(cabinet.asked) == 3
         assert await caller.customer.settled_nano() == 100 * 10**9
         # A call of the hot path finds the same keys at rest.
@@ -219,7 +221,7 @@ async def test_a_channel_that_fails_is_shut_for_its_objects_and_comes_back(tmp_p
 
             async def shut() -> bool:
                 assert await caller.get(file) == (503, "upstream_unavailable")
-                return (await channels(caller.customer))["a"]["state"] == "open"
+                return (await channels(caller.customer))["a"]["state"] == "shut"
 
             await eventually(shut)
             before = (await channels(caller.customer))["a"]["failures"]
@@ -234,7 +236,7 @@ async def test_a_channel_that_fails_is_shut_for_its_objects_and_comes_back(tmp_p
             async def back() -> bool:
                 found = await caller.get(file)
                 assert found in ((200, file), (503, "upstream_unavailable"))
-                return (await channels(caller.customer))["a"]["state"] == "closed"
+                return (await channels(caller.customer))["a"]["state"] == "ok"
 
             await eventually(back)
             assert str(first.port) in (await caller.upload())[1]
@@ -251,7 +253,7 @@ async def test_an_answer_that_breaks_off_counts(tmp_path: Path):
             with pytest.raises(aiohttp.ClientError):
                 await caller.get(file)
         state = (await channels(caller.customer))["a"]
-        assert (state["state"], state["reason"]) == ("open", "upstream_truncated")
+        assert (state["state"], state["reason"]) == ("shut", "upstream_truncated")
         assert (await caller.customer.calls(3))[0]["error_code"] == "upstream_truncated"
 
 
@@ -286,7 +288,7 @@ async def test_a_client_that_breaks_off_is_not_the_channels_failure(tmp_path: Pa
         records = await caller.customer.calls(2)
         assert [record["error_code"] for record in records] == ["body_timeout", "client_gone"]
         state = (await channels(caller.customer))["a"]
-        assert (state["state"], state["failures"]) == ("closed", 0)
+        assert (state["state"], state["failures"]) == ("ok", 0)
 
 
 async def test_new_jobs_follow_weight_and_priority(tmp_path: Path):

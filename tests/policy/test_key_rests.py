@@ -3,7 +3,8 @@
 import pytest
 
 from relay._fastpath import ERROR_CODES, Channel
-from relay.policy.routing import KeyRests, RestingKey, channel_state
+from relay.policy.routing import KeyRests, RestingKey, ShutPlace, channel_state
+from tests.support.routing_oracle import PLACE
 
 RESTS = KeyRests(5, 300, 600)
 
@@ -35,12 +36,25 @@ def test_keys_may_be_told_never_to_rest():
 def test_a_channel_is_shown_with_what_keeps_calls_away():
     channel = Channel("c", 0, b"h", b"", [b"secret: 1\r\n", b"secret: 2\r\n"], None, priority=1, weight=2, tags=("eu",))
     calm = channel_state(channel, "openai", 10**9)
-    assert (calm.state, calm.reason, calm.retry_seconds, calm.keys, calm.keys_resting) == ("closed", None, 0.0, 2, ())
+    assert (calm.state, calm.breaker, calm.reason, calm.retry_seconds, calm.keys) == ("ok", "closed", None, 0.0, 2)
+    assert (calm.keys_resting, calm.places_shut, calm.message) == ((), (), None)
     assert (calm.name, calm.api, calm.priority, calm.weight, calm.tags) == ("c", "openai", 1, 2, ("eu",))
-    channel.py_rest_key(2, "gpt", 3 * 10**9, ERROR_CODES.index("upstream_account"))
+    channel.py_rest_key(2, "gpt", 0, PLACE, 0, 300 * 10**9, ERROR_CODES.index("upstream_account"), 401)
+    resting = channel_state(channel, "openai", 10**9)
+    assert (resting.state, resting.reason, resting.retry_seconds) == ("resting", "upstream_account", 1.0)
+    assert resting.keys_resting == (RestingKey(2, "chat", "gpt", "upstream_account", 401, 299.0, 1.0),)
+    for _ in range(10):
+        channel.py_attempt("gpt", 11, 0, 10**9, ERROR_CODES.index("upstream_error"))
+    place = channel_state(channel, "openai", 2 * 10**9)
+    assert (place.state, place.breaker, place.reason, place.retry_seconds) == ("shut", "open", "upstream_error", 1.0)
+    assert place.places_shut == (ShutPlace("images", "gpt", "open", "upstream_error", 1.0),)
     for _ in range(10):
         channel.breaker.py_failed(10**9, ERROR_CODES.index("upstream_timeout"))
     shut = channel_state(channel, "openai", 2 * 10**9)
-    assert (shut.state, shut.reason, shut.retry_seconds, shut.opened) == ("open", "upstream_timeout", 1.0, 1)
-    assert shut.keys_resting == (RestingKey(2, "gpt", "upstream_account", 1.0),)
+    assert (shut.state, shut.reason, shut.retry_seconds, shut.opened) == ("shut", "upstream_timeout", 1.0, 2)
+    channel.off, channel.off_message = True, "moved"
+    assert (channel_state(channel, "openai", 10**9).state, channel_state(channel, "openai", 10**9).message) == (
+        "off",
+        "moved",
+    )
     assert "secret" not in repr(shut)

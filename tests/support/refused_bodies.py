@@ -6,7 +6,7 @@ Ids, names of teams and keys are invented; each has SECRET in it, so that a test
 import json
 from dataclasses import dataclass
 
-from relay.wire.upstream_errors import ACCOUNT, CALL, KEY, MISSING, MODEL, PLACE, REQUEST, UPSTREAM
+from relay.wire.upstream_errors import ACCOUNT, CALL, DOUBT, KEY, MISSING, MODEL, PLACE, REQUEST, UPSTREAM
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ DOCUMENTED = (
     Body("OpenAI", 429, openai("Spent.", "billing", "organization_usage_limit_exceeded"), ACCOUNT, KEY),
     Body("OpenAI", 400, openai("Billing hard limit has been reached", code="billing_hard_limit_reached"), ACCOUNT, KEY),
     Body("OpenAI", 500, openai("Your account is not active", "billing_not_active", "billing_not_active"), ACCOUNT, KEY),
-    Body("OpenAI", 401, openai("Incorrect API key provided: sk-SECRET.", code="invalid_api_key"), ACCOUNT, PLACE),
+    Body("OpenAI", 401, openai("Incorrect API key provided: sk-SECRET.", code="invalid_api_key"), ACCOUNT, DOUBT),
     Body("OpenAI", 401, openai("You have insufficient permissions for this operation. Missing scopes: model.request."),
          ACCOUNT, PLACE),
-    Body("OpenAI", 401, openai("You must be a member of an organization to use the API"), ACCOUNT, PLACE),
+    Body("OpenAI", 401, openai("You must be a member of an organization to use the API"), ACCOUNT, DOUBT),
     Body("OpenAI", 403, openai("Project `proj_SECRET` does not have access to model `x`", code="model_not_found"),
          ACCOUNT, PLACE),
     Body("OpenAI", 403, openai("Country, region, or territory not supported", "request_forbidden",
@@ -74,7 +74,7 @@ DOCUMENTED = (
     Body("OpenAI", 503, openai("The engine is currently overloaded, please try again", "server_error"), UPSTREAM),
     # Azure OpenAI
     Body("Azure", 401, {"error": {"code": "401", "message": "Access denied due to invalid subscription key or wrong "
-                                  "API endpoint."}}, ACCOUNT, PLACE),
+                                  "API endpoint."}}, ACCOUNT, DOUBT),
     Body("Azure", 429, {"error": {"code": "429", "message": "Requests to the ChatCompletions_Create Operation under "
                                   "Azure OpenAI API version 2024-10-21 have exceeded token rate limit of your current "
                                   "AIServices S0 pricing tier."}}, UPSTREAM, MODEL, True),
@@ -91,14 +91,14 @@ DOCUMENTED = (
     Body("Anthropic", 429, anthropic("rate_limit_error", "Monthly limit.",
                                      details={"error_code": "enforced_spend_limit_reached"}), ACCOUNT, KEY),
     Body("Anthropic", 402, anthropic("billing_error", "There is an issue with your billing."), ACCOUNT, KEY),
-    Body("Anthropic", 401, anthropic("authentication_error", "invalid x-api-key"), ACCOUNT, PLACE),
+    Body("Anthropic", 401, anthropic("authentication_error", "invalid x-api-key"), ACCOUNT, DOUBT),
     Body("Anthropic", 403, anthropic("permission_error", "Your API key does not have permission"), ACCOUNT, PLACE),
     Body("Anthropic", 429, anthropic("rate_limit_error", "This request would exceed your organization's (SECRET) rate "
                                      "limit of 40,000 input tokens per minute."), UPSTREAM, MODEL, True),
     Body("Anthropic", 404, anthropic("not_found_error", "model: claude-gone"), MISSING),
     Body("Anthropic", 529, anthropic("overloaded_error", "Overloaded"), UPSTREAM),
     # Gemini, Vertex AI
-    Body("Gemini", 400, google(400, "INVALID_ARGUMENT", "API key not valid.", "API_KEY_INVALID"), ACCOUNT, PLACE),
+    Body("Gemini", 400, google(400, "INVALID_ARGUMENT", "API key not valid.", "API_KEY_INVALID"), ACCOUNT, DOUBT),
     Body("Gemini", 403, google(403, "PERMISSION_DENIED", "Permission denied: Consumer 'api_key:SECRET' has been "
                                "suspended.", "CONSUMER_SUSPENDED"), ACCOUNT, KEY),
     Body("Gemini", 403, google(403, "PERMISSION_DENIED", "Your project has been denied access."), ACCOUNT, KEY),
@@ -128,7 +128,7 @@ DOCUMENTED = (
     Body("Zhipu", 429, {"error": {"code": "1113", "message": "余额不足或无可用资源包,请充值。"}}, ACCOUNT, KEY),
     Body("Zhipu", 429, {"error": {"code": 1113, "message": "Your account is in arrears, please recharge and try "
                                   "again"}}, ACCOUNT, KEY),
-    Body("Zhipu", 401, {"error": {"code": "1002", "message": "Invalid Authentication Token"}}, ACCOUNT, PLACE),
+    Body("Zhipu", 401, {"error": {"code": "1002", "message": "Invalid Authentication Token"}}, ACCOUNT, DOUBT),
     Body("Zhipu", 429, {"error": {"code": "1302", "message": "High concurrency usage of this API"}},
          UPSTREAM, MODEL, True),
     Body("Zhipu", 400, {"error": {"code": "1211", "message": "Model does not exist"}}, MISSING),
@@ -138,7 +138,7 @@ DOCUMENTED = (
     Body("xAI", 403, {"code": "The caller does not have permission", "error": "You have run out of credits or need a "
                       "Grok subscription."}, ACCOUNT, KEY),
     Body("xAI", 400, {"code": "Client specified an invalid argument", "error": "Incorrect API key provided: xa***et."},
-         ACCOUNT, PLACE),
+         ACCOUNT, DOUBT),
     Body("xAI", 429, {"code": "Some resource has been exhausted", "error": "Too many tokens for team SECRET and model "
                       "grok-4."}, UPSTREAM, MODEL, True),
     Body("xAI", 404, {"code": "Not found", "error": "The model gone does not exist or your team SECRET does not have "
@@ -151,8 +151,8 @@ DOCUMENTED = (
     Body("Groq", 413, openai("Request too large for model `m` in organization `org_SECRET` service tier `on_demand`",
                              "tokens", "rate_limit_exceeded"), UPSTREAM, MODEL, True),
     # Mistral, DeepSeek
-    Body("Mistral", 401, {"detail": "Unauthorized"}, ACCOUNT, PLACE),
-    Body("Mistral", 401, {"message": "Unauthorized", "request_id": "SECRET"}, ACCOUNT, PLACE),
+    Body("Mistral", 401, {"detail": "Unauthorized"}, ACCOUNT, DOUBT),
+    Body("Mistral", 401, {"message": "Unauthorized", "request_id": "SECRET"}, ACCOUNT, DOUBT),
     Body("Mistral", 429, {"object": "error", "message": "Service tier capacity exceeded for this model.",
                           "type": "invalid_request_error", "param": None, "code": None}, UPSTREAM, MODEL, True),
     Body("Mistral", 429, {"object": "error", "message": "Rate limit exceeded", "type": "rate_limited", "code": "1300"},
@@ -161,7 +161,7 @@ DOCUMENTED = (
          MISSING),
     Body("DeepSeek", 402, openai("Insufficient Balance", "unknown_error", "invalid_request_error"), ACCOUNT, KEY),
     Body("DeepSeek", 400, openai("Insufficient Balance", "unknown_error", "invalid_request_error"), ACCOUNT, KEY),
-    Body("DeepSeek", 401, openai("Authentication Fails (no such user)", "authentication_error"), ACCOUNT, PLACE),
+    Body("DeepSeek", 401, openai("Authentication Fails (no such user)", "authentication_error"), ACCOUNT, DOUBT),
     Body("DeepSeek", 400, openai("Model Not Exist", "invalid_request_error"), MISSING),
     # OpenRouter
     Body("OpenRouter", 402, {"error": {"message": "This request requires more credits, or fewer max_tokens. You "
@@ -180,7 +180,7 @@ DOCUMENTED = (
     Body("Fireworks", 412, openai("Account SECRET is suspended, possibly due to reaching the monthly spending limit or "
                                   "failure to pay past invoices.", "error", "PRECONDITION_FAILED"), ACCOUNT, KEY),
     Body("Fireworks", 404, openai("Model not found, inaccessible, and/or not deployed", "error", "NOT_FOUND"), MISSING),
-    Body("Cohere", 401, {"id": "SECRET", "message": "invalid api token"}, ACCOUNT, PLACE),
+    Body("Cohere", 401, {"id": "SECRET", "message": "invalid api token"}, ACCOUNT, DOUBT),
     Body("Cohere", 402, {"message": "account reached its billing limit"}, ACCOUNT, KEY),
     Body("Cohere", 429, {"message": "You are using a Trial key, which is limited to 20 API calls / minute."},
          UPSTREAM, MODEL),
@@ -192,13 +192,13 @@ DOCUMENTED = (
     Body("LiteLLM", 429, openai(f"litellm.RateLimitError: RateLimitError: OpenAIException - {_QUOTA}", "throttling",
                                 "429"), ACCOUNT, KEY),
     Body("LiteLLM", 401, openai("Authentication Error, Invalid proxy server token passed.", "auth_error", "401"),
-         ACCOUNT, PLACE),
+         ACCOUNT, DOUBT),
     Body("new-api", 403, openai("user quota is not enough (request id: SECRET)", "new_api_error",
                                 "insufficient_user_quota"), ACCOUNT, KEY),
     Body("new-api", 403, openai("预扣费额度失败, 用户剩余额度: ＄0.01", "new_api_error", "insufficient_user_quota"),
          ACCOUNT, KEY),
     Body("new-api", 429, openai("该令牌额度已用尽 (request id: SECRET)", "new_api_error", ""), ACCOUNT, KEY),
-    Body("new-api", 401, openai("无效的令牌 (request id: SECRET)", "new_api_error", ""), ACCOUNT, PLACE),
+    Body("new-api", 401, openai("无效的令牌 (request id: SECRET)", "new_api_error", ""), ACCOUNT, DOUBT),
     Body("new-api", 503, openai("No available channel for model gone under group default (distributor)",
                                 "new_api_error", "model_not_found"), MISSING),
     Body("one-api", 403, openai("user quota is not enough", "one_api_error", "insufficient_user_quota"), ACCOUNT, KEY),
@@ -235,6 +235,7 @@ CALLERS = (
     Body("OpenRouter", 403, {"error": {"code": 403, "message": "x requires moderation on y. Your input was flagged for "
                                        "\"z\".", "metadata": {"reasons": ["z"], "flagged_input": "account suspended"}}},
          REQUEST),
+    Body("Together", 403, openai("Input validation error: `inputs` tokens + `max_new_tokens` must be <= 8"), REQUEST),
     Body("FastAPI", 422, {"detail": [{"loc": ["body"], "msg": "Field required", "input": "Your account is suspended",
                                       "type": "missing"}]}, REQUEST),
     Body("text", 400, "bad request", REQUEST),

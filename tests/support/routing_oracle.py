@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -36,7 +37,7 @@ class BreakerOracle:
         if self.state == CLOSED:
             self.outcomes.append((now, False))
 
-    def failed(self, now: int) -> bool:
+    def failed(self, now: int, may_open: bool = True) -> bool:
         if self.state != CLOSED:
             return False
         self.outcomes.append((now, True))
@@ -44,7 +45,7 @@ class BreakerOracle:
         if self.failure_percent == 0:
             return False
         often = len(judged) >= self.calls_min and sum(judged) * 100 >= self.failure_percent * len(judged)
-        if not often and not (len(judged) >= 10 and all(judged[-10:])):
+        if not may_open or (not often and not (len(judged) >= 10 and all(judged[-10:]))):
             return False
         again = self.closed_ns is not None and now - self.closed_ns <= self.window_ns
         self.open(now, min(2 * self.open_ns, self.open_ns_max) if again else self.open_ns_min)
@@ -141,26 +142,85 @@ def pick(candidates: list[Candidate], affinity: int, word1: int, word2: int) -> 
     return second if (a[3] - 1) * b[2] > (b[3] + 1) * a[2] else first
 
 
+TRY_NS_MIN = 2_000_000_000
+PLACE, DOUBT, MODEL, KEY = 1, 2, 3, 4
+
+
+@dataclass
+class RestOracle:
+    """A reason not to use a key, in the order in which refusals and tries came."""
+
+    began: int
+    until: int
+    tries: int
+    wait: int
+    account: bool
+    doubt: bool
+    trying: bool = False
+
+
 @dataclass
 class KeysOracle:
-    """The keys of a channel: salts, and until when each rests, by model (None: all)."""
+    """The keys of a channel: salts, and for each what rests of it, by place: None, a model, or (model, endpoint)."""
 
     salts: list[int]
-    rests: list[dict[str | None, int]]
+    rests: list[dict[object, RestOracle]]
+    good: list[int]
     next: int = 0
 
-    def wakes(self, number: int, model: str) -> int:
+    def of(self, number: int, model: str, where: int) -> list[RestOracle]:
         rests = self.rests[number - 1]
-        return max(rests.get(None, 0), rests.get(model, 0))
+        return [rests[place] for place in (None, model, (model, where)) if place in rests]
 
-    def rest(self, number: int, model: str | None, until: int) -> None:
+    def wakes(self, number: int, model: str, where: int) -> int:
+        return max((rest.until for rest in self.of(number, model, where)), default=0)
+
+    def rest(self, number: int, model: str, where: int, scope: int, now: int, ns: int, account: bool) -> None:
         rests = self.rests[number - 1]
-        rests[model] = max(rests.get(model, 0), until)
+        place: object = {KEY: None, MODEL: model}.get(scope, (model, where))
+        elsewhere = [
+            rest
+            for other, rest in rests.items()
+            if other not in (None, place) and rest.doubt and rest.until > now and rest.began > self.good[number - 1]
+        ]
+        if scope == DOUBT and elsewhere:
+            place = None
+        known = rests.get(place)
+        if known is None or known.until <= now:
+            known = RestOracle(now, 0, 0, min(TRY_NS_MIN, ns), account, False)
+        elif known.trying or now >= known.tries:
+            known.wait = max(known.wait, min(2 * known.wait, ns // 5))
+        known.until = max(known.until, now + ns)
+        known.tries = now + known.wait
+        known.account, known.doubt, known.trying = account, scope == DOUBT, False
+        rests[place] = known
 
-    def awake(self, model: str, affinity: int, now: int) -> int:
+    def answered(self, number: int, model: str, where: int, sent: int, now: int) -> None:
+        rests = self.rests[number - 1]
+        self.good[number - 1] = now
+        for place in (None, model, (model, where)):
+            if place in rests and rests[place].account and sent >= rests[place].began:
+                del rests[place]
+
+    def to_try(self, model: str, where: int, now: int) -> int:
+        """Marks the rest that the try is about."""
+        found = []
+        for number in range(1, len(self.salts) + 1):
+            standing = [rest for rest in self.of(number, model, where) if rest.until > now]
+            if standing and all(rest.account for rest in standing):
+                longest = max(standing, key=lambda rest: rest.until)
+                if not longest.trying and longest.tries <= now:
+                    found.append((longest.tries, number, longest))
+        if not found:
+            return 0
+        _, number, rest = min(found, key=lambda one: one[:2])
+        rest.trying = True
+        return number
+
+    def awake(self, model: str, where: int, affinity: int, now: int) -> int:
         count = len(self.salts)
         turn = [(self.next + i) % count + 1 for i in range(count)]
-        awake = [number for number in turn if self.wakes(number, model) <= now]
+        awake = [number for number in turn if self.wakes(number, model, where) <= now]
         if not awake:
             return 0
         if count == 1:
@@ -169,3 +229,32 @@ class KeysOracle:
             return max(awake, key=lambda number: mix(affinity ^ self.salts[number - 1]))
         self.next = awake[0] % count
         return awake[0]
+
+
+@dataclass
+class PlacesOracle:
+    """What is shut of a channel: the channel, and models at endpoints, each with a breaker of the same settings."""
+
+    settings: dict[str, int]
+    channel: BreakerOracle
+    places: dict[tuple[str, int], BreakerOracle]
+    failures: list[tuple[int, tuple[str, int]]]  # of places, in order
+
+    def way(self, at: tuple[str, int], now: int) -> int:
+        ways = [self.channel.way(now), *([self.places[at].way(now)] if at in self.places else [])]
+        return 2 if 2 in ways else max(ways)
+
+    def bad(self, at: tuple[str, int], now: int, wide: bool) -> set[str]:
+        opened = set()
+        if not wide:
+            self.failures.append((now, at))
+            if self.places.setdefault(at, BreakerOracle(**self.settings)).failed(now):
+                opened.add("place")
+        apart = [
+            later
+            for (_, before), (later, after) in itertools.pairwise(self.failures)
+            if before != after and now - later <= self.settings["window_ns"]
+        ]
+        if self.channel.failed(now, wide or bool(apart)):
+            opened.add("channel")
+        return opened

@@ -15,11 +15,11 @@ from relay.proxy import decoders
 from relay.wire.upstream_errors import (
     ACCOUNT,
     CALL,
+    DOUBT,
     FORMS,
     KEY,
     MISSING,
     MODEL,
-    PLACE,
     REQUEST,
     UPSTREAM,
     Judgement,
@@ -218,7 +218,7 @@ def test_what_cannot_be_read_does_not_pass():
     assert judge(400, None) == Judgement(UPSTREAM, CALL, True)
     assert judge(500, None).hidden
     assert judge(404, None).hidden
-    assert judge(401, None) == Judgement(ACCOUNT, PLACE, True)
+    assert judge(401, None) == Judgement(ACCOUNT, DOUBT, True)
     assert instead(400, judge(400, None)) == "upstream_error"
 
 
