@@ -89,14 +89,15 @@ def weigh_report(
     video_seconds: int = 0,
     web_searches: int = ...,
     delivered: bool = True,
+    shown: bool = False,
     final: bool = True,
     rate: Rate | None = None,
 ) -> dict[str, Any]:
     """The rule of evidence (oracle: tests/support/evidence_oracle.py): what is charged of a report.
 
     `found`: what `tap` found, or its fields of Usage with `sides`; `own`: usage by our own count, charged where the
-    report is not believed. The numbers by name are the most that the request can have had; `final`: the answer has
-    ended as it should. With a rate that is priced by the piece, only the pieces.
+    report is not believed. The numbers by name are the most that the request can have had; `shown`: pictures or sound
+    were delivered; `final`: the answer has ended as it should. With a rate that is priced by the piece, only the pieces.
 
     Keys: usage (fields of Usage), estimated (something of it is our own count), doubts: (one of REPORT_DIMENSIONS, one
     of REPORT_DOUBTS, what was reported, the bound or our count).

@@ -47,7 +47,10 @@ cdef void call_weigh(Call call, UsageTap tap, bint complete, Verdict* v) noexcep
     r.thoughts_apart = format != F_MESSAGES     # its thoughts are summarised, and not told apart
     own.input_tokens = call.prompt_tokens
     own.output_tokens = call_counted_by(call, tap) if not call.output_estimate else call.output_estimate
-    own.image_output_tokens = call_picture_tokens(call, tap)
+    if not call.admission.rate.prices.image:
+        own.image_output_tokens = (tap.tap.image_count - tap.tap.images_at_report) * PICTURE_TOKENS
+        own.output_tokens += own.image_output_tokens - call_picture_tokens(call, tap)
+    r.shown = own.image_output_tokens > 0 or (format == F_SPEECH and not tap.error_seen)
     own.images = call.most.images
     own.video_seconds = call.seconds_estimate
     own.web_searches = 1 if format == F_RERANK else max(searches_seen(&tap.tap), call.admission.web_searches)

@@ -63,6 +63,7 @@ ctypedef struct Report:
     int64_t hidden_tokens    # output that need not be seen as text
     int64_t counted_tokens   # text that was delivered, by our count; 0 where the answer is none
     bint delivered           # something of the answer was
+    bint shown               # ... that is no text and has tokens of output: pictures, sound
     bint final               # the report is the last word: the answer has ended as it should
     bint thoughts_apart      # thoughts that are not seen are told apart in it
 
@@ -124,7 +125,7 @@ cdef void weigh_output(const Report* r, const Bounds* most, const Usage* own, Ve
             why = DOUBT_INVALID
         elif ours and r.final and r.sides & SIDE_INPUT:
             why = DOUBT_MISSING
-    elif output == 0 and (r.counted_tokens or (r.delivered and whole_prompt(&r.usage) == 0)) and own.output_tokens:
+    elif output == 0 and (r.counted_tokens or r.shown or (r.delivered and whole_prompt(&r.usage) == 0)) and own.output_tokens:
         why = DOUBT_ZERO
         ours = True
     elif r.sides & SIDE_OUTPUT_BAD:
@@ -291,7 +292,8 @@ cdef Usage usage_of_document(dict found) except *:
 
 def weigh_report(dict found not None, dict own not None, *, int format, int64_t prompt_tokens=PROMPT_TOKENS_OPEN,
                  int64_t output_tokens=OUTPUT_TOKENS_OPEN, int64_t images=0, int64_t video_seconds=0,
-                 int64_t web_searches=SEARCHES_MAX, bint delivered=True, bint final=True, Rate rate=None):
+                 int64_t web_searches=SEARCHES_MAX, bint delivered=True, bint shown=False, bint final=True,
+                 Rate rate=None):
     """What is believed of a report, as `tap` finds it: {"usage", "estimated", "doubts"}.
 
     `own`: usage by our own count. The numbers by name are the most that the request can have had. A doubt is (dimension,
@@ -307,6 +309,7 @@ def weigh_report(dict found not None, dict own not None, *, int format, int64_t 
     r.hidden_tokens = found.get("hidden_tokens", 0)
     r.counted_tokens = found.get("counted_tokens", 0) if is_text(format) else 0
     r.delivered = delivered
+    r.shown = shown
     r.final = final
     r.thoughts_apart = format != F_MESSAGES
     most.prompt_tokens = prompt_tokens

@@ -234,9 +234,10 @@ COUNTS = st.one_of(
     stream=st.booleans(),
     final=st.booleans(),
     delivered=st.booleans(),
+    shown=st.booleans(),
     prices=st.sampled_from([None, *PRICES]),
 )
-def test_any_report_of_any_dialect(data, dialect, stream, final, delivered, prices):
+def test_any_report_of_any_dialect(data, dialect, stream, final, delivered, shown, prices):
     format, make, streams = DIALECTS[dialect]
     usage = make()
     for path in places(usage):
@@ -253,9 +254,9 @@ def test_any_report_of_any_dialect(data, dialect, stream, final, delivered, pric
         },
     }
     rate = None if prices is None else Rate(model=b"m", card="c", **prices)
-    verdict = weigh_report(found, own, format=format, rate=rate, delivered=delivered, final=final, **MOST)
+    verdict = weigh_report(found, own, format=format, rate=rate, delivered=delivered, shown=shown, final=final, **MOST)
     assert verdict == evidence_oracle.weigh(
-        found, own, MOST, format=format, prices=prices, delivered=delivered, final=final
+        found, own, MOST, format=format, prices=prices, delivered=delivered, shown=shown, final=final
     )
     assert within(verdict["usage"])
 

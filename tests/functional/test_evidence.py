@@ -39,6 +39,8 @@ RATES = {
     "heard-seconds": "input = 0\noutput = 0\nvideo_second = 0.0001\n",
     "heard-tokens": "input = 1\noutput = 2\n",
     "ranked": "input = 0\noutput = 0\nweb_search = 0.002\n",
+    "picture": "input = 1\noutput = 2\n",
+    "spoken": "input = 1\noutput = 2\n",
     "film": "input = 0\noutput = 0\nvideo_second = 0.1\n",
 }
 WORDS = " ".join(["word"] * 200)
@@ -291,6 +293,25 @@ async def test_finding_money_H4_no_output_in_the_report(customer: Customer, raw:
     assert record["output_tokens"] in TEXT_TOKENS
     assert record["input_tokens"] in (10, 12)
     assert record["usage_source"] == "estimated"
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [{"input_tokens": 9}, {"input_tokens": 9, "output_tokens": 0}, {"input_tokens": 9, "output_tokens": 10**9}],
+    ids=str,
+)
+async def test_finding_money_H4_pictures_and_sound(customer: Customer, raw: RawUpstream, usage: dict[str, int]):
+    headers = {"Authorization": f"Bearer {customer.secret}"}
+    text, _ = raw.script(whole({"data": [{"b64_json": "QUJD"}], "usage": usage}))
+    body = {"model": "picture", "prompt": text}
+    record = await send(customer, "/v1/images/generations", headers, json.dumps(body).encode())
+    assert (record["input_tokens"], record["output_tokens"], record["usage_source"]) == (9, 1120, "estimated")
+    sound = {"type": "speech.audio.delta", "audio": "QUJD"}
+    text, _ = raw.script(stream(sound, {"type": "speech.audio.done", "usage": usage}))
+    body = {"model": "spoken", "input": "word " * 100 + text, "voice": "a", "stream_format": "sse"}
+    record = await send(customer, "/v1/audio/speech", headers, json.dumps(body).encode())
+    assert (record["input_tokens"], record["usage_source"]) == (9, "estimated")
+    assert 500 < record["output_tokens"] < 1000  # 1.4 for a character
 
 
 async def test_finding_money_H4_gemini_reports_in_its_first_event_only(customer: Customer, raw: RawUpstream):

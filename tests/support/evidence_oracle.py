@@ -43,6 +43,7 @@ def weigh(
     *,
     format: int,
     delivered: bool = True,
+    shown: bool = False,
     final: bool = True,
     prices: dict[str, int] | None = None,
 ) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def weigh(
     elif not sides & OUTPUT:
         replaced = own_output > output
         why = "invalid" if sides & OUTPUT_BAD else "missing" if replaced and final and sides & INPUT else ""
-    elif output == 0 and own_output and (counted or (delivered and prompt == 0)):
+    elif output == 0 and own_output and (counted or shown or (delivered and prompt == 0)):
         why, replaced = "zero", True
     elif sides & OUTPUT_BAD:
         why, replaced = "invalid", own_output > output
