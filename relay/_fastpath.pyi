@@ -97,7 +97,7 @@ def weigh_report(
 
     `found`: what `tap` found, or its fields of Usage with `sides`; `own`: usage by our own count, charged where the
     report is not believed. The numbers by name are the most that the request can have had; `shown`: pictures or sound
-    were delivered; `final`: the answer has ended as it should. With a rate that is priced by the piece, only the pieces.
+    were delivered; `final`: the answer has ended as it should. With a rate by the piece, only the pieces are charged.
 
     Keys: usage (fields of Usage), estimated (something of it is our own count), doubts: (one of REPORT_DIMENSIONS, one
     of REPORT_DOUBTS, what was reported, the bound or our count).
