@@ -25,12 +25,13 @@ from relay import config as configuration
 from relay._fastpath import Engine, FrontDoor, Rate
 from relay.config import Config
 from relay.config_values import ConfigError, Fault, Listen
-from relay.control import admin, health, pricelist, published
+from relay.control import admin, health, pricelist
 from relay.control.customer import Caller, CustomerApi
 from relay.control.failures import CommandError
 from relay.control.live import LiveBalance, ScopeView
 from relay.control.operations import Operations
-from relay.control.pepper import Pepper, load_pepper
+from relay.control.pepper import Pepper
+from relay.control.place import open_store
 from relay.observe.metrics import Figures, Metrics
 from relay.observe.outlets import Outlets
 from relay.policy import pricing, schedule
@@ -49,6 +50,7 @@ from relay.proxy.side import Side
 from relay.proxy.tlsdoor import TlsDoor
 from relay.records import C_ID, MS_PER_DAY
 from relay.storage import Store, StoreError
+from relay.storage.ownership import adopt
 from relay.storage.rows import ScheduledRatesRow
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
@@ -287,6 +289,7 @@ class Relay:
                 save_calibrations(Path(self.config.server.data_dir), self._calibrations)
             if ticks % _fastpath.TICKS_PER_SECOND == 0:
                 self._watch_memory()
+                self._watch_files()
                 self._hand_over_records()  # an account that is dropped must be whole in the store
                 self.keyring.forget_unused(KEYS_LOOKED_AT_MIN + self.keyring.loaded_keys // KEYS_LOOK_SECONDS)
                 self.api.sweep()
@@ -325,6 +328,15 @@ class Relay:
         for channel in self._channels:
             channel.close_idle()
         capacity.give_memory_back()
+
+    def _watch_files(self) -> None:
+        """Refuses calls while the store's files are gone: nothing that is written to them would be there again."""
+        before, lost = self._store.lost, self._store.look_for_files()
+        self.engine.store_writable = self._store.writable
+        if lost and not before:
+            log.critical("%s: no calls are served. Put it back, or stop the relay and restore a backup", lost)
+        elif before and not lost:
+            log.warning("the store's files are back: calls are served again")
 
     def _descriptors_used(self) -> int:
         upstream = sum(channel.in_flight + channel.idle_connections for channel in self._channels)
@@ -724,6 +736,7 @@ def save_calibrations(data_dir: Path, calibrations: Calibrations) -> None:
     beside = path.with_suffix(".new")
     try:
         beside.write_bytes(orjson.dumps(calibrations.export()))
+        adopt(beside, data_dir)
         beside.replace(path)
     except OSError as error:
         log.warning("%s could not be written (%s)", CALIBRATION_NAME, type(error).__name__)
@@ -766,11 +779,9 @@ async def _serve(config: Config, descriptors_max: int) -> int:
     log.info("relay %s with %s", __version__, capacity.versions())
     for warning in config.warnings:
         log.warning("%s", warning)
-    server = config.server
     sockets = activation.take_sockets()
-    store = await Store.open(server.data_dir, durability=server.durability, cost_of=published.cost_of)
+    store, pepper = await open_store(config, create=True)
     try:
-        pepper = load_pepper(server.data_dir, create=not await store.accounts(limit=1))
         relay = Relay(config, store, pepper, descriptors_max=descriptors_max)
         loop = asyncio.get_running_loop()
 

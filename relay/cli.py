@@ -96,7 +96,8 @@ def _run_relay(name: str, arguments: argparse.Namespace) -> int:
 def _load(arguments: argparse.Namespace, *, resolve_secrets: bool = True) -> Config:
     from relay import config
 
-    return config.load(getattr(arguments, "config", None), resolve_secrets=resolve_secrets)
+    named = getattr(arguments, "config", None) or os.environ.get("RELAY_CONFIG") or None
+    return config.load(named, resolve_secrets=resolve_secrets)
 
 
 def _config_of_command(arguments: argparse.Namespace) -> tuple[Config, ConfigError | None]:
@@ -129,7 +130,7 @@ def _sender(config: Config, broken: ConfigError | None = None) -> Send:
         from relay.cli_client import NotRunning
         from relay.cli_client import send as send_to_relay
 
-        data_dir = Path(config.server.data_dir)
+        data_dir = Path(config.server.data_dir).absolute()
         deadline = time.monotonic() + LOCK_WAIT_SECONDS
         while True:
             try:
@@ -158,9 +159,8 @@ def _run_here(config: Config, name: str, fields: dict[str, Any], *, locked_is_fa
 
     from relay.control.commands import COMMANDS, read_params
     from relay.control.operations import Operations
-    from relay.control.pepper import load_pepper
-    from relay.control.published import cost_of
-    from relay.storage import Store, StoreError, StoreLocked
+    from relay.control.place import open_store
+    from relay.storage import StoreError, StoreLocked
 
     command = COMMANDS[name]
     try:
@@ -169,9 +169,8 @@ def _run_here(config: Config, name: str, fields: dict[str, Any], *, locked_is_fa
         raise CommandError("invalid", str(failure)) from None
 
     async def run() -> dict[str, Any]:
-        store = await Store.open(config.server.data_dir, durability=config.server.durability, cost_of=cost_of)
+        store, pepper = await open_store(config, create=False)
         try:
-            pepper = load_pepper(config.server.data_dir, create=not await store.accounts(limit=1))
             return await Operations(store, None, config, pepper).run(command, params)
         finally:
             await store.close()

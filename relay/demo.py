@@ -17,9 +17,8 @@ from relay import quiet
 from relay.app import Relay
 from relay.control import commands
 from relay.control.failures import CommandError
-from relay.control.pepper import load_pepper
+from relay.control.place import open_store
 from relay.simulator import server as simulator
-from relay.storage import Store
 
 log = logging.getLogger("relay.demo")
 
@@ -170,9 +169,8 @@ async def run(arguments: Namespace) -> int:
     config = configuration.parse(config_text(upstream.base_url, str(data_dir), listen), file=str(config_file))
     if config.server.listen.unix_path:
         raise CommandError("invalid", "--listen: the demo listens on HOST:PORT, so that SDKs can be pointed at it")
-    store = await Store.open(data_dir)
+    store, pepper = await open_store(config, create=True)
     try:
-        pepper = load_pepper(str(data_dir), create=not await store.accounts(limit=1))
         relay = Relay(config, store, pepper)
         loop = asyncio.get_running_loop()
 

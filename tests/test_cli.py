@@ -1,5 +1,6 @@
 """The command `relay` as operators use it: real processes, on a locked store and against a running process."""
 
+import asyncio
 import contextlib
 import csv
 import io
@@ -18,8 +19,10 @@ from typing import Any
 
 import pytest
 
+from relay import config as configuration
 from relay.cli import main
 from relay.cli_client import NotRunning, send
+from relay.control.place import open_store
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -41,6 +44,18 @@ output = 10
 cache_read = 1
 """
 Result = subprocess.CompletedProcess[str]
+
+
+def make_store(data_dir: Path) -> None:
+    """As `relay serve` leaves it."""
+
+    async def make() -> None:
+        store, _ = await open_store(
+            configuration.parse(CONFIG.format(data_dir=data_dir), resolve_secrets=False), create=True
+        )
+        await store.close()
+
+    asyncio.run(make())
 
 
 class Cli:
@@ -93,8 +108,15 @@ class Cli:
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
+def bare(tmp_path: Path) -> Cli:
+    """Without a store."""
     return Cli(tmp_path)
+
+
+@pytest.fixture
+def cli(bare: Cli) -> Cli:
+    make_store(bare.data_dir)
+    return bare
 
 
 @pytest.fixture
@@ -245,9 +267,9 @@ def test_amounts_that_are_none(either: Cli):
         ("key", "set", "key_1", "--scope", "chat", "--scope", "default"),
     ],
 )  # fmt: skip
-def test_wrong_usage_exits_2(cli: Cli, words: tuple[str, ...]):
-    cli.fails(*words, status=2)
-    assert not cli.data_dir.exists()
+def test_wrong_usage_exits_2(bare: Cli, words: tuple[str, ...]):
+    bare.fails(*words, status=2)
+    assert not bare.data_dir.exists()
 
 
 def test_exit_status_of_the_process(cli: Cli):
@@ -303,10 +325,10 @@ def test_rates_check_fails_on_what_cannot_be_used(cli: Cli):
     assert result.stderr.startswith("relay: gpt-unheard-of: ")
 
 
-def test_without_a_relay_there_is_none_to_ask(cli: Cli):
+def test_without_a_relay_there_is_none_to_ask(bare: Cli):
     for word in ("status", "reload", "drain"):
-        assert "no relay is running" in cli.fails(word)
-    assert not cli.data_dir.exists()
+        assert "no relay is running" in bare.fails(word)
+    assert not bare.data_dir.exists()
 
 
 def test_the_running_relay_answers_reloads_and_drains(cli: Cli, host: Callable[[], subprocess.Popen[bytes]]):
@@ -433,10 +455,10 @@ def test_a_socket_left_by_a_killed_process_is_no_obstacle(cli: Cli, host: Callab
     assert cli.json("account", "list")["id"] == "acct_1"
 
 
-def test_an_answer_that_breaks_off_is_said_so(cli: Cli):
-    cli.data_dir.mkdir()
+def test_an_answer_that_breaks_off_is_said_so(bare: Cli):
+    bare.data_dir.mkdir()
     server = socket.socket(socket.AF_UNIX)
-    server.bind(str(cli.data_dir / "relay.sock"))
+    server.bind(str(bare.data_dir / "relay.sock"))
     server.listen()
 
     def answer() -> None:
@@ -448,7 +470,7 @@ def test_an_answer_that_breaks_off_is_said_so(cli: Cli):
     thread = threading.Thread(target=answer)
     thread.start()
     try:
-        assert "broke off" in cli.fails("terms")
+        assert "broke off" in bare.fails("terms")
     finally:
         thread.join(10)
         server.close()

@@ -26,6 +26,7 @@ from relay.control.listening import Runner
 from relay.control.operations import Operations
 from relay.control.responses import error_response, json_response, query_fields
 from relay.control.sockets import SOCKET_NAME, socket_address
+from relay.storage.ownership import adopt
 from relay.wire import strictjson
 
 logger = logging.getLogger(__name__)
@@ -184,6 +185,7 @@ class SocketServer:
         umask = os.umask(0o177)  # never a moment in which others may connect
         try:
             await web.UnixSite(runner, self._address).start()
+            adopt(self._path, self._path.parent)
         except BaseException:
             await runner.cleanup()
             raise

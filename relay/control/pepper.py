@@ -7,12 +7,14 @@ loses every key: it belongs into the operator's backup, apart from the store's.
 from __future__ import annotations
 
 import contextlib
+import hmac
 import os
 import secrets
 from pathlib import Path
 from typing import NamedTuple
 
 from relay.errors import RelayError
+from relay.storage.ownership import adopt
 
 PEPPER_NAME = "pepper"
 _PEPPER_BYTES = 32
@@ -30,6 +32,11 @@ class Pepper(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Pepper(version={self.version})"
+
+
+def check_value(pepper: Pepper) -> bytes:
+    """By which a store knows its pepper again; it tells nothing about it."""
+    return hmac.digest(pepper.value, b"relay: which pepper this is", "sha256")
 
 
 def load_pepper(data_dir: str | Path, *, create: bool) -> Pepper:
@@ -73,6 +80,7 @@ def _create(path: Path) -> Pepper:
             file.write(f"{pepper.version} {pepper.value.hex()}\n".encode())
             file.flush()
             os.fsync(file.fileno())
+        adopt(beside, path.parent)
         os.rename(beside, path)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -21,6 +21,7 @@ from typing import Final, TypeVar
 import aiosqlite
 
 from relay.storage.errors import StoreError, StoreFailed, StoreUnavailable, StoreUnusable
+from relay.storage.ownership import adopt
 from relay.storage.pages import check as check_pages
 from relay.storage.schema import migrate, schema_version_latest
 
@@ -185,6 +186,7 @@ def _create(path: Path) -> None:
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
     new.touch(mode=0o600)
+    adopt(new, path.parent)
     connection = _connect(new)
     try:
         connection.execute("PRAGMA synchronous = FULL")

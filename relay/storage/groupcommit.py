@@ -58,6 +58,7 @@ class GroupCommit:
     ) -> None:
         self.writable = True
         self.unhurried = False  # whether a group may pause, so that the event loop has the core in between
+        self.lost: str | None = None  # which file is gone
         self.events_dropped = 0
         self.callbacks: list[Callable[[Sequence[CallRecord]], None]] = []
         self._worker = worker
@@ -316,6 +317,8 @@ class GroupCommit:
             raise self._failure
         if self._closed:
             raise StoreUnavailable("the store is closed")
+        if self.lost is not None:
+            raise StoreUnavailable(self.lost)
 
     async def _run(self, job: Callable[[sqlite3.Connection], T]) -> T:
         self._require_open()

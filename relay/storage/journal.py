@@ -29,6 +29,7 @@ from relay._fastpath import Journal
 from relay.records import CALL_COLUMNS, CALL_DETAILS, CALL_IDS_PER_DAY, CallRecord, call_day, first_call_id
 from relay.storage.batch import COST_MAX_NANO, MEASURE_MAX, mended_call
 from relay.storage.errors import StoreUnavailable, StoreUnusable
+from relay.storage.ownership import adopt
 from relay.storage.rows import CallDetails, CallRow, RateCardRow
 from relay.storage.verify import CostFunction
 
@@ -70,6 +71,7 @@ class JournalFile:
         try:
             descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
+                adopt(descriptor, data_dir)
                 os.posix_fallocate(descriptor, 0, size)
                 fixed = _HEADER.pack(_MAGIC, _fastpath.JOURNAL_SLOT_SIZE, slots, store_id, boot_id())
                 os.pwrite(descriptor, fixed + struct.pack("<I", zlib.crc32(fixed)), 0)

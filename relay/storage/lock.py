@@ -6,8 +6,12 @@ import contextlib
 import fcntl
 import os
 from pathlib import Path
+from typing import Final
 
 from relay.storage.errors import StoreLocked, StoreUnavailable
+from relay.storage.ownership import adopt
+
+NAME: Final = "lock"
 
 
 class DirectoryLock:
@@ -18,10 +22,11 @@ class DirectoryLock:
 
     def __init__(self, data_dir: Path) -> None:
         """Take the lock; the directory is made if it is not there. Raises StoreLocked, StoreUnavailable."""
-        path = data_dir / "lock"
+        path = data_dir / NAME
         try:
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            adopt(descriptor, data_dir)
         except OSError as error:
             raise StoreUnavailable(f"{path}: {error.strerror}") from error
         try:

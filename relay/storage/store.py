@@ -28,6 +28,7 @@ from relay.storage.batch import BatchWriter
 from relay.storage.database import Connection, Worker, open_reader, open_writer
 from relay.storage.errors import Conflict, NotFound, StoreError
 from relay.storage.groupcommit import GroupCommit
+from relay.storage.lock import NAME as LOCK_NAME
 from relay.storage.lock import DirectoryLock
 from relay.storage.objectstore import ObjectStore
 from relay.storage.rows import (
@@ -113,7 +114,8 @@ class Store:
             lock.release()
             raise
         store = cls.__new__(cls)
-        store._path = path
+        store._path = path.absolute()
+        store._files = {}
         store.durability = durability
         store._lock = lock
         store._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
@@ -149,6 +151,7 @@ class Store:
         """
         self._journal = journal.JournalFile.create(self._path.parent, self._store_id, slots)
         self.on_committed(self._journal.journal.committed)
+        self.look_for_files()
         return self._journal.journal
 
     objects: ObjectStore
@@ -158,6 +161,7 @@ class Store:
     _journal: journal.JournalFile | None = None
 
     _path: Path
+    _files: dict[Path, tuple[int, int]]  # device and inode of each file that is open
     _lock: DirectoryLock
     _now_ms: Callable[[], int]
     _writing: Worker  # the only connection that writes
@@ -204,7 +208,37 @@ class Store:
     @property
     def writable(self) -> bool:
         """False while the disk is full or the file is locked by another program, until a later attempt succeeds."""
-        return self._group.writable and not self._closed
+        return self._group.writable and not self._closed and self.lost is None
+
+    @property
+    def lost(self) -> str | None:
+        """Which of the files is gone, as `look_for_files` found it last; then nothing is changed any more."""
+        return self._group.lost
+
+    def look_for_files(self) -> str | None:
+        """Looks whether the open files are those in the directory. What is written to a file that was deleted, or
+        replaced, succeeds and is lost: SQLite and the kernel see no fault in it.
+        """
+        self._group.lost = None
+        for path in self._own_files():
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                if path in self._files:
+                    self._group.lost = f"{path} is gone"
+                    break
+                continue
+            except OSError:
+                continue
+            identity = (found.st_dev, found.st_ino)
+            if self._files.setdefault(path, identity) != identity:
+                self._group.lost = f"{path} was replaced by another file"
+                break
+        return self._group.lost
+
+    def _own_files(self) -> list[Path]:
+        files = [self._path, self._path.with_name(DATABASE_NAME + "-wal"), self._path.with_name(LOCK_NAME)]
+        return files if self._journal is None else [*files, self._journal.path]
 
     def take_time(self, unhurried: bool) -> None:
         """Whether the writer may pause within its groups: true while the event loop is not busy all the time.
@@ -286,6 +320,19 @@ class Store:
     async def settle_recovered(self, records: Sequence[CallRecord]) -> int:
         """Commit call records of which some may be there already; those change nothing. Returns how many were new."""
         return await self._group.commit_recovered(records)
+
+    async def bind_pepper(self, check: bytes) -> bool:
+        """Whether that is this store's pepper. A store that knows none, or has no keys, takes it from now on."""
+
+        def read(db: Connection) -> tuple[bytes | None, int]:
+            (known,) = db.execute("SELECT pepper_check FROM store").fetchone()
+            return known, len(db.execute("SELECT 1 FROM credentials LIMIT 1").fetchall())
+
+        known, keys = await self._read(read)
+        if known is None or (known != check and not keys):
+            await self._change(lambda db: db.execute("UPDATE store SET pepper_check = ?", (check,)))
+            return True
+        return known == check
 
     # -- directory
 

@@ -17,6 +17,7 @@ RELAY = Path(relay.__file__).parent
 # sends or receives may be among them but: the address it calls from and its User-Agent (capped, cleaned, switchable).
 ALLOWED = {
     ("store", "store_id"): (16, "random number of this store"),
+    ("store", "pepper_check"): (32, "HMAC under the pepper of a fixed text"),
     ("organisations", "name"): (200, "given by the operator"),
     ("organisations", "limits"): (20_000, "JSON of overrides: numbers, and models of the catalogue"),
     ("accounts", "email"): (320, "address of the account"),
@@ -120,9 +121,8 @@ def test_a_text_that_is_too_long_is_refused(empty, table, column):
     for closed, value in {"status": "active", "kind": "purchased", "usage_source": "none"}.items():
         if closed in values and ALLOWED.get((table, closed), (0, ""))[1] == "closed set":
             values[closed] = value
-    values[column] = (
-        b"b" * (length + 1) if column in ("digest", "store_id", "requests", "content") else "x" * (length + 1)
-    )
+    blob = column in ("digest", "store_id", "requests", "content", "pepper_check")
+    values[column] = b"b" * (length + 1) if blob else "x" * (length + 1)
     if table == "store":
         empty.execute("DELETE FROM store")
     names, marks = ", ".join(values), ", ".join("?" * len(values))
