@@ -95,7 +95,9 @@ def _clearable(text: str) -> str | None:
 
 def _options(parser: argparse.ArgumentParser, *, answers: bool = True) -> None:
     """`answers`: the command prints one, so that its form can be chosen."""
-    parser.add_argument("--config", metavar="FILE", help=f"configuration (default: $RELAY_CONFIG, else {DEFAULT_CONFIG})")
+    parser.add_argument(
+        "--config", metavar="FILE", help=f"configuration (default: $RELAY_CONFIG, else {DEFAULT_CONFIG})"
+    )
     if not answers:
         return
     parser.add_argument("--json", action="store_true", help="one JSON document, or JSON lines for lists")
