@@ -21,7 +21,7 @@ from relay.proxy.upstreams import Answered, Reply, Upstream, UpstreamError, Upst
 from relay.storage import Store
 from relay.storage.rows import ObjectRow
 from relay.wire import documents
-from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI, Endpoint
+from relay.wire.endpoints import ANSWER_JSON, D_ANTHROPIC, D_GEMINI, Endpoint
 from relay.wire.paths import is_object_id
 
 KEPT_MAX: Final = 10_000  # rows kept in memory
@@ -167,6 +167,8 @@ class ObjectsApi:
         finally:
             call.attempts += attempts.count
         call.first_byte_ns = time.monotonic_ns()
+        if reply.status < 300 and call.endpoint.answer == ANSWER_JSON:
+            await reply.expect_document(or_nothing=method == "DELETE")
         return reply
 
     async def ask_whole(self, call: SideCall, upstream: Upstream, method: str, path: str, **more: Any) -> Answered:
@@ -243,13 +245,17 @@ class ObjectsApi:
             return None
         path = OBJECT_PATHS[row.kind].replace("{id}", row.object_id)
         async with gate:
-            answered = await self.upstreams.fetch(upstream, "GET", path, fields=call.fields())
+            reply = await self.upstreams.send(upstream, "GET", path, fields=call.fields())
+            if reply.status < 300:
+                await reply.expect_document(or_nothing=False)
+            answered = await whole(reply)
         call.channel = upstream.name
         if answered.status == 404:
             await self.objects.forget(row.kind, row.object_id)
             return None
         if answered.status != 200:
             raise UpstreamError("upstream_error")
+        document_in(answered.body)
         return (await self.shown(call, row, answered)).body.strip()
 
 

@@ -23,11 +23,12 @@ from relay.config import Channel as ConfiguredChannel
 from relay.config import Config
 from relay.config_values import MODEL_PLACE
 from relay.proxy.hooks import Hooks
+from relay.wire import answers, upstream_errors
 from relay.wire import headers as wire_headers
-from relay.wire import upstream_errors
 
 ANSWER_BYTES_MAX: Final = 64 << 20  # of an answer that has to be read as a whole
 ERROR_BYTES_MAX: Final = 65_536
+FIRST_BYTES_MAX: Final = 4096  # of an answer that has not begun to say what it is
 # What keys rest for where no model is asked for. No model is called so.
 NO_MODEL: Final = "(objects)"
 Fields = list[tuple[str, str]]
@@ -103,6 +104,7 @@ class Reply:
         self._attempts = attempts
         self._idle_seconds = idle_seconds
         self._error = error  # the body of an error answer, which is read before anything is decided
+        self._first = b""  # what was read of another one before it passes
         self._closed = False
         self.status = answer.status
         self.content_type = answer.content_type
@@ -122,6 +124,9 @@ class Reply:
         if self._error is not None:
             yield self._error
             return
+        if self._first:
+            first, self._first = self._first, b""
+            yield first
         try:
             while True:
                 async with asyncio.timeout(self._idle_seconds):
@@ -136,6 +141,26 @@ class Reply:
         if not self._closed:  # while somebody waited for more of it
             self._attempts.bad(_CODES.index(code))
         raise UpstreamError(code)
+
+    async def expect_document(self, *, or_nothing: bool) -> None:
+        """Looks at the first bytes where a document or a stream of events belongs. Raises UpstreamError where they
+        begin none, or an error that calls itself an answer; then it is closed."""
+        try:
+            first = b""
+            async for data in self.pieces():
+                first += data
+                if first.strip() or len(first) > FIRST_BYTES_MAX:
+                    break
+            self._first = first
+            verdict = answers.begins(first, self.encoding)
+            if verdict == answers.DOCUMENT or (or_nothing and not first.strip()):
+                return
+            code = "upstream_error" if verdict == answers.ERROR else "upstream_garbage"
+            self._attempts.bad(_CODES.index(code))
+            raise UpstreamError(code, processed=verdict != answers.ERROR)
+        except BaseException as error:
+            self.close()
+            raise unseen(error) if isinstance(error, UpstreamError) else error from None
 
     def close(self) -> None:
         self._closed = True
@@ -414,7 +439,7 @@ async def whole(reply: Reply, bytes_max: int = ANSWER_BYTES_MAX) -> Answered:
 def unseen(error: UpstreamError) -> UpstreamError:
     """What an answer that broke off is called where its client has seen nothing of it."""
     codes = {"upstream_stalled": "upstream_timeout", "upstream_truncated": "upstream_failed"}
-    return UpstreamError(codes.get(error.code, error.code))
+    return UpstreamError(codes.get(error.code, error.code), processed=error.processed)
 
 
 async def _error_body(answer: aiohttp.ClientResponse, seconds: float | None = None) -> bytes:

@@ -11,6 +11,12 @@ import orjson
 
 from relay.wire.endpoints import D_ANTHROPIC
 
+DOCUMENT: Final = 0  # a JSON object or a stream of events, as far as its first bytes tell
+ERROR: Final = 1
+NOTHING: Final = 2  # nothing of the kind
+_STREAM: Final = re.compile(rb"\s*(data:|event:|id:|retry:|:)")
+_ERROR: Final = re.compile(rb'\s*(?:event: ?error\s|(?:data: ?)?\{\s*"error"\s*:\s*(?!null|false|""|\{\s*\}))')
+
 # By the names that stand in `code`, `type` or `status`; anything else is 502.
 _STATUSES: Final = {
     "invalid_request_error": 400,
@@ -43,6 +49,16 @@ _STATUSES: Final = {
 }
 _WORDS: Final = ("message", "msg", "detail", "error_msg", "error_message", "errmsg")
 _EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+
+
+def begins(first: bytes, encoding: bytes | None) -> int:
+    """What the first bytes of an answer say that it is. What is compressed is not looked at."""
+    first = first.removeprefix(b"\xef\xbb\xbf")
+    if encoding is not None and first:
+        return DOCUMENT
+    if _ERROR.match(first):
+        return ERROR
+    return DOCUMENT if first.lstrip().startswith(b"{") or _STREAM.match(first) else NOTHING
 
 
 def find_error(dialect: int, body: bytes, whole: bool) -> tuple[int, bytes] | None:

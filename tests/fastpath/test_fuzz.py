@@ -60,7 +60,7 @@ def test_answers(seed):
         answer, other = rng.choice(ANSWERS), rng.choice(ANSWERS)
         body = damaged(rng, answer.body, other.body)
         format = answer.format if rng.random() < 0.8 else rng.randrange(OTHER + 1)
-        kind = answer.kind if rng.random() < 0.8 else rng.randrange(3)
+        kind = answer.kind if rng.random() < 0.8 else rng.randrange(4)
         whole = tap(format, kind, [body], TABLE)
         parts = tap(format, kind, pieces(rng, body), TABLE)
         events = tap(format, kind, pieces(rng, body), TABLE, by_event=True)

@@ -20,6 +20,7 @@ from tests.support.tap_oracle import (
     IMAGES,
     JSON,
     JSON_ARRAY,
+    JSON_LINES,
     MESSAGES,
     RERANK,
     RESPONSES,
@@ -518,3 +519,45 @@ def test_what_gemini_has_delivered_is_its_last_report_and_our_count_behind_it():
     chunk = b'data: {"choices":[{"delta":{"content":"a b"}}],"usage":{"prompt_tokens":9,"completion_tokens":400}}\n\n'
     found = tap(0, SSE, [chunk], TABLE)
     assert found["delivered_tokens"] == found["counted_tokens"] < 10
+
+
+def test_elements_and_documents_end_like_events():
+    """Braces in texts end nothing; what is found does not depend on the cuts."""
+    elements = [
+        json.dumps({"candidates": [{"content": {"parts": [{"text": f'{{"}}{number} \\" }}'}]}}], "x": {}})
+        for number in range(4)
+    ]
+    elements[-1] = elements[-1][:-1] + ',"usageMetadata":{"promptTokenCount":5,"candidatesTokenCount":9}}'
+    for kind, body in (
+        (JSON_ARRAY, "[" + ",\r\n".join(elements) + "]\r\n"),
+        (JSON_LINES, "\n".join(elements) + "\n\n"),
+        (JSON_LINES, "".join(elements)),
+        (JSON_LINES, "\ufeff " + elements[-1]),
+    ):
+        data = body.encode()
+        whole = found(GENERATE, kind, [data])
+        assert whole["events"] == body.count('"candidates"')
+        assert whole["terminal_seen"]
+        assert (whole["input_tokens"], whole["output_tokens"]) == (5, 9)
+        for cut in range(len(data) + 1):
+            result = tap(GENERATE, kind, [data[:cut], data[cut:]], TABLE, by_event=True)
+            at, pending, ends = 0, b"", []
+            for size, ended, _ in result.pop("pieces"):
+                pending += data[at : at + size]
+                at += size
+                if ended:
+                    ends.append(pending.decode().lstrip("\ufeff[, \r\n"))
+                    pending = b""
+            assert ends == elements[-len(ends) :], cut
+            assert len(ends) == whole["events"]
+            del result["boundaries"]
+            assert result == whole
+
+
+def test_documents_of_every_dialect_as_lines():
+    """One document is read as ever where several might come."""
+    for answer in ANSWERS:
+        if answer.kind == JSON:
+            expected = found(answer.format, JSON, [answer.body])
+            assert found(answer.format, JSON_LINES, [answer.body]) == expected, answer.name
+            assert found(answer.format, JSON_LINES, [answer.body], by_event=True) == expected, answer.name

@@ -263,7 +263,7 @@ class Broken(web.StreamResponse):
     async def prepare(self, request: web.BaseRequest) -> Any:
         self.content_length = 1000
         writer = await super().prepare(request)
-        await self.write(b"some")
+        await self.write(b'{"some')
         assert request.transport is not None
         request.transport.abort()
         return writer
@@ -381,4 +381,36 @@ async def test_a_provider_that_shows_nonsense_is_the_providers_fault(tmp_path: P
             for method, path in (("POST", f"/v1/videos/{video}/remix"), ("GET", "/v1/files?purpose=user_data")):
                 data = json.dumps({"prompt": "p"}) if method == "POST" else None
                 assert await caller.ask(method, path, data) == (502, "upstream_garbage"), (path, nonsense)
+        assert caller.customer.relay.faults == []
+
+
+async def test_finding_clients_F3_no_answer_about_an_object(tmp_path: Path):
+    """A page, nothing, an error called an answer: the provider has failed, and what it has stays the account's."""
+    body, label, broken = b"", "", False
+
+    async def show(asked: Asked) -> web.StreamResponse | None:
+        return web.Response(body=body, headers={"Content-Type": label}) if broken else None
+
+    async with Cabinet(show) as cabinet, running(tmp_path, way("one", cabinet)) as caller:
+        file = (await caller.upload())[1]
+        video = (await caller.video())[1]
+        for body, label, code in (  # noqa: B007
+            (b"<html>Just a moment</html>", "text/html", "upstream_garbage"),
+            (b"<html>Just a moment</html>", "application/json", "upstream_garbage"),
+            (b"", "application/json", "upstream_garbage"),
+            (b'{"error":{"message":"of the account"}}', "application/json", "upstream_error"),
+        ):
+            broken = True
+            for method, path in (
+                ("GET", f"/v1/files/{file}"), ("GET", f"/v1/videos/{video}"), ("GET", "/v1/files"),
+                ("POST", f"/v1/videos/{video}/remix"),
+            ):  # fmt: skip
+                answer = await caller.ask(method, path, json.dumps({"prompt": "p"}) if method == "POST" else None)
+                assert answer[0] == 502, (path, body)
+                assert path == "/v1/files" or answer[1] == code, (path, body)
+                assert "account" not in caller.text
+            if body:
+                assert (await caller.ask("DELETE", f"/v1/files/{file}"))[0] == 502
+        broken = False
+        assert await caller.ask("GET", f"/v1/files/{file}") == (200, file)
         assert caller.customer.relay.faults == []

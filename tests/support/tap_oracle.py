@@ -10,7 +10,7 @@ from tests.support.json_oracle import Number, Pairs, compact, lenient, objects, 
 USAGE_MAX = 1 << 40
 CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS, MESSAGES, COUNT_TOKENS, GENERATE, GEMINI_COUNT, GEMINI_EMBED = range(9)
 MODERATIONS, RERANK, IMAGES, SPEECH, TRANSCRIPTION, OTHER = range(9, 15)
-JSON, SSE, JSON_ARRAY = range(3)
+JSON, SSE, JSON_ARRAY, JSON_LINES = range(4)
 
 
 def sse_events(body: bytes) -> Iterator[tuple[bytes, bool]]:
