@@ -49,16 +49,20 @@ bench: .make-build
 
 # The lock file pins every package by hash; the project itself is built in place, so that editing needs no reinstall.
 .make-venv: requirements.lock
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	touch $@
+	@$(PYTHON) -c 'import sys; v = sys.version_info; \
+	  sys.exit("relay needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=python3.11" % v[:2] if v < (3, 11) else 0)'
+	@echo "downloading packages into $(VENV), about half a minute"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@touch $@
 
 .make-build: .make-venv $(SOURCES)
-	$(BIN)/python setup.py --quiet build_ext --inplace
-	touch $@
+	@echo "compiling relay/_fastpath.pyx, about a minute"
+	@$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
 
 clean:
-	rm -rf $(VENV) .make-venv .make-build build $(CLIENTS_NODE)/node_modules relay/_fastpath.c relay/_fastpath*.so
+	rm -rf $(VENV) .make-venv .make-build build $(CLIENTS_NODE)/node_modules relay/_fastpath*.so
 
 # The compiled module under AddressSanitizer and UndefinedBehaviorSanitizer: tests in this process, and those on relays of
 # their own, which inherit the sanitizers; what AddressSanitizer reports of one is printed. About 20 minutes.
@@ -72,7 +76,7 @@ ASAN_TESTS := tests/fastpath tests/proxy tests/storage tests/observe tests/wire 
 asan: .make-venv
 	rm -rf build/asan && mkdir -p build/asan
 	cp -r setup.py pyproject.toml README.md LICENSE relay tests build/asan/
-	rm -f build/asan/relay/_fastpath*.so build/asan/relay/_fastpath.c
+	rm -f build/asan/relay/_fastpath*.so
 	cd build/asan && RELAY_BUILD=asan $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
 	cd build/asan && ASAN_OPTIONS=detect_leaks=0:log_path=$(CURDIR)/build/asan/report \
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
@@ -102,7 +106,7 @@ fuzz: properties build/fuzz/.built
 build/fuzz/.built: $(FUZZ_VENV)/.made .make-venv $(SOURCES)
 	rm -rf build/fuzz && mkdir -p build/fuzz
 	cp -r setup.py pyproject.toml README.md LICENSE relay tests build/fuzz/
-	rm -f build/fuzz/relay/_fastpath*.so build/fuzz/relay/_fastpath.c
+	rm -f build/fuzz/relay/_fastpath*.so
 	cd build/fuzz && RELAY_BUILD=fuzz CC=$(CLANG) LDSHARED="$(CLANG) -shared" \
 	  $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@

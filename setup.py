@@ -48,4 +48,5 @@ extension = Extension(
     extra_link_args=link_args,
 )
 
-setup(ext_modules=cythonize([extension], compiler_directives=directives, force=CHECKED))
+# The C code, 240,000 lines, goes to build/, out of the way of whoever searches relay/.
+setup(ext_modules=cythonize([extension], compiler_directives=directives, force=CHECKED, build_dir="build"))

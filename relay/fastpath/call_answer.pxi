@@ -73,7 +73,7 @@ cdef bint bare_lf(const uint8_t* p, Py_ssize_t n) noexcept nogil:
         q = <const uint8_t*>memchr(q, 10, end - q)
         if q == NULL:
             return False
-        if q == p or q[-1] != 13:
+        if q == p or (q - 1)[0] != 13:
             return True
         q += 1
 

@@ -273,7 +273,7 @@ cdef Py_ssize_t parse_field(const uint8_t* p, const uint8_t* end, FieldTable tab
     if q + 1 >= end or q[0] != 13 or q[1] != 10:
         return -1
     out.line_size = <int32_t>(q + 2 - p)
-    while q > v and (q[-1] == 32 or q[-1] == 9):
+    while q > v and ((q - 1)[0] == 32 or (q - 1)[0] == 9):
         q -= 1
     out.value = v
     out.value_size = <int32_t>(q - v)
@@ -320,7 +320,7 @@ cdef Py_ssize_t find_head_end(const uint8_t* p, Py_ssize_t n, Py_ssize_t start) 
         q = <const uint8_t*>memchr(q, 10, end - q)
         if q == NULL:
             return -1
-        if q - p >= 3 and q[-1] == 13 and q[-2] == 10 and q[-3] == 13:
+        if q - p >= 3 and (q - 1)[0] == 13 and (q - 2)[0] == 10 and (q - 3)[0] == 13:
             return q + 1 - p
         q += 1
     return -1

@@ -611,7 +611,8 @@ cdef class ResponseHead:
         """Takes fields out that belong to the upstream's connection alone (RFC 9110 7.6.1); rare, so written plainly."""
         cdef bytes line
         names = {name.strip(b" \t").lower() for name in connection.split(b",")} - {b"content-type", b"content-encoding"}
-        lines = self.passed.take().split(b"\r\n")[:-1]
+        lines = self.passed.take().split(b"\r\n")
+        lines.pop()  # what comes after the last line's end: nothing
         self.passed.size = 0
         for line in lines:
             if line.partition(b":")[0].lower() not in names:
