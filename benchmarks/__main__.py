@@ -10,6 +10,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -38,7 +39,9 @@ def _arguments() -> argparse.ArgumentParser:
     run.add_argument("--calls-per-second", type=float, metavar="N", help="with --base-url: open loop at this rate")
     run.add_argument("--connections", type=int, metavar="N", help="with --base-url: connections (default 4)")
     run.add_argument("--nice", type=int, default=0, help="priority of all that is started; below 0 needs privileges")
-    run.add_argument("--output", type=Path, default=TARGET / "results", help="directory for the results")
+    run.add_argument(
+        "--output", type=Path, metavar="DIR", help="directory for the results (default build/benchmarks/results-TIME)"
+    )
     run.add_argument("--write-docs", type=Path, metavar="FILE", help="put the tables into this page")
     run.add_argument("--section", default="standard", help="which generated section of that page (default standard)")
     count = commands.add_parser(
@@ -108,6 +111,7 @@ def _run(arguments: argparse.Namespace) -> int:
     known = [name for name in arguments.contender or () if name not in CONTENDERS]
     if known:
         raise ValueError(f"no contender {known[0]!r}; there are: {', '.join(CONTENDERS)}")
+    output = arguments.output or TARGET / f"results-{time.strftime('%Y-%m-%d-%H%M%S', time.gmtime())}"
     tools = build()
     environment = machine()
     environment["command"] = f"python -m benchmarks {shlex.join(sys.argv[1:])}"
@@ -138,12 +142,16 @@ def _run(arguments: argparse.Namespace) -> int:
         done.append((scenario, result))
         failed = failed or bool(result.all_wrong)
         # after each scenario, so that what comes later cannot lose it
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        report.write_json(arguments.output / "results.json", report.document(environment, done))
-        page.write_page(arguments.output / "report.html", environment, done)
+        output.mkdir(parents=True, exist_ok=True)
+        report.write_json(output / "results.json", report.document(environment, done))
+        page.write_page(output / "report.html", environment, done)
         _say(report.terminal(scenario, result).lstrip("\n").partition("\n")[2] + "\n")
     if done:
-        _say(f"written: {arguments.output / 'results.json'}, {arguments.output / 'report.html'}")
+        if len(done) > 1:
+            _say("summary:")
+            for verdict, text in report.summary(done):
+                _say(f"  {verdict:<12}  {text}")
+        _say(f"written: {output / 'results.json'}, {output / 'report.html'}")
     if arguments.write_docs and done and not failed:
         command = "make bench" if arguments.section == "standard" else environment["command"]
         report.write_docs(arguments.write_docs, arguments.section, environment, done, command)

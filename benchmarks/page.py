@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .report import SHOWN, judge, remarks, table, values
+from .report import SHOWN, judge, remarks, summary, table, values
 from .runner import ScenarioResult
 from .scenarios import Scenario
 from .stats import summarize
@@ -26,6 +26,13 @@ svg text{font:12px system-ui,sans-serif;fill:#1c2026}small{color:#5b6470}.scroll
 body{background:#14171b;color:#e6e9ee}svg text{fill:#e6e9ee}td,th{border-color:#353b44}
 .met{color:#5fd39a}.missed,.wrong{color:#ff8a80}.inconclusive{color:#e5c55c}small{color:#9aa4b1}}
 """
+
+WORDS = """\
+<p><small><b>direct</b>: the load client speaks to the simulated upstream with nothing in between. <b>naive</b>:
+a proxy of aiohttp's server and client as one writes it first. <b>late</b>: an event's arrival at the client
+after the time for which the upstream had scheduled it. <b>first byte</b>: of the answer's body, from when the
+call was due. <b>total</b>: until the answer's last byte. <b>met</b>: the upper quartile keeps the bar.
+<b>inconclusive</b>: the rounds differ too much to tell, or other programs used the machine.</small></p>"""
 
 
 def _bars(result: ScenarioResult, figure: str) -> str:
@@ -94,7 +101,8 @@ def _curve(result: ScenarioResult, histogram: str, heading: str) -> str:
     for percentile in (50.0, 90.0, 99.0, 99.9, 99.99):
         x = x_of(percentile)
         parts.append(f'<path d="M{x:.1f} 30V{height - bottom}" stroke="#8a93a0" stroke-width=".5"/>')
-        parts.append(f'<text x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">{percentile:g} %</text>')
+        anchor = "end" if percentile == 99.99 else "middle"  # at the edge
+        parts.append(f'<text x="{x:.1f}" y="{height - bottom + 16}" text-anchor="{anchor}">{percentile:g} %</text>')
     for place, (i, name, points) in enumerate(lines):
         colour = COLOURS[i % len(COLOURS)]
         path = " ".join(f"{x_of(p):.1f},{y_of(us):.1f}" for p, us in points)
@@ -124,6 +132,10 @@ def write_page(path: Path, machine: dict[str, Any], done: Sequence[tuple[Scenari
         "<p><small>Bars: median of the rounds; line: quartiles (extremes below five rounds); dots: rounds. "
         "~ marks figures whose quartiles lie more than 25 % apart.</small></p>",
     ]
+    parts.append("<h2>Summary</h2><ul>")
+    for verdict, text in summary(done):
+        parts.append(f'<li class="{verdict}">{escape(text)}</li>')
+    parts.append(f"</ul>{WORDS}")
     for scenario, result in done:
         parts.append(f'<h2 id="{escape(scenario.name)}">{escape(scenario.name)}</h2><p>{escape(scenario.about)}</p>')
         parts.append(_table(scenario, result))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib.util
 import json
 import os
 import sqlite3
@@ -114,7 +115,10 @@ def checkout_before() -> Path:
 
 
 def check_built(root: Path) -> None:
-    """UnavailableError if relay is not built there, or from older sources."""
+    """UnavailableError if relay is not built there, or from older sources, or this Python lacks its packages."""
+    missing = [name for name in ("aiohttp", "msgspec", "uvloop") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UnavailableError(f"{sys.executable} has no {', '.join(missing)}: use .venv/bin/python -m benchmarks")
     modules = list((root / "relay").glob("_fastpath.*.so"))
     if not modules:
         raise UnavailableError(f"relay is not built in {root}")

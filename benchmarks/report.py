@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from .stats import ROUNDS_MIN, Summary, pairwise, summarize, verdict
 
 REFERENCES = ("nginx", "relay-before")
 FOREIGN_SHARE_MAX = 0.1  # of the proxy's core used by other programs; above it, no verdict on times
+
+ROUND = re.compile(r"([\w-]+), round (\d+): (.*)", re.DOTALL)
 
 # figure → heading, divisor, decimals
 SHOWN: dict[str, tuple[str, float, int]] = {
@@ -41,9 +44,20 @@ class Judged:
     def text(self) -> str:
         if self.summary is None:
             return f"{self.bar.about}: not measured"
-        form = "{:.2f}" if self.bar.limit < 10 else "{:.0f}"
-        numbers = [form.format(x) for x in (self.summary.median, self.summary.low, self.summary.high)]
-        return f"{self.bar.about}: {numbers[0]} ({numbers[1]} to {numbers[2]}): {self.verdict}"
+        form, divisor, unit = self._unit()
+        numbers = [form.format(x / divisor) for x in (self.summary.median, self.summary.low, self.summary.high)]
+        return f"{self.bar.about}: {numbers[0]}{unit} ({numbers[1]} to {numbers[2]}): {self.verdict}"
+
+    def _unit(self) -> tuple[str, float, str]:
+        """How its numbers are written: format, divisor, unit. A ratio has none."""
+        if self.bar.kind == "ratio":
+            return "{:.2f}", 1, ""
+        figure = self.bar.figure
+        if figure.startswith("memory"):
+            return "{:.1f}", 1024, " KiB"
+        if figure.startswith("cpu_us"):
+            return "{:.1f}", 1, " us"
+        return ("{:.3f}", 1000, " ms") if figure.endswith("_us") else ("{:.2f}", 1, " s")
 
 
 def values(samples: Sequence[Sample], figure: str) -> list[float]:
@@ -140,8 +154,33 @@ def remarks(result: ScenarioResult) -> list[str]:
         texts = [note for s in samples for note in s.notes]
         found += [f"{name}: {text}, in {texts.count(text)} round(s)" for text in dict.fromkeys(texts)]
     found += [f"{name}: left out: {reason}" for name, reason in result.unavailable.items()]
-    found += [f"WRONG: {text}" for text in result.all_wrong]
+    found += [f"WRONG: {text}" for text in merged(result.all_wrong)]
     return found
+
+
+def summary(done: Sequence[tuple[Scenario, ScenarioResult]]) -> list[tuple[str, str]]:
+    """Each bar of the run in one line, with its verdict's first word, those that are not met first."""
+    lines = []
+    for scenario, result in done:
+        lines += [
+            (judged.verdict.split()[0], f"{scenario.name}: {judged.text()}") for judged in judge(scenario, result)
+        ]
+        lines += [("wrong", f"{scenario.name}: {text}") for text in merged(result.all_wrong)]
+    order = ("wrong", "missed", "inconclusive", "met")
+    return sorted(lines, key=lambda line: order.index(line[0]))
+
+
+def merged(texts: Sequence[str]) -> list[str]:
+    """What went wrong in several rounds alike ("relay, round 2: text") becomes one line."""
+    rounds: dict[tuple[str, str], list[str]] = {}
+    for text in texts:
+        found = ROUND.fullmatch(text)
+        key, number = ((found[1], found[3]), found[2]) if found else ((text, ""), "")
+        rounds.setdefault(key, []).append(number)
+    return [
+        f"{name}, round{'s' * (len(numbers) > 1)} {', '.join(numbers)}: {what}" if numbers[0] else name
+        for (name, what), numbers in rounds.items()
+    ]
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> str:

@@ -143,8 +143,6 @@ class Runner:
                 target = targets[name]
                 sample = self._measure(scenario, target, setting, upstream, files, number)
                 result.samples.setdefault(name, []).append(sample)
-                for text in sample.wrong:
-                    self._say(f"  WRONG {name}, round {number}: {text}")
                 if scenario.fresh:
                     self._close(targets.pop(name), setting, result)
         for target in targets.values():
@@ -154,10 +152,7 @@ class Runner:
     def _close(self, target: Target, setting: Setting, result: ScenarioResult) -> None:
         """Compares the contender's books with what was called, then ends it."""
         if target.books:
-            found = target.books(target.tally)
-            result.wrong.setdefault(target.name, []).extend(found)
-            for text in found:
-                self._say(f"  WRONG {target.name}: {text}")
+            result.wrong.setdefault(target.name, []).extend(target.books(target.tally))
         if target.program:
             setting.programs.stop(target.program)
 

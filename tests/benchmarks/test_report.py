@@ -151,3 +151,25 @@ def test_relay_is_compared_with_what_it_was(tmp_path: Path) -> None:
     document.write_text("\n".join(report.marks("here")))
     report.write_docs(document, "here", MACHINE, [(find("json-small"), found)], "x")
     assert "| CPU/call x nginx | CPU/call x relay-before |" in document.read_text()
+
+
+def test_finding_newcomer_38_bars_have_units_and_the_page_a_summary(tmp_path: Path) -> None:
+    summary = summarize([9.0, 5.0, 14.0])
+    late = report.Judged(find("half-load").bars[0], summary, "met")
+    assert late.text() == "p50 at most nginx + 0.15 ms: 0.009 ms (0.005 to 0.014): met"
+    memory = report.Judged(find("streams-5000").bars[1], summarize([15360.0, 15360.0, 15360.0]), "met")
+    assert memory.text() == "at most 24 KiB per open stream above idle: 15.0 KiB (15.0 to 15.0): met"
+
+    page.write_page(tmp_path / "report.html", MACHINE, [(find("json-small"), result())])
+    text = (tmp_path / "report.html").read_text()
+    assert text.index("<h2>Summary</h2>") < text.index("CPU per call at most") < text.index('<h2 id="json-small">')
+    assert all(f"<b>{word}</b>" in text for word in ("direct", "naive", "late"))
+    assert 'text-anchor="end">99.99 %' in text
+
+
+def test_finding_newcomer_38_what_is_wrong_is_said_once(tmp_path: Path) -> None:
+    found = report.remarks(result(["failed calls: 3 x status; statuses {'429': 3}"]))
+    assert [text for text in found if text.startswith("WRONG")] == [
+        "WRONG: relay, rounds 0, 1, 2: failed calls: 3 x status; statuses {'429': 3}"
+    ]
+    assert report.merged(["relay: the books differ"]) == ["relay: the books differ"]
