@@ -47,7 +47,8 @@ CALL_COLUMNS: Final = (
 CALL_RECORD_FIELDS: Final = (*CALL_COLUMNS, "write_off_nano", "day")
 
 # A record may have one more field, which few have: what its cost or its caller's Idempotency-Key depend on. A tuple of
-# these and then the key's digest (bytes, or None where there is none to be kept) and the body's tag.
+# these and then the key's digest (bytes, or None where there is none to be kept) and the body's tag; in still fewer
+# also the lines of its bill beside its own model, a tuple of tuples.
 CALL_DETAILS: Final = (
     "cache_write_1h_tokens",
     "audio_input_tokens",
@@ -56,6 +57,23 @@ CALL_DETAILS: Final = (
     "service",
     "image_output_tokens",
 )
+
+# A line of a call's bill, in order; `kind` is the name of its price, tokens are of `model`.
+CALL_LINE: Final = (
+    "kind",
+    "model",
+    "pieces",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "image_input_tokens",
+    "image_output_tokens",
+    "cost_nano",
+)
+# Of a process that died nobody knows any more what the lines were: one, of the sum.
+RECOVERED_LINE: Final = "recovered"
 
 # Positions that the writer's fold and the journal's recovery use.
 C_ID: Final = 0

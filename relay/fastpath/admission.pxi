@@ -33,6 +33,8 @@ cdef class Admission:
     cdef public int64_t images
     cdef public int64_t video_seconds
     cdef public int64_t web_searches
+    cdef public int64_t extras_hold_nano         # for what the call may use beside tokens of its own model
+    cdef public int64_t extras_nano              # ... and has used
     cdef readonly int64_t tokens_reserved        # taken from the buckets of tokens per minute
     cdef uint32_t took_requests                  # bits of the scopes whose bucket of requests was taken from
     cdef uint32_t took_tokens
@@ -52,7 +54,7 @@ cdef class Admission:
         self.stream = False
         self.hold_nano = self.prompt_hold_tokens = self.output_allowance = self.tokens_reserved = 0
         self.output_bound = self.output_limit = self.max_cost_nano = -1
-        self.images = self.video_seconds = self.web_searches = 0
+        self.images = self.video_seconds = self.web_searches = self.extras_hold_nano = self.extras_nano = 0
         self.took_requests = self.took_tokens = 0
         self.retry_after_ns = 0
         self.cost_nano = self.written_off_nano = 0
@@ -85,7 +87,7 @@ cdef class Admission:
     cdef inline int64_t _bound(self, int64_t output_tokens) noexcept:
         """What the hold must be for that much output, in nano-credits."""
         return price_bound(self.bounds, self.prompt_hold_tokens, output_tokens, self.images, self.video_seconds,
-                           self.web_searches)
+                           self.web_searches) + self.extras_hold_nano
 
     cdef int admit(self, ApiKey key, Rate rate, int64_t prompt_tokens, int64_t output_bound, int64_t choices, bint stream,
                    int64_t max_cost_nano, Policy policy, int64_t now_ns, int64_t wall_ns) except -1:
@@ -232,7 +234,8 @@ cdef class Admission:
                 least = full
             else:
                 least = max(least, min(full, price_affordable(self.bounds, self.prompt_hold_tokens, self.images,
-                                                              self.video_seconds, self.web_searches, hold + budget)))
+                                                              self.video_seconds, self.web_searches,
+                                                              hold + budget - self.extras_hold_nano)))
                 hold = self._bound(least)
 
         # Nothing can fail from here on.
@@ -316,7 +319,7 @@ cdef class Admission:
         if budget < full_hold - least_hold:
             wanted = max(counted_tokens, min(wanted, price_affordable(
                 self.bounds, self.prompt_hold_tokens, self.images, self.video_seconds, self.web_searches,
-                least_hold + budget)))
+                least_hold + budget - self.extras_hold_nano)))
             hold = self._bound(wanted)
         else:
             hold = full_hold
@@ -357,7 +360,8 @@ cdef class Admission:
             if room < hold - self.hold_nano:
                 hold = self.hold_nano + max(room, <int64_t>0)
                 self.output_allowance = min(self.output_allowance, price_affordable(
-                    self.bounds, self.prompt_hold_tokens, self.images, self.video_seconds, self.web_searches, hold))
+                    self.bounds, self.prompt_hold_tokens, self.images, self.video_seconds, self.web_searches,
+                    hold - self.extras_hold_nano))
         self._change_hold(hold - self.hold_nano)
         return 0
 
@@ -380,7 +384,7 @@ cdef class Admission:
         cdef int64_t cost, taken, used
         cdef Py_ssize_t i
         self._move(A_SETTLED)
-        cost = self.rate.cost_of(usage)
+        cost = min(self.rate.cost_of(usage) + self.extras_nano, NANO_MAX)
         self._change_hold(-self.hold_nano)
         taken = cost
         if 0 <= self.max_cost_nano < taken:

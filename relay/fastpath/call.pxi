@@ -94,6 +94,9 @@ cdef class Call:
     cdef bytes form_type              # Content-Type of a multipart form; None: the body is JSON
     cdef object form                  # what such a body says (proxy/forms.py)
     cdef bint stream
+    cdef object extras                # what of it is charged beside tokens of its model (policy/extras.py); None: nothing known
+    cdef int64_t extras_nano
+    cdef tuple lines                  # of the bill, for these
     cdef bint search_each             # its answer is a search, whether it says so or not
     # policy
     cdef ApiKey key

@@ -254,6 +254,7 @@ cdef int call_admit(Call call) except -1:
     call.prompt_counted = scanner.prompt_tokens() if call.form is None else call.form.prompt_tokens
     call.prompt_tokens = (<Route>call.routes[0]).prompts.apply_tokens(call.prompt_counted)
     call.admission = Admission()
+    call.admission.extras_hold_nano, call.extras_nano = call.extras_nano, 0
     if scanner.web_search:
         call.admission.web_searches = engine.policy.hold_web_searches
     bound = call_output_bound(call) if endpoint.format < F_MODERATIONS else call_media_bound(call, rate)
@@ -273,8 +274,10 @@ cdef int call_judge_extras(Call call, Rate rate) except -1:
     """The request asks for more than tokens of its model, or may: 0, or why it goes no further."""
     cdef bytes body = b"".join(call.body)
     fields = [(name, body[start:end]) for name, start, end in call.scanner.special_fields()]
-    code, call.bad_field = call.engine.hooks.judge_extras(
-        call.endpoint.format, fields, bool(call.scanner.web_search), rate, call.model.name, call.key)
+    code, call.bad_field, call.extras, hold_nano = call.engine.hooks.judge_extras(
+        call.endpoint.format, fields, bool(call.scanner.web_search), rate, call.model.name, call.key,
+        call.scanner.prompt_tokens())
+    call.extras_nano = hold_nano      # until the answer tells
     return code
 
 

@@ -377,6 +377,8 @@ cdef int call_end(Call call, int code, int status, bint complete) except -1:
                 call.engine.note_report(call, &verdict)
             if tap.terminal_seen or (complete and not tap.error_seen):
                 call_learn(call, tap, &verdict)
+            if tap.tap.used or call.extras is not None:
+                admission.extras_nano = call_extras_nano(call, tap)
             call.cost_nano = admission.settle(&usage, now, now + call.engine.wall_offset_ns)
             call.written_off_nano = admission.written_off_nano
         else:

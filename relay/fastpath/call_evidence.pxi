@@ -60,6 +60,16 @@ cdef void call_weigh(Call call, UsageTap tap, bint complete, Verdict* v) noexcep
         weigh_one_way(format, &r, &call.admission.rate.prices, &own, v)
 
 
+cdef int64_t call_extras_nano(Call call, UsageTap tap) noexcept:
+    """What has been used so far beside tokens of the call's own model, in nano-credits. Rare, so Python does it."""
+    try:
+        call.lines, call.extras_nano = call.engine.hooks.charge_extras(
+            call.extras, extras_of(&tap.tap), call.admission.rate, (monotonic_ns() - call.began_ns) // 1_000_000_000)
+    except Exception as error:
+        call.engine.fault(error)
+    return call.extras_nano
+
+
 cdef int call_learn(Call call, UsageTap tap, const Verdict* v) except -1:
     """What a complete answer teaches about our own counts: only what was believed."""
     cdef int sides = tap_sides(&tap.tap)

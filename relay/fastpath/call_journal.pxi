@@ -63,6 +63,8 @@ cdef void call_note_delivery(Call call) noexcept:
         slot.usage_seen = 2 if tap.terminal_seen else 1
     if not call.admission.rate.plain:
         slot_cost(slot, call.admission.rate, tap.tap.service)
+    if tap.tap.used or call.extras is not None:
+        slot_extras(slot, call_extras_nano(call, tap))
     slot.delivered = 1
 
 
@@ -70,6 +72,8 @@ cdef int call_close_slot(Call call, int code, int status, Usage* usage, str sour
     """The ending, in the journal as in the record: until the record is committed, this is where it stands."""
     cdef Slot* slot = call.slot
     slot.usage = usage[0]
+    if call.lines is not None:
+        slot_extras(slot, call.extras_nano)
     slot.cost_nano = call.cost_nano
     slot.written_off_nano = call.written_off_nano
     slot.status = status

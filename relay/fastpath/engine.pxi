@@ -519,7 +519,7 @@ cdef class Engine:
             (call.first_byte_ns - call.began_ns) // 1000 if call.first_byte_ns else None,
             address, agent, call.written_off_nano, (call.wall_ns // 1_000_000_000) // 86400,
         )
-        more = more_of(u, call.claimed if call.bound else None, call.claimed_body)
+        more = more_of(u, call.claimed if call.bound else None, call.claimed_body, call.lines)
         self.records.append(fields if more is None else fields + (more,))
         if call.traceparent is not None:
             self.traceparents[call.id] = call.traceparent

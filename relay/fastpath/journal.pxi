@@ -43,6 +43,7 @@ cdef enum:
     T_UPSTREAM_MODEL      # the last two change with every attempt
     T_CHANNEL
     TEXTS
+    T_EXTRAS = 7          # no text: nano-credits, of what was used beside tokens of the call's own model
 
 ctypedef struct Slot:
     uint32_t state
@@ -220,20 +221,44 @@ cdef void slot_cost(Slot* slot, Rate rate, int service) noexcept:
     slot.tiered_cost_nano = rate.cost_of(&usage)
 
 
+cdef void slot_extras(Slot* slot, int64_t nano) noexcept:
+    """Keeps what a call has been charged so far beside tokens of its own model."""
+    if slot.text_size[T_EXTRAS] == 0xFFFF:
+        if slot.text_used + sizeof(int64_t) > JOURNAL_TEXT_BYTES:
+            return
+        slot.text_start[T_EXTRAS] = slot.text_used
+        slot.text_used += sizeof(int64_t)
+    memcpy(slot.text + slot.text_start[T_EXTRAS], &nano, sizeof(int64_t))
+    store_release(<uint32_t*>&slot.state, slot.state)
+    slot.text_size[T_EXTRAS] = sizeof(int64_t)
+
+
+cdef int64_t slot_extras_nano(const Slot* slot) noexcept:
+    cdef int64_t nano
+    if slot.text_size[T_EXTRAS] != sizeof(int64_t) or slot.text_start[T_EXTRAS] + sizeof(int64_t) > JOURNAL_TEXT_BYTES:
+        return 0
+    memcpy(&nano, slot.text + slot.text_start[T_EXTRAS], sizeof(int64_t))
+    return max(<int64_t>0, min(nano, RATE_MAX))
+
+
 cdef tuple slot_more(const Slot* slot, const Usage* usage, bint bound):
     """The 29th field of the call's record, None where it has none. `bound`: the caller's key is to be kept."""
     cdef bytes digest = None
     if bound and (slot.idempotency[0] or memcmp(slot.idempotency, &slot.idempotency[1], 31) != 0):
         digest = slot.idempotency[:32]
-    return more_of(usage, digest, slot.idempotency_body)
+    cdef int64_t extras = slot_extras_nano(slot) if slot.delivered or slot.state == J_ENDED else 0
+    return more_of(usage, digest, slot.idempotency_body, ((RECOVERED_LINE, None, 1, 0, 0, 0, 0, 0, 0, 0, extras),) if extras else None)
 
 
-cdef tuple more_of(const Usage* u, bytes digest, int64_t body):
-    if digest is None and not (u.cache_write_1h_tokens | u.audio_input_tokens | u.audio_output_tokens
+RECOVERED_LINE = "recovered"      # records.RECOVERED_LINE
+
+
+cdef tuple more_of(const Usage* u, bytes digest, int64_t body, tuple lines):
+    if lines is None and digest is None and not (u.cache_write_1h_tokens | u.audio_input_tokens | u.audio_output_tokens
                                | u.image_input_tokens | u.image_output_tokens | u.service):
         return None
     return (u.cache_write_1h_tokens, u.audio_input_tokens, u.audio_output_tokens, u.image_input_tokens, u.service,
-            u.image_output_tokens, digest, body)
+            u.image_output_tokens, digest, body) + (() if lines is None else (lines,))
 
 
 cdef dict slot_document(Slot* slot):
@@ -253,6 +278,7 @@ cdef dict slot_document(Slot* slot):
                 cost = price_cost(&slot.prices, usage.input_tokens, usage.output_tokens, usage.cache_read_tokens,
                                   usage.cache_write_tokens, usage.cache_write_1h_tokens, usage.images,
                                   usage.video_seconds, usage.web_searches)
+            cost += slot_extras_nano(slot)
         else:
             memset(&usage, 0, sizeof(Usage))
     return {

@@ -177,7 +177,7 @@ cdef class Session:
             (self.first_byte_ns - self.began_ns) // 1000 if self.first_byte_ns else None,
             self.address, self.agent, written_off, (self.wall_ns // 1_000_000_000) // 86400,
         )
-        more = more_of(&usage, None, 0)
+        more = more_of(&usage, None, 0, None)
         self.engine.records.append(fields if more is None else fields + (more,))
         if slot != NULL:
             slot.usage = usage

@@ -888,6 +888,7 @@ cdef dict extras_of(const Tap* s):
         "x_search": reported(s, X_X_SEARCHES),
         "attachment_search": reported(s, X_ATTACHMENTS),
         "code": reported(s, X_CODE),
+        "timed": s.format == F_MESSAGES,     # whose sandboxes are priced by their time
         "maps": reported(s, X_MAPS),
         "containers": max(s.containers, <int>s.code_run),
         "pictures": max(s.items_done, s.items_listed),

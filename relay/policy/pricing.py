@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, Protocol
 
@@ -18,6 +18,7 @@ from relay import units
 from relay._fastpath import Rate
 from relay.config import Config, RateTier
 from relay.config import Rate as ConfiguredRate
+from relay.records import RECOVERED_LINE
 
 # The dimensions of a price, as the fields of a configured rate and of a compiled one are named.
 DIMENSIONS: Final = (
@@ -122,15 +123,7 @@ def card_body(config: Config) -> str:
     for rate in config.rates:
         if rate.model in rates:
             raise ValueError("a model is priced twice")
-        stated: dict[str, Any] = _texts(_nano(rate))
-        if tools := {name: units.exact_nano(price) for name, price in rate.tools.items() if name != "web_search"}:
-            stated["tools"] = {name: units.format_credits(nano) for name, nano in tools.items()}
-        if rate.tiers:
-            stated["tiers"] = [
-                {"above": above, "service": service, **_texts(prices)}
-                for (above, service), prices in sorted(tier_table(rate).items())
-                if (above, service) != (0, "standard")
-            ]
+        stated = _stated(rate)
         discount = discount_of(config, rate.model)
         if discount != config.billing.discount:
             stated["discount"] = units.format_credits(units.discount_ppb(discount))
@@ -139,7 +132,30 @@ def card_body(config: Config) -> str:
         "discount": units.format_credits(units.discount_ppb(config.billing.discount)),
         "rates": rates,
     }
+    if config.pictures:
+        card["pictures"] = {
+            rate.model: _stated(rate) | {"discount": _factor_text(discount_of(config, rate.model))}
+            for rate in config.pictures
+        }
     return json.dumps(card, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _stated(rate: ConfiguredRate) -> dict[str, Any]:
+    """A model's prices as in a card."""
+    stated: dict[str, Any] = _texts(_nano(rate))
+    if tools := {name: units.exact_nano(price) for name, price in rate.tools.items() if name != "web_search"}:
+        stated["tools"] = {name: units.format_credits(nano) for name, nano in tools.items()}
+    if rate.tiers:
+        stated["tiers"] = [
+            {"above": above, "service": service, **_texts(prices)}
+            for (above, service), prices in sorted(tier_table(rate).items())
+            if (above, service) != (0, "standard")
+        ]
+    return stated
+
+
+def _factor_text(discount: Decimal) -> str:
+    return units.format_credits(units.discount_ppb(discount))
 
 
 def card_id(body: str) -> str:
@@ -273,6 +289,58 @@ class Billed(Protocol):
     def cost_nano(self) -> int: ...
     @property
     def details(self) -> Details | None: ...
+    @property
+    def lines(self) -> Sequence[BilledLine]: ...
+
+
+class BilledLine(Protocol):
+    """A line of a bill beside the call's own model: `storage.rows.CallLine`."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def pieces(self) -> int: ...
+    @property
+    def input_tokens(self) -> int: ...
+    @property
+    def output_tokens(self) -> int: ...
+    @property
+    def cache_read_tokens(self) -> int: ...
+    @property
+    def cache_write_tokens(self) -> int: ...
+    @property
+    def cache_write_1h_tokens(self) -> int: ...
+    @property
+    def image_input_tokens(self) -> int: ...
+    @property
+    def image_output_tokens(self) -> int: ...
+    @property
+    def cost_nano(self) -> int: ...
+
+
+def line_by_card(card: Mapping[str, Any], call: Billed, line: BilledLine) -> int:
+    """What a line of a bill should have cost. KeyError: its model, or its price, is not on the card."""
+    if line.kind == RECOVERED_LINE:
+        return line.cost_nano
+    stated = card["rates"][call.model]
+    if line.model is None:
+        ppb = units.parse_credits(stated.get("discount", card["discount"]))
+        return -(-line.pieces * units.parse_credits(stated["tools"][line.kind]) * ppb // _PPB)
+    stated = card["rates"].get(line.model) or card["pictures"][line.model]
+    prompt = line.input_tokens + line.cache_read_tokens + line.cache_write_tokens
+    prices = at(sets_on_card(stated), max(prompt - 1, 0), "standard")
+    parts = (
+        (line.input_tokens - line.image_input_tokens) * prices["input"]
+        + line.image_input_tokens * prices["image_input"]
+        + (line.output_tokens - line.image_output_tokens) * prices["output"]
+        + line.image_output_tokens * prices["image_output"]
+        + line.cache_read_tokens * prices["cache_read"]
+        + (line.cache_write_tokens - line.cache_write_1h_tokens) * prices["cache_write"]
+        + line.cache_write_1h_tokens * prices["cache_write_1h"]
+    )
+    return -(-parts * units.parse_credits(stated.get("discount", card["discount"])) // _SCALE)
 
 
 def cost_by_card(body: str, call: Billed) -> int:
@@ -299,6 +367,7 @@ def cost_by_card(body: str, call: Billed) -> int:
         image_in = min(call.details.image_input_tokens, call.input_tokens - audio_in)
         audio_out = min(call.details.audio_output_tokens, call.output_tokens)
         image_out = min(call.details.image_output_tokens, call.output_tokens - audio_out)
+    beside = sum(line_by_card(card, call, line) for line in call.lines)
 
     def total(hour: int) -> int:
         parts = (
@@ -318,7 +387,7 @@ def cost_by_card(body: str, call: Billed) -> int:
                 + call.web_searches * prices["web_search"]
             )
         )
-        return min(-(-parts * ppb // _SCALE), COST_NANO_MAX)
+        return min(-(-parts * ppb // _SCALE) + beside, COST_NANO_MAX)
 
     if call.details is not None:
         return total(call.details.cache_write_1h_tokens)

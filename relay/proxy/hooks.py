@@ -164,21 +164,53 @@ class Hooks:
         return len(text)
 
     def judge_extras(
-        self, format: int, fields: list[tuple[str, bytes]], web_search: bool, rate: Rate, model: str, key: ApiKey
-    ) -> tuple[int, str | None]:
-        """Whether a request may have what it asks for beside tokens of its model: an error code, and its field."""
+        self,
+        format: int,
+        fields: list[tuple[str, bytes]],
+        web_search: bool,
+        rate: Rate,
+        model: str,
+        key: ApiKey,
+        prompt_tokens: int,
+    ) -> tuple[int, str | None, tuple[extras.Charge, ...] | None, int]:
+        """Whether a request may have what it asks for beside tokens of its model: an error code and its field, what it
+        is charged for, and what is held for that in nano-credits."""
         asked = tools.asked(format, tools.parsed(fields), model)
-        verdict = self.verdict(asked, web_search, rate, key)
-        return (0, None) if verdict.code is None else (ERROR_CODES.index(verdict.code), verdict.field)
+        verdict = self.verdict(asked, web_search, rate, key, prompt_tokens=prompt_tokens)
+        if verdict.code is not None:
+            return ERROR_CODES.index(verdict.code), verdict.field, None, 0
+        return 0, None, verdict.charges or None, verdict.hold_nano
+
+    def charge_extras(
+        self, charges: tuple[extras.Charge, ...] | None, counts: dict[str, Any], rate: Rate, seconds: int
+    ) -> tuple[tuple[extras.Line, ...] | None, int]:
+        """The lines of a call's bill for what it has used beside tokens of its model, and their sum."""
+        lines, unpriced = extras.charge(charges or (), counts, rate, self.model_rates.get, tools.PICTURE_MODEL, seconds)
+        for kind in unpriced:
+            self._tell_unpriced("used", kind)
+        return tuple(lines) or None, sum(line[-1] for line in lines)
 
     def verdict(
-        self, asked: list[tools.Asked], web_search: bool, rate: Rate, key: ApiKey, *, counted: bool = True
+        self,
+        asked: list[tools.Asked],
+        web_search: bool,
+        rate: Rate,
+        key: ApiKey,
+        *,
+        counted: bool = True,
+        prompt_tokens: int = 0,
     ) -> extras.Verdict:
         """The same, and the operator hears of it where something has no price. `counted`: see `extras.judge`."""
         if web_search and not rate.prices_search:
             asked = [tools.Asked("web_search", "tools.web_search"), *asked]
         verdict = extras.judge(
-            asked, rate.tools, key.models, self.model_rates.get, allow=self.allow_unpriced, counted=counted
+            asked,
+            rate,
+            key.models,
+            self.model_rates.get,
+            allow=self.allow_unpriced,
+            counted=counted,
+            prompt_tokens=prompt_tokens,
         )
         if verdict.code == "tool_unpriced" or verdict.unpriced:
             self._tell_unpriced("allowed" if verdict.unpriced else "refused", verdict.field or verdict.unpriced[0])

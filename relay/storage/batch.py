@@ -77,6 +77,7 @@ ADD_SPEND: Final = ManyRows(
     "INSERT INTO spend VALUES", 3, "ON CONFLICT DO UPDATE SET cost_nano = cost_nano + excluded.cost_nano"
 )
 DETAILS: Final = len(CALL_DETAILS)
+INSERT_LINES: Final = "INSERT INTO call_lines VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_DETAILS: Final = "INSERT INTO call_details VALUES (?, ?, ?, ?, ?, ?, ?)"
 REPLACE_LOT_USE: Final = ManyRows("REPLACE INTO lot_use VALUES", 3)
 
@@ -112,6 +113,11 @@ REFUSALS: Final = (
     OverflowError,
     LookupError,
 )
+
+
+def lines_in(more: Sequence[Any]) -> Sequence[Sequence[Any]]:
+    """The lines of a bill in a record's last field."""
+    return more[DETAILS + 2] if len(more) > DETAILS + 2 else ()
 
 
 class BatchWriter:
@@ -272,9 +278,12 @@ class BatchWriter:
         if more:
             details = [(call_id, *field[:DETAILS]) for call_id, field in more if any(field[:DETAILS])]
             connection.executemany(INSERT_DETAILS, details)
-            bound = [(call_id, field[DETAILS:]) for call_id, field in more]
+            bound = [(call_id, field[DETAILS : DETAILS + 2]) for call_id, field in more]
             keys = [(digest, body, call_id) for call_id, (digest, body) in bound if digest is not None]
             connection.executemany(INSERT_IDEMPOTENCY, keys)
+            lines = [(call_id, number, *line) for call_id, field in more for number, line in enumerate(lines_in(field))]
+            if lines:
+                connection.executemany(INSERT_LINES, lines)
         if events:
             INSERT_EVENTS.run(connection, list(chain.from_iterable(events)), self.pause)
         return len(calls)

@@ -11,7 +11,7 @@ from relay.records import CALL_IDS_PER_DAY, MS_PER_DAY, call_day, first_call_id
 from relay.storage import aside
 from relay.storage.database import transaction
 from relay.storage.errors import Conflict
-from relay.storage.rows import CallDetails, CallRow, KeyClaim, RollupRow
+from relay.storage.rows import CallDetails, CallLine, CallRow, KeyClaim, RollupRow
 
 ID_MAX: Final = 2**63 - 1
 # A key that is there already is one whose day is over, or the same call's.
@@ -124,7 +124,11 @@ def select_call(connection: sqlite3.Connection, call_id: int) -> CallRow | None:
     if row is None:
         return None
     details = connection.execute("SELECT * FROM call_details WHERE call_id = ?", (call_id,)).fetchone()
-    return CallRow(*[*row, None if details is None else CallDetails(*details[1:])])
+    lines = tuple(
+        CallLine(*line[2:])
+        for line in connection.execute("SELECT * FROM call_lines WHERE call_id = ? ORDER BY line", (call_id,))
+    )
+    return CallRow(*[*row, None if details is None else CallDetails(*details[1:]), lines])
 
 
 def select_recorded(connection: sqlite3.Connection, call_ids: Sequence[int]) -> set[int]:
@@ -179,6 +183,7 @@ def delete_before(connection: sqlite3.Connection, before_ms: int, step: int) -> 
             (end,) = row
         connection.execute(FOLD, {"end": end, "ids_per_day": first_call_id(MS_PER_DAY)})
         connection.execute("DELETE FROM call_details WHERE call_id < ?", (end,))
+        connection.execute("DELETE FROM call_lines WHERE call_id < ?", (end,))
         aside.forget_texts(connection, before_ms)
         return connection.execute("DELETE FROM calls WHERE id < ?", (end,)).rowcount
 

@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from relay import _fastpath
 from relay._fastpath import Journal
 from relay.records import CALL_COLUMNS, CALL_DETAILS, CALL_IDS_PER_DAY, CallRecord, call_day, first_call_id
-from relay.storage.batch import COST_MAX_NANO, MEASURE_MAX, mended_call
+from relay.storage.batch import COST_MAX_NANO, MEASURE_MAX, lines_in, mended_call
 from relay.storage.errors import StoreUnavailable, StoreUnusable
 from relay.storage.ownership import adopt
-from relay.storage.rows import CallDetails, CallRow, RateCardRow
+from relay.storage.rows import CallDetails, CallLine, CallRow, RateCardRow
 from relay.storage.verify import CostFunction
 
 if TYPE_CHECKING:
@@ -252,7 +252,9 @@ class Judge:
         if self._cost_of is None or (not document["rate_card"] and cost == 0):
             return ""
         card = self._known.cards.get(document["rate_card"] or "")
-        call = CallRow(*[*mended_call(_record(document, 0))[: len(CALL_COLUMNS)], CallDetails(*details)])
+        call = CallRow(
+            *[*mended_call(_record(document, 0))[: len(CALL_COLUMNS)], CallDetails(*details), _lines(document)]
+        )
         by_card = -1 if card is None else self._cost_of(card, call)
         if by_card < 0:
             return "no stored rate card has its model"
@@ -262,6 +264,10 @@ class Judge:
         elif min(cost, COST_MAX_NANO) != by_card:
             return f"cost {cost}: its usage costs {by_card} nano-credits by its rate card"
         return ""
+
+
+def _lines(document: dict[str, Any]) -> tuple[CallLine, ...]:
+    return tuple(CallLine(*line) for line in lines_in(document["more"] or ()))
 
 
 def _record(document: dict[str, Any], written_off_nano: int) -> CallRecord:

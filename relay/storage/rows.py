@@ -195,9 +195,25 @@ class CallDetails(Struct, frozen=True):
     image_output_tokens: int = 0
 
 
+class CallLine(Struct, frozen=True):
+    """A line of a call's bill beside its own model, as `records.CALL_LINE`."""
+
+    kind: str
+    model: str | None
+    pieces: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    cache_write_1h_tokens: int
+    image_input_tokens: int
+    image_output_tokens: int
+    cost_nano: int
+
+
 class CallRow(Struct, frozen=True):
-    """A call, field by field as `records.CALL_COLUMNS`; `details` is filled in where one call is read, and for
-    `verify`."""
+    """A call, field by field as `records.CALL_COLUMNS`; `details` and `lines` are filled in where one call is read, and
+    for `verify`."""
 
     id: int
     account_id: int | None
@@ -226,6 +242,7 @@ class CallRow(Struct, frozen=True):
     source_ip: str | None
     user_agent: str | None
     details: CallDetails | None = None
+    lines: tuple[CallLine, ...] = ()
 
 
 class ObjectRow(Struct, frozen=True):

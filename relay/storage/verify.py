@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from relay.records import CALL_COLUMNS, MS_PER_DAY, first_call_id
 from relay.storage import pages, seals
-from relay.storage.rows import CallDetails, CallRow, Difference, RateCardRow
+from relay.storage.rows import CallDetails, CallLine, CallRow, Difference, RateCardRow
 
 CostFunction = Callable[[RateCardRow, CallRow], int]
 Check = Callable[[sqlite3.Connection], list[Difference]]
@@ -224,12 +224,15 @@ def _costs(connection: sqlite3.Connection, cost_of: CostFunction) -> list[Differ
     """Each call against its rate card. A call that cost nothing and names no card is not looked at."""
     cards = {row[0]: RateCardRow(*row) for row in connection.execute("SELECT id, body, created_ms FROM rate_cards")}
     differences: list[Difference] = []
+    lines: dict[int, list[CallLine]] = {}  # few calls have any
+    for call_id, _, *values in connection.execute("SELECT * FROM call_lines ORDER BY call_id, line"):
+        lines.setdefault(call_id, []).append(CallLine(*values))
     for row in connection.execute(
         "SELECT call_records.*, call_details.* FROM call_records LEFT JOIN call_details ON call_id = call_records.id"
     ):
         half = len(CALL_COLUMNS)
         details = None if row[half] is None else CallDetails(*row[half + 1 :])
-        call = CallRow(*[*row[:half], details])
+        call = CallRow(*[*row[:half], details, tuple(lines.get(row[0], ()))])
         if not call.rate_card and call.cost_nano == 0:
             continue
         card = cards.get(call.rate_card or "")

@@ -38,7 +38,9 @@ output = 2
 web_search = 0
 tools = { file_search = 0, new_tool = 0 }
 """
-OPENAI = '["gpt-5.5", "gpt-4o-search-preview", "m", "dear", "cached", "free-tools", "mistral-small-latest"]'
+OPENAI = (
+    '["gpt-5.5", "gpt-4o-search-preview", "m", "dear", "cached", "grok-4.20", "free-tools", "mistral-small-latest"]'
+)
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 GEMINI = "/v1beta/models/gemini-3.5-flash:generateContent"
 
@@ -289,3 +291,105 @@ async def test_finding_clients_F16_caches_of_relays(strict: RelayProcess, raw: R
     assert await charged(strict, raw, CHAT, "cached", {}, usage=usage) == "0.000725"
     usage["total_tokens"] = 1920  # what caches had is beside the prompt
     assert await charged(strict, raw, CHAT, "cached", {}, usage=usage) == "0.001625"
+
+
+async def line_of(
+    relay: RelayProcess, raw: RawUpstream, path: str, model: str, tool: dict[str, Any], **reply: Any
+) -> str:
+    return await charged(relay, raw, path, model, {"tools": [tool]}, **reply)
+
+
+async def test_finding_clients_F1_pictures_behind_a_text_model(strict: RelayProcess, raw: RawUpstream):
+    """Their tokens at the picture model's price: 60 of text at 5, 7,024 of the picture at 30 per million, beside 100 at
+    5 and 20 at 30 of gpt-5.5."""
+    usage = {
+        "input_tokens": 60, "input_tokens_details": {"image_tokens": 0, "text_tokens": 60}, "output_tokens": 7024,
+        "output_tokens_details": {"image_tokens": 7024, "text_tokens": 0}, "total_tokens": 7084,
+    }  # fmt: skip
+    item = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "iVBORw0KGgo="}
+    reply: dict[str, Any] = {"output": [item, *PLAIN[RESPONSES]["output"]], "tool_usage": {"image_gen": usage}}
+    named = {"type": "image_generation", "model": "gpt-image-2", "quality": "high"}
+    for tool in (named, {"type": "image_generation"}):
+        assert await line_of(strict, raw, RESPONSES, "gpt-5.5", tool, **reply) == "0.21212"
+    # Without a report, what a picture has; pictures read from a cache, and given ones.
+    assert await line_of(strict, raw, RESPONSES, "gpt-5.5", named, output=reply["output"]) == "0.21182"
+    usage |= {"input_tokens": 160, "input_tokens_details": {"image_tokens": 100, "cached_tokens": 20}}
+    assert await line_of(strict, raw, RESPONSES, "gpt-5.5", named, **reply) == "0.212845"
+    # As a stream, where the sum of all comes with the last event.
+    customer = await strict.customer()
+    done = json.dumps({"type": "response.completed", "response": PLAIN[RESPONSES] | reply}).encode()
+    events = b"event: response.completed\ndata: " + done + b"\n\n"
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(events)
+    text, _ = raw.script(head + events)
+    await send(customer, RESPONSES, body(RESPONSES, "gpt-5.5", text, tools=[named], stream=True))
+    assert (await customer.call())["cost"] == "0.212845"
+    assert (await strict.command("ledger verify"))["differences"] == []
+
+
+async def test_finding_clients_F2_advice_at_the_advisors_price(strict: RelayProcess, raw: RawUpstream):
+    """800 and 600 tokens of Opus at 5 and 25 beside 100 and 20 of Haiku at 1 and 5; and what its cache had."""
+    tool = {"type": "advisor_20260301", "name": "advisor", "model": "claude-opus-4-8"}
+    entry = {"type": "advisor_message", "model": "claude-opus-4-8", "input_tokens": 800, "output_tokens": 600}
+    own = {"type": "message", "input_tokens": 100, "output_tokens": 20}
+    usage = {**PLAIN[MESSAGES]["usage"], "iterations": [own, entry]}
+    assert await line_of(strict, raw, MESSAGES, "claude-haiku-4-5", tool, usage=usage) == "0.0192"
+    usage["iterations"] += [{**entry, "output_tokens": 0, "cache_read_input_tokens": 1000}]
+    assert await line_of(strict, raw, MESSAGES, "claude-haiku-4-5", tool, usage=usage) == "0.0237"
+
+
+async def test_finding_clients_F5_containers_and_searches_in_files(strict: RelayProcess, raw: RawUpstream):
+    """A session of 64 GB at 1.92 and a search in files at .0025, beside .0011 for tokens."""
+    code = {"type": "code_interpreter_call", "container_id": "cntr_1", "status": "completed"}
+    output = [code, code, {"type": "file_search_call", "status": "completed"}, *PLAIN[RESPONSES]["output"]]
+    tools = [
+        {"type": "code_interpreter", "container": {"type": "auto", "memory_limit": "64g"}},
+        {"type": "file_search", "vector_store_ids": ["vs_1"]},
+    ]
+    assert await charged(strict, raw, RESPONSES, "gpt-5.5", {"tools": tools}, output=output) == "1.9236"
+    for size, cost in ((None, "0.0311"), ("1g", "0.0311"), ("4g", "0.1211"), ("16g", "0.4811")):
+        container = {"type": "auto", "memory_limit": size} if size else {"type": "auto"}
+        tool: dict[str, Any] = {"type": "code_interpreter", "container": container}
+        assert await line_of(strict, raw, RESPONSES, "gpt-5.5", tool, output=[code]) == cost
+    tool = {"type": "shell", "environment": {"type": "container_auto"}}
+    shell = {"type": "shell_call", "environment": {"type": "container_reference", "container_id": "cntr_2"}}
+    assert await line_of(strict, raw, RESPONSES, "gpt-5.5", tool, output=[shell]) == "0.0311"
+    assert await line_of(strict, raw, RESPONSES, "gpt-5.5", tool) == "0.0011"  # nothing ran
+
+
+async def test_finding_clients_F5_code_maps_and_other_searches(strict: RelayProcess, raw: RawUpstream):
+    code = {"type": "code_execution_20250825", "name": "code_execution"}
+    container = {"id": "container_1", "expires_at": "2027-01-01T00:00:00Z"}
+    assert await line_of(strict, raw, MESSAGES, "claude-haiku-4-5", code, container=container) == "0.004366667"
+    tools = [code, {"type": "web_search_20260209", "name": "web_search"}]  # beside these it costs nothing
+    assert await charged(strict, raw, MESSAGES, "claude-haiku-4-5", {"tools": tools}, container=container) == "0.0002"
+    candidate = {
+        **PLAIN[GEMINI]["candidates"][0], "groundingMetadata": {"groundingChunks": [{"maps": {"uri": "u"}}]}
+    }  # fmt: skip
+    tool = {"googleMaps": {}}
+    plain = await charged(strict, raw, GEMINI, "", {})
+    assert nano(await line_of(strict, raw, GEMINI, "", tool, candidates=[candidate])) - nano(plain) == nano("0.014")
+    assert await line_of(strict, raw, GEMINI, "", tool) == plain
+    older = GEMINI.replace("gemini-3.5-flash", "gemini-2.5-flash")
+    PLAIN[older] = PLAIN[GEMINI]
+    plain = await charged(strict, raw, older, "", {})
+    assert nano(await line_of(strict, raw, older, "", tool, candidates=[candidate])) - nano(plain) == nano("0.025")
+    usage = {**PLAIN[CHAT]["usage"], "server_side_tool_usage_details": {"web_search_calls": 1, "x_search_calls": 3}}
+    grok = [{"type": "x_search"}, {"type": "web_search"}]
+    cost = await charged(strict, raw, CHAT, "grok-4.20", {"tools": grok}, usage=usage)
+    assert nano(cost) - nano(await charged(strict, raw, CHAT, "grok-4.20", {})) == nano("0.02")
+
+
+async def test_what_tools_may_cost_is_held(strict: RelayProcess, raw: RawUpstream):
+    """A balance that covers the tokens and not the tool: 402, and nothing is forwarded."""
+    for path, model, tool in (
+        (RESPONSES, "gpt-5.5", {"type": "image_generation", "model": "gpt-image-2"}),
+        (RESPONSES, "gpt-5.5", {"type": "code_interpreter", "container": {"type": "auto", "memory_limit": "64g"}}),
+        (MESSAGES, "claude-haiku-4-5", {"type": "advisor_20260301", "model": "claude-opus-4-8", "max_tokens": 20000}),
+    ):
+        for stream in (False, True):
+            poor = await strict.customer("0.2")
+            text, exchange = raw.script(answer(PLAIN[path]))
+            more = {"stream": stream} | ({"max_output_tokens": 100} if path == RESPONSES else {})
+            assert (await send(poor, path, body(path, model, text, **more))).status == 200
+            assert (await send(poor, path, body(path, model, text, tools=[tool], **more))).status == 402
+            assert len(exchange.requests) == 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from relay.config import Billing, Config, Rate
 from relay.policy import pricing
-from relay.storage.rows import CallDetails
+from relay.storage.rows import CallDetails, CallLine
 
 SONNET = Rate(
     model="sonnet",
@@ -84,6 +84,7 @@ class Record:
     web_searches: int = 0
     cost_nano: int = 0
     details: CallDetails | None = None
+    lines: tuple[CallLine, ...] = ()
 
 
 counts = st.one_of(st.integers(0, 10**6), st.integers(0, 2**40))

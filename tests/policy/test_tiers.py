@@ -225,7 +225,7 @@ def billed(model: str, **fields: Any) -> Any:
     zero = dict.fromkeys(("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"), 0)
     pieces = dict.fromkeys(("images", "video_seconds", "web_searches", "cost_nano"), 0)
     return SimpleNamespace(
-        **{"path": "/v1/chat/completions", "model": model, **zero, **pieces, "details": None, **fields}
+        **{"path": "/v1/chat/completions", "model": model, **zero, **pieces, "details": None, "lines": (), **fields}
     )
 
 

@@ -1,10 +1,11 @@
 from relay import records
-from relay.storage.rows import CallDetails, CallRow, EventRow
+from relay.storage.rows import CallDetails, CallLine, CallRow, EventRow
 
 
 def test_rows_mirror_the_columns_of_records():
-    assert CallRow.__struct_fields__ == (*records.CALL_COLUMNS, "details")
+    assert CallRow.__struct_fields__ == (*records.CALL_COLUMNS, "details", "lines")
     assert CallDetails.__struct_fields__ == records.CALL_DETAILS
+    assert CallLine.__struct_fields__ == records.CALL_LINE
     assert EventRow.__struct_fields__ == ("id", *records.EVENT_COLUMNS)
 
 

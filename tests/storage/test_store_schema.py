@@ -76,6 +76,8 @@ ALLOWED = {
     ("set_aside", "kind"): (6, "closed set"),
     ("set_aside", "reason"): (200, "made by the relay, with numbers"),
     ("set_aside", "content"): (4096, "a call record without its texts of free form, or a slot of the journal"),
+    ("call_lines", "kind"): (48, "a name of the closed set of priced tools"),
+    ("call_lines", "model"): (256, "a name of the catalogue or of the shipped card"),
     ("job_parts", "model"): (256, "a name of the catalogue"),
     ("job_parts", "upstream_model"): (256, "a name of the configuration"),
     ("job_parts", "requests"): (

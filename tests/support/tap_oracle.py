@@ -471,6 +471,7 @@ class Oracle:
             "x_search": get("x", 0),
             "attachment_search": get("attachments", 0),
             "code": get("code", 0),
+            "timed": self.format == MESSAGES,
             "maps": get("maps", 0),
             "containers": max(min(len(self.containers), 8), self.code_run),
             "pictures": max(self.items_done[1], self.items_listed[1]),
