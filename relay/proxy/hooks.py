@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from relay import quiet
 from relay._fastpath import ERROR_CODES, ApiKey, Breaker, Call, Channel, Rate, TokenTable
