@@ -1,9 +1,9 @@
--- Schema 9. What a call was charged for beside tokens and pieces of its own model: tools that its provider ran, and tokens
+-- Schema 10. What a call was charged for beside tokens and pieces of its own model: tools that its provider ran, and tokens
 -- of other models behind them. Each is part of the call's cost.
 
 BEGIN IMMEDIATE;
 
-PRAGMA user_version = 9;
+PRAGMA user_version = 10;
 
 CREATE TABLE call_lines (
     call_id INTEGER NOT NULL,
