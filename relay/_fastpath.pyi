@@ -828,6 +828,8 @@ class Engine:
     keep_source_ip: bool
     keep_user_agent: bool
     usage_in_answers: bool
+    cors: dict[bytes, bytes] | None  # lines of answers by origin; None: pages of other origins may not call
+    cors_others: bytes  # for an origin that is not among them
     open_calls: int
     open_connections: int
     calls_total: int

@@ -56,6 +56,7 @@ from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
 from relay.wire import models as wire_models
 from relay.wire import queries
+from relay.wire.cors import Cors
 from relay.wire.endpoints import D_GEMINI, D_OPENAI, DIALECT_NAMES, Endpoint
 
 log = logging.getLogger("relay")
@@ -492,6 +493,8 @@ class Relay:
         engine.connections_max = capacity.connections_within(server.connections_max, self._descriptors_max)
         engine.waiting_bytes_max = server.waiting_bytes_max
         engine.turn_away_answer = turn_away_answer()
+        self.api.cors = Cors(server.cors_origins)
+        engine.cors, engine.cors_others = self.api.cors.lines, self.api.cors.other_lines
 
         def ticks(seconds: float) -> int:
             return max(1, round(seconds * _fastpath.TICKS_PER_SECOND))

@@ -42,6 +42,7 @@ from relay.config_values import (
     ModelName,
     Name,
     Network,
+    Origin,
     Price,
     QueryText,
     Secret,
@@ -77,6 +78,7 @@ class Server(_Table, frozen=True):
     keys_in_memory_max: Annotated[int, Meta(ge=1, le=100_000_000)] = 100_000
     tls_certificate: str = ""
     tls_key: str = ""
+    cors_origins: tuple[Origin, ...] = ()
 
 
 class Admin(_Table, frozen=True):

@@ -376,6 +376,34 @@ def parse_base_url(value: object) -> str:
     return f"{parts.scheme}://{host}{f':{port}' if port else ''}{path}"
 
 
+_ORIGIN_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+
+
+def parse_origin(value: object) -> str:
+    """An origin as browsers write it in `Origin`, or "*". BadValueError says what it is not."""
+    expected = 'an origin such as "https://chat.example.com" (no path, no slash at its end), or "*" for all'
+    if value == "*":
+        return "*"
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value:
+        raise BadValueError(expected)
+    scheme, sign, rest = value.lower().partition("://")
+    if not sign or _ORIGIN_SCHEME.fullmatch(scheme) is None:
+        raise BadValueError(expected, "text without a scheme in front of ://")
+    if any(c in rest for c in "/?#@\\"):
+        raise BadValueError(expected, "an origin with a path, a query or a user")
+    try:
+        parts = urlsplit(f"{scheme}://{rest}")
+        host, port = parts.hostname or "", parts.port
+        if rest.startswith("["):
+            host = f"[{ip_address(host).compressed}]"
+    except ValueError:
+        raise BadValueError(expected, "an origin with a wrong host or port") from None
+    if (not host.startswith("[") and _HOST.fullmatch(host) is None) or port == 0 or rest.endswith(":"):
+        raise BadValueError(expected, "an origin with a wrong host or port")
+    default = {"http": 80, "https": 443}.get(scheme)
+    return f"{scheme}://{host}" + ("" if port is None or port == default else f":{port}")
+
+
 Price = Annotated[Decimal, Parsed(_price)]
 Credits = Annotated[Decimal, Parsed(_credits)]
 Factor = Annotated[Decimal, Parsed(_factor)]
@@ -387,6 +415,7 @@ ModelMap = Annotated[dict[str, str], Parsed(_models)]
 ModelFactors = Annotated[dict[str, Decimal], Parsed(_model_factors)]
 ToolPrices = Annotated[dict[str, Decimal], Parsed(_tool_prices)]
 TokensPerCall = Annotated[dict[str, int], Parsed(_tokens_per_call)]
+Origin = Annotated[str, Parsed(parse_origin)]
 Network = Annotated[IPv4Network | IPv6Network, Parsed(_network)]
 BaseUrl = Annotated[str, Parsed(parse_base_url)]
 ListenAt = Annotated[Listen, Parsed(parse_listen)]

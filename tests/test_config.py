@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from relay import config
 from relay.config import Config, ConfigError, Secret, load, parse
-from relay.config_values import BadValueError, Converter, Listen, is_model_name, parse_base_url, parse_listen
+from relay.config_values import (
+    BadValueError,
+    Converter,
+    Listen,
+    is_model_name,
+    parse_base_url,
+    parse_listen,
+    parse_origin,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -211,6 +219,43 @@ def test_addresses_and_networks():
 def test_listen(text, listen):
     assert parse_listen(text) == listen
     assert str(listen) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("*", "*"),
+        ("https://chat.example.com", "https://chat.example.com"),
+        ("HTTPS://Chat.Example.com:443", "https://chat.example.com"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("app://desktop", "app://desktop"),
+        ("chrome-extension://abcdefghijklmnop", "chrome-extension://abcdefghijklmnop"),
+    ],
+)
+def test_origins(text, origin):
+    assert parse_origin(text) == origin
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "null", "chat.example.com", "https://chat.example.com/", "https://u@chat.example.com", "https://a?b"),
+        *(
+            "https://*.example.com",
+            "https://",
+            "https://a:0",
+            "https://a:x",
+            "https://a:",
+            "https://ä.de",
+            "https://a b",
+        ),
+        *("https://a\r\nx: y", 80, None, ["https://a"]),
+    ],
+)
+def test_not_an_origin(value):
+    with pytest.raises(BadValueError):
+        parse_origin(value)
 
 
 @pytest.mark.parametrize(

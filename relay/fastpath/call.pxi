@@ -75,6 +75,7 @@ cdef class Call:
     cdef bytes passed_fields          # request fields that go on, ready to send
     cdef bytes agent
     cdef bytes forwarded_for
+    cdef bytes cors                   # lines of every answer to a page of another origin; None: none
     cdef bytes traceparent            # as the caller sent it, for its span; None where nobody makes spans
     cdef str source_ip
     cdef bytes source_packed

@@ -285,7 +285,7 @@ cdef bytes call_response_head(Call call):
 
 
 cdef int call_add_own_fields(Call call, Buffer b) except -1:
-    """server-timing and the key's limits in the dialect's names."""
+    """server-timing, the key's limits in the dialect's names, and what a browser has to know."""
     cdef int64_t now = monotonic_ns()
     b.add_text(b"server-timing: relay;dur=")
     if call.sent_ns:
@@ -298,4 +298,6 @@ cdef int call_add_own_fields(Call call, Buffer b) except -1:
     b.add(b"\r\n", 2)
     if call.key is not None:
         call.engine.add_limits(b, call.key, call.endpoint.dialect, now, call.wall_ns)
+    if call.cors is not None:
+        b.add_bytes(call.cors)
     return 0

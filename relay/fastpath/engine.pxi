@@ -56,6 +56,8 @@ cdef class Engine:
     cdef ClientSide nobody            # whose transport is None: the client of calls that are read on after theirs has gone
     cdef public int64_t read_on_ns_max, read_on_tokens_max
     cdef public bint keep_source_ip, keep_user_agent
+    cdef public dict cors             # lines of answers by origin; None: pages of other origins may not call
+    cdef public bytes cors_others     # for an origin that is not among them
     cdef public bint usage_in_answers             # every answer's usage object tells its cost
     cdef readonly int64_t tick
     cdef int64_t wall_offset_ns       # wall clock minus monotonic, renewed at every sweep
@@ -105,6 +107,7 @@ cdef class Engine:
         self.keep_alive_ticks = 300
         self.discard_ticks = 8
         self.keep_source_ip = self.keep_user_agent = True
+        self.cors_others = b""
         self.store_writable = True
         self.nobody = ClientSide()
         self.nobody.engine = self
@@ -209,6 +212,8 @@ cdef class Engine:
         call.annotate = call.annotate_asked = head.usage or self.usage_in_answers
         call.idempotency_key = head.idempotency_key
         call.wanted_channel = head.channel
+        if head.origin is not None and self.cors is not None:
+            call.cors = <bytes>self.cors.get(head.origin, self.cors_others)
         call.body = []
         call.scanner = RequestScanner(call.endpoint.format, <TokenTable>self.default_tables[call.endpoint.dialect])
         self.calls.add(call)
@@ -737,5 +742,5 @@ def parse_request_head(bytes block, int dialect, FieldTable table):
         "passed": head.passed.take(), "max_cost_nano": head.max_cost_nano, "bad_max_cost": bool(head.bad_max_cost),
         "usage": bool(head.usage), "idempotency_key": head.idempotency_key,
         "bad_idempotency_key": bool(head.bad_idempotency_key), "encoded": bool(head.encoded), "agent": head.agent, "forwarded_for": head.forwarded_for,
-        "channel": head.channel, "bad_channel": bool(head.bad_channel), "traceparent": head.traceparent,
+        "channel": head.channel, "bad_channel": bool(head.bad_channel), "traceparent": head.traceparent, "origin": head.origin,
     }

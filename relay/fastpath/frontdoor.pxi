@@ -30,7 +30,7 @@ cdef class RequestHead:
     """What a block of request fields says; used by both ways in."""
     cdef Buffer passed           # fields that go on to the upstream, as they were written
     cdef list secrets
-    cdef bytes agent, forwarded_for, channel, traceparent
+    cdef bytes agent, forwarded_for, channel, traceparent, origin
     cdef int64_t length, max_cost_nano
     cdef int hosts
     cdef bint usage                  # x-relay-usage: include
@@ -54,7 +54,7 @@ cdef class RequestHead:
         cdef bint typed = False
         self.passed.size = 0
         self.secrets = []
-        self.agent = self.forwarded_for = self.channel = self.traceparent = None
+        self.agent = self.forwarded_for = self.channel = self.traceparent = self.origin = None
         self.length = self.max_cost_nano = -1
         self.hosts = 0
         self.usage = self.bad_idempotency_key = False
@@ -137,6 +137,9 @@ cdef class RequestHead:
             elif f.kind == H_FORWARDED_FOR:
                 self.forwarded_for = PyBytes_FromStringAndSize(<const char*>f.value, f.value_size) \
                     if self.forwarded_for is None else self.forwarded_for + b"," + PyBytes_FromStringAndSize(<const char*>f.value, f.value_size)
+            elif f.kind == H_ORIGIN:
+                # Two are none: a browser sends one.
+                self.origin = PyBytes_FromStringAndSize(<const char*>f.value, f.value_size) if self.origin is None else b""
             elif f.kind == H_FETCH_MODE:
                 if value_is(&f, b"navigate"):
                     self.odd = True      # a browser opens this address: refused there

@@ -111,6 +111,7 @@ cdef enum:
     H_RETRY_AFTER
     H_FETCH_MODE           # sec-fetch-mode, sec-fetch-dest: what a browser wants an answer for
     H_FETCH_DEST
+    H_ORIGIN
     H_DROP                 # an answer's field that must not reach a client
 
 ctypedef struct FieldSlot:
@@ -230,7 +231,7 @@ def _standard_fields():
         (b"connection", H_CONNECTION), (b"expect", H_EXPECT), (b"upgrade", H_UPGRADE),
         (b"content-encoding", H_CONTENT_ENCODING), (b"content-type", H_CONTENT_TYPE),
         (b"authorization", H_AUTHORIZATION), (b"x-api-key", H_API_KEY), (b"x-goog-api-key", H_API_KEY), (b"api-key", H_API_KEY),
-        (b"sec-fetch-mode", H_FETCH_MODE), (b"sec-fetch-dest", H_FETCH_DEST),
+        (b"sec-fetch-mode", H_FETCH_MODE), (b"sec-fetch-dest", H_FETCH_DEST), (b"origin", H_ORIGIN),
         (b"user-agent", H_USER_AGENT), (b"x-relay-max-cost", H_MAX_COST), (b"x-forwarded-for", H_FORWARDED_FOR),
         (b"retry-after", H_RETRY_AFTER), (b"x-relay-channel", H_CHANNEL), (b"traceparent", H_TRACEPARENT), (b"x-relay-usage", H_RELAY_USAGE), (b"idempotency-key", H_IDEMPOTENCY_KEY),
     ):

@@ -19,6 +19,7 @@ from relay.proxy.cutting import reset
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
 from relay.wire import paths, queries
+from relay.wire.cors import METHODS, Cors
 from relay.wire.endpoints import D_OPENAI, F_IMAGES, Endpoint
 
 log = logging.getLogger("relay.server")
@@ -174,10 +175,6 @@ def refusal(
     return response
 
 
-async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "relay"  # aiohttp would tell its version and Python's
-
-
 def _malformed() -> web.Response:
     response = refusal(D_OPENAI, "malformed_http")
     response.force_close()
@@ -224,8 +221,9 @@ class ApiServer:
         self.header_seconds = header_seconds
         self.write_stall_seconds = write_stall_seconds
         self.body_idle_seconds = body_idle_seconds
-        self.app = web.Application(client_max_size=1 << 20, middlewares=[_unrouted])
-        self.app.on_response_prepare.append(_name_server)
+        self.cors = Cors()
+        self.app = web.Application(client_max_size=1 << 20, middlewares=[_unrouted, self._preflights])
+        self.app.on_response_prepare.append(self._add_fields)
         self._runner: _Runner | None = None
 
     async def start(self) -> None:
@@ -296,6 +294,41 @@ class ApiServer:
 
     # -- requests
 
+    async def _add_fields(self, request: web.Request, response: web.StreamResponse) -> None:
+        """To every answer that the pipeline does not write itself."""
+        response.headers["Server"] = "relay"  # aiohttp would tell its version and Python's
+        if self.cors and (_API in request or request.path.startswith(_CUSTOMER_PREFIX)):
+            for name, value in self.cors.fields(_origin(request)):
+                if name not in response.headers or name == "Vary":
+                    response.headers.add(name, value)
+
+    @web.middleware
+    async def _preflights(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        if request.method == "OPTIONS" and (answer := self._preflight(request)) is not None:
+            return answer
+        return await handler(request)
+
+    def _preflight(self, request: web.Request) -> web.Response | None:
+        """What a browser asks before a page of another origin may call. None: it is none, or that origin may not."""
+        path = request.raw_path.partition("?")[0]
+        method = request.headers.get("Access-Control-Request-Method")
+        origin = _origin(request)
+        if method is None or origin is None or not self.cors.allows(origin):
+            return None
+        methods = paths.allowed_methods(path, _NameSet(self._engine.models))
+        if not methods and not path.startswith((_CUSTOMER_PREFIX, *_VERSION_PREFIXES)):
+            return None
+        asked = ",".join(request.headers.getall("Access-Control-Request-Headers", ()))
+        fields = self.cors.preflight(origin, asked, methods or METHODS)
+        if fields is None:
+            return refusal(dialect_of(path), "invalid_value", param="access-control-request-headers")
+        response = web.Response(status=204)
+        for name, value in fields:
+            response.headers[name] = value
+        return response
+
     async def _expect(self, request: web.Request) -> web.StreamResponse | None:
         """`Expect: 100-continue`: the body is asked for by who reads it. A call that is refused before needs none."""
         if request.headers["Expect"].lower() != "100-continue":
@@ -309,6 +342,7 @@ class ApiServer:
             await request.protocol.written()  # or a client that sends on and reads nothing would fill the memory
         target = request.raw_path
         path, _, query = target.partition("?")
+        request[_API] = True
         # aiohttp lets HTTP/0.9 and 2.0 request lines through; neither is spoken here.
         head_bytes = sum(len(name) + len(value) for name, value in request.raw_headers)
         if (
@@ -415,6 +449,17 @@ _VERSIONS = (HttpVersion10, HttpVersion11)
 
 # Framing and one-connection fields are aiohttp's business; the pipeline must not judge them a second time.
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade", b"host"})
+
+
+_API = web.RequestKey("relay.api", bool)  # a path of the API: pages of other origins may call it where they may at all
+_CUSTOMER_PREFIX = "/relay/v1/"
+_VERSION_PREFIXES = ("/v1", "/api/v1/")  # the error of an unknown path is to be read, too
+
+
+def _origin(request: web.Request) -> str | None:
+    """The one that the request names."""
+    values = request.headers.getall("Origin", ())
+    return values[0] if len(values) == 1 else None
 
 
 class _NameSet:

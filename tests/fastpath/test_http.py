@@ -32,6 +32,7 @@ NAMES = [
     ),
     *(b"ratelimit", b"anthropic-ratelimit-tokens", b"anthropic-priority", b"cf-ray", b"x", b"a^b", b"session~id"),
     *(b"traceparent", b"Idempotency-Key", b"x-relay-usage", b"ETag", b"Api-Key", b"Sec-Fetch-Mode", b"sec-fetch-dest"),
+    *(b"Origin", b"origin"),
     *(b"Location", b"access-control-allow-origin", b"content-security-policy"),
 ]
 VALUES = [

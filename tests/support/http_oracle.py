@@ -28,7 +28,7 @@ TRAILERS = re.compile(rb"(?:" + TOKEN + rb"[\t\x20-\x7e]*\r\n)*\r\n")
 NOT_IN_ANSWERS = {
     *(b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade", b"authorization"),
     *(b"x-api-key", b"x-goog-api-key", b"api-key", b"user-agent", b"x-relay-max-cost", b"x-forwarded-for"),
-    *(b"sec-fetch-mode", b"sec-fetch-dest"),
+    *(b"sec-fetch-mode", b"sec-fetch-dest", b"origin"),
 }
 
 
@@ -97,6 +97,7 @@ def request_head(block: bytes, dialect: int) -> dict[str, Any] | None:
     wanted = values.get(b"x-relay-channel", [])
     named = [value for value in wanted if 0 < len(value) <= 64]
     traces = values.get(b"traceparent", [])
+    origins = values.get(b"origin", [])
     return {
         "odd": False,
         "hosts": len(values.get(b"host", [])),
@@ -114,6 +115,7 @@ def request_head(block: bytes, dialect: int) -> dict[str, Any] | None:
         "forwarded_for": None if forwarded is None else b",".join(forwarded),
         "channel": named[0] if named else None,
         "bad_channel": len(wanted) > 1 or len(named) < len(wanted),
+        "origin": (origins[0] if len(origins) == 1 else b"") if origins else None,
         "traceparent": (traces[0] if len(traces) == 1 and len(traces[0]) <= 128 else b"") if traces else None,
     }
 
