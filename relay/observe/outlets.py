@@ -14,7 +14,8 @@ from relay.records import C_ID, CallRecord
 
 def _fault(name: str, error: OSError | SpansUnavailable) -> Fault:
     if isinstance(error, SpansUnavailable):
-        return Fault(f"observe.{name}", "the packages of relay[otel], or empty text", "no such packages")
+        expected = "the packages of the extra `otel` (pip install '/path/to/checkout[otel]'), or empty text"
+        return Fault(f"observe.{name}", expected, "no such packages")
     return Fault(f"observe.{name}", "a file that can be written", error.strerror or type(error).__name__)
 
 

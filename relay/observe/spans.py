@@ -1,4 +1,4 @@
-"""Spans of ended calls for an OpenTelemetry collector, by OTLP over HTTP. Needs the packages of `relay[otel]`.
+"""Spans of ended calls for an OpenTelemetry collector, by OTLP over HTTP. Needs the packages of the extra `otel`.
 
 A span is made from the call record: names of OpenTelemetry's semantic conventions where there are any (http, gen_ai),
 `relay.` for the rest. No content, and nothing that the record does not have, but for its place in the caller's trace.
@@ -44,7 +44,7 @@ def parent_of(traceparent: bytes | None) -> tuple[int, int, int] | None:
 
 
 class SpansUnavailable(Exception):  # noqa: N818 - a state, not an error of somebody's
-    """The packages of relay[otel] are not installed."""
+    """The packages of the extra `otel` are not installed."""
 
 
 class Spans:
