@@ -769,7 +769,6 @@ cdef class UsageTap:
 
     cdef TokenTable table
     cdef Tap tap
-    cdef Usage usage                        # after finish(): normalised, dimensions do not overlap
     cdef readonly bint usage_seen           # the upstream reported tokens (explicit zeros count)
     cdef readonly bint output_seen          # ... output tokens too, and not as the placeholder of a stream's start
     cdef readonly bint terminal_seen        # the answer ended as its format ends
@@ -805,7 +804,6 @@ cdef class UsageTap:
         s.sequence = -1
         s.output_most = USAGE_MAX
         tap_event_begin(s)
-        memset(&self.usage, 0, sizeof(Usage))
         self.publish()
 
     cdef void publish(self) noexcept:
@@ -861,7 +859,7 @@ cdef class UsageTap:
         return taken
 
     cdef void finish(self) noexcept:
-        """The answer has ended, or been cut: make `usage` final."""
+        """The answer has ended, or been cut: what its last event lacked of its end will not come."""
         cdef Tap* s = &self.tap
         if s.kind == K_SSE:
             if s.line == L_FIRST:
@@ -870,7 +868,6 @@ cdef class UsageTap:
                 tap_event_end(s, True)          # the blank line is missing, the event is not
                 tap_event_begin(s)
         self.publish()
-        tap_normalise(s, &self.usage)
 
     cdef int64_t counted_tokens(self) noexcept:
         """Output tokens by the relay's own count so far, whole tokens rounded up."""
@@ -903,6 +900,7 @@ def tap(int format, int kind, list chunks not None, TokenTable table not None, b
     `by_event` takes it event by event; `pieces` then lists (bytes taken, event ended, usage only).
     """
     cdef UsageTap it = UsageTap(format, kind, table)
+    cdef Usage usage
     cdef bytes chunk
     cdef Py_ssize_t at, taken
     pieces = []
@@ -919,20 +917,21 @@ def tap(int format, int kind, list chunks not None, TokenTable table not None, b
             it.feed(<const uint8_t*>chunk, len(chunk))
         boundaries.append(bool(it.at_boundary))
     it.finish()
+    tap_normalise(&it.tap, &usage)
     return {
-        "input_tokens": it.usage.input_tokens,
-        "output_tokens": it.usage.output_tokens,
-        "cache_read_tokens": it.usage.cache_read_tokens,
-        "cache_write_tokens": it.usage.cache_write_tokens,
-        "cache_write_1h_tokens": it.usage.cache_write_1h_tokens,
-        "images": it.usage.images,
-        "video_seconds": it.usage.video_seconds,
-        "web_searches": it.usage.web_searches,
-        "audio_input_tokens": it.usage.audio_input_tokens,
-        "audio_output_tokens": it.usage.audio_output_tokens,
-        "image_input_tokens": it.usage.image_input_tokens,
-        "image_output_tokens": it.usage.image_output_tokens,
-        "service": it.usage.service,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cache_read_tokens": usage.cache_read_tokens,
+        "cache_write_tokens": usage.cache_write_tokens,
+        "cache_write_1h_tokens": usage.cache_write_1h_tokens,
+        "images": usage.images,
+        "video_seconds": usage.video_seconds,
+        "web_searches": usage.web_searches,
+        "audio_input_tokens": usage.audio_input_tokens,
+        "audio_output_tokens": usage.audio_output_tokens,
+        "image_input_tokens": usage.image_input_tokens,
+        "image_output_tokens": usage.image_output_tokens,
+        "service": usage.service,
         "usage_seen": bool(it.usage_seen),
         "output_seen": bool(it.output_seen),
         "terminal_seen": bool(it.terminal_seen),
