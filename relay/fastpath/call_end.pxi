@@ -375,6 +375,7 @@ cdef int call_end(Call call, int code, int status, bint complete) except -1:
             source = "estimated" if verdict.estimated else "upstream"
             if verdict.doubted:
                 call.engine.note_report(call, &verdict)
+            call_compare_model(call, tap)
             if tap.terminal_seen or (complete and not tap.error_seen):
                 call_learn(call, tap, &verdict)
             if tap.tap.used or call.extras is not None:

@@ -1,3 +1,7 @@
+cdef enum:
+    MODELS_NAMED_MAX = 16       # by the answers of one channel to one model: more say nothing new
+
+
 # What a call is charged of what its upstream reports: the rule of evidence.pxi with this call's own bounds and counts.
 
 
@@ -58,6 +62,24 @@ cdef void call_weigh(Call call, UsageTap tap, bint complete, Verdict* v) noexcep
     weigh(&r, &call.most, &own, v)
     if by_the_piece(format):
         weigh_one_way(format, &r, &call.admission.rate.prices, &own, v)
+
+
+cdef int call_compare_model(Call call, UsageTap tap) except -1:
+    """The model that an answer names is the one that was asked for, or the operator hears of it: once for each."""
+    cdef Route route = call.route
+    cdef Py_ssize_t n
+    cdef const char* asked = PyUnicode_AsUTF8AndSize(route.upstream_model, &n)
+    cdef bytes named
+    if tap.tap.model_size == 0 or (n == tap.tap.model_size and memcmp(asked, tap.tap.model, n) == 0):
+        return 0
+    named = tap.tap.model[:tap.tap.model_size]
+    if route.named is None:
+        route.named = set()
+    if named in route.named or len(route.named) >= MODELS_NAMED_MAX:
+        return 0
+    route.named.add(named)
+    call.engine.hooks.model_named(call.model.name, route.upstream_model, named, route.channel.name)
+    return 0
 
 
 cdef int64_t call_extras_nano(Call call, UsageTap tap) noexcept:

@@ -18,7 +18,7 @@ from relay.proxy import decoders, forms
 from relay.proxy.addresses import Addresses, Caller
 from relay.proxy.connect import Connector
 from relay.proxy.cutting import reset
-from relay.wire import annotate, answers, spans, tools, upstream_errors
+from relay.wire import annotate, answers, modelnames, spans, tools, upstream_errors
 from relay.wire import errors as wire_errors
 
 log = logging.getLogger("relay.proxy")
@@ -216,6 +216,15 @@ class Hooks:
         if verdict.code == "tool_unpriced" or verdict.unpriced:
             self._tell_unpriced("allowed" if verdict.unpriced else "refused", verdict.field or verdict.unpriced[0])
         return verdict
+
+    def model_named(self, public: str, asked: str, named: bytes, channel: str) -> None:
+        """An answer names a model that is written in another way than the one asked for."""
+        said = named.decode("utf-8", "replace")
+        if modelnames.is_same(asked, said) or modelnames.is_same(public, said):
+            return
+        shown = said if modelnames.NAME.fullmatch(said) else "a name that is none"
+        log.warning("channel %s: asked for %s, its answer names %s", channel, asked, shown)
+        self.on_event("model_differs", None, channel, f"{asked}: answered by {shown}")
 
     def _tell_unpriced(self, what: str, field: str) -> None:
         """Once a minute for each: a program that asks so asks with every call."""

@@ -393,3 +393,25 @@ async def test_what_tools_may_cost_is_held(strict: RelayProcess, raw: RawUpstrea
             assert (await send(poor, path, body(path, model, text, **more))).status == 200
             assert (await send(poor, path, body(path, model, text, tools=[tool], **more))).status == 402
             assert len(exchange.requests) == 1
+
+
+async def test_finding_wire_M1_the_model_that_answers_is_compared(strict: RelayProcess, raw: RawUpstream):
+    """Another than asked for is an event, once; a snapshot of it is none; what is no name is not shown."""
+    customer = await strict.customer()
+    for path, model, field in (
+        (CHAT, "dear", "model"), (RESPONSES, "dear", "model"), (MESSAGES, "claude-opus-4-8", "model"),
+        (GEMINI, "gemini-3.5-flash", "modelVersion"),
+    ):  # fmt: skip
+        asked = "" if path == GEMINI else model
+        for named in (model, f"{model}-2026-01-01", "other-model-9", "other-model-9", "no <b>name</b>"):
+            text, _ = raw.script(answer(PLAIN[path] | {field: named}))
+            assert (await send(customer, path, body(path, asked, text))).status == 200
+    found = [
+        (event["channel"], event["detail"])
+        for event in (await strict.command("events", limit=1000))["events"]
+        if event["kind"] == "model_differs" and ("dear" in event["detail"] or "other-model" in event["detail"])
+    ]
+    for channel_, model in (("openai", "dear"), ("anthropic", "claude-opus-4-8"), ("gemini", "gemini-3.5-flash")):
+        assert found.count((channel_, f"{model}: answered by other-model-9")) == 1
+    assert ("openai", "dear: answered by a name that is none") in found
+    assert not [detail for _, detail in found if "<b>" in detail or "2026" in detail]
