@@ -685,16 +685,20 @@ class Route:
 class Model:
     """A public model name: its price (None: unpriced, refused) and the ways to it.
 
-    `searches`: every answer to a chat is a search.
+    `searches`: every answer to a chat is a search. `served_at`: the paths of its dialects; None without a price.
     """
 
     searches: bool
+    served_at: str | None
 
     name: str
     rate: Rate | None
     def __init__(self, name: str, rate: Rate | None) -> None: ...
     def add_route(self, route: Route) -> None: ...
     def routes_of(self, dialect: int) -> list[Route]: ...
+    @property
+    def elsewhere(self) -> str | None:
+        """For a refusal in a dialect in which it has no route: its name, a blank and `served_at`."""
 
 # calls
 

@@ -105,6 +105,7 @@ class Relay:
         self.keyring = Keyring(store, self.engine, lambda: self.config)
         self.hooks.load_key = self.keyring.load_key
         self._channels: list[_fastpath.Channel] = []
+        self._listed: dict[str, wire_models.Listed] = {}
         self._calibrations = load_calibrations(Path(config.server.data_dir))
         self.api = ApiServer(
             self.engine,
@@ -476,6 +477,7 @@ class Relay:
         self._channels = channels
         engine, server, timeouts, billing = self.engine, config.server, config.timeouts, config.billing
         engine.models = catalogue.build_models(config, channels, rates, self._calibrations)
+        self._listed = catalogue.listed(config, engine.models)
         engine.policy = _fastpath.Policy(
             hold_output_tokens=billing.hold_output_tokens,
             hold_slice_tokens=billing.hold_slice_tokens,
@@ -703,18 +705,19 @@ class Relay:
             return refusal(dialect, "invalid_key" if error.code == "unauthorized" else error.message)
         if not endpoint.served:
             return refusal(dialect, "unsupported_feature")
-        names = [
-            entry.name
-            for entry in self.engine.models.values()
-            if (caller.models is None or entry.name in caller.models)
-            and (dialect != D_GEMINI or entry.routes_of(D_GEMINI))
-        ]
+        models = self.engine.models
+        allowed = {
+            name: shown for name, shown in self._listed.items() if caller.models is None or name in caller.models
+        }
         if model is not None:
-            if model not in names:
+            if model not in allowed:
                 return refusal(dialect, "model_not_found")
-            return web.Response(body=wire_models.render_one(dialect, model), content_type="application/json")
+            if not models[model.encode()].routes_of(dialect):
+                return refusal(dialect, "model_not_found", param=models[model.encode()].elsewhere)
+            return web.Response(body=wire_models.render_one(dialect, allowed[model]), content_type="application/json")
+        usable = [shown for name, shown in allowed.items() if models[name.encode()].routes_of(dialect)]
         try:
-            body = wire_models.render_list(dialect, names, request.query)
+            body = wire_models.render_list(dialect, usable, request.query)
         except ValueError:
             return refusal(dialect, "invalid_value")
         return web.Response(body=body, content_type="application/json")

@@ -1,6 +1,7 @@
-"""The rate card that is shipped as data: list prices of well-known models.
+"""The rate card that is shipped as data: list prices of well-known models, and what they take and make.
 
-relay/data/rates.json is made by tools/build_rates.py from two public price lists, compared and dated.
+relay/data/rates.json is made by tools/build_rates.py from two public price lists, compared and dated;
+relay/data/models.json by tools/build_models.py from one of them.
 One credit stands for one unit of the provider's currency. What is not in it has no price: a model about whose price the
 lists differ without an explanation is left out.
 """
@@ -30,6 +31,18 @@ def document() -> Mapping[str, Any]:
 def entry(model: str) -> Mapping[str, Any] | None:
     """What the card says of a model, by the name that its provider gives it."""
     found: Mapping[str, Any] | None = document()["models"].get(model)
+    return found
+
+
+@functools.cache
+def _about() -> Mapping[str, Any]:
+    read: dict[str, Any] = json.loads((resources.files("relay") / "data" / "models.json").read_bytes())
+    return read
+
+
+def about(model: str) -> Mapping[str, Any] | None:
+    """What is known of a model beside its prices: see tools/build_models.py."""
+    found: Mapping[str, Any] | None = _about().get(model)
     return found
 
 

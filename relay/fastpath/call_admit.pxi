@@ -233,6 +233,7 @@ cdef int call_admit(Call call) except -1:
     if code:
         return code
     if call.model is None or not call.model.routes[endpoint.dialect]:
+        call.bad_field = None if call.model is None else call.model.elsewhere
         return E_MODEL_NOT_FOUND
     call.routes = <list>call.model.routes[endpoint.dialect]
     if call.wanted_channel is not None:

@@ -8,6 +8,7 @@ cdef class Model:
     cdef readonly bytes key                # the name as it stands in a request
     cdef readonly Rate rate                # None: unpriced, refused
     cdef public bint searches              # every answer to a chat is a search
+    cdef public str served_at              # the paths of its dialects, for who asks at another; None: no price
     cdef list routes                       # one list of Route per dialect
 
     def __init__(self, str name, Rate rate):
@@ -21,6 +22,11 @@ cdef class Model:
 
     def routes_of(self, int dialect):
         return list(self.routes[dialect])
+
+    @property
+    def elsewhere(self):
+        """For the refusal of a call in a dialect that no channel speaks for it: its name and where it is served."""
+        return None if self.served_at is None else f"{self.name} {self.served_at}"
 
 
 @cython.final

@@ -1,19 +1,24 @@
 """From the configuration to what calls are decided with: endpoints, channels, models and the routes between them."""
 
+import datetime
 import ssl
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import orjson
 
 from relay import config as configuration
+from relay import shipped_rates
 from relay._fastpath import Breaker, Channel, Engine, Model, Rate, Route
 from relay._fastpath import Endpoint as CompiledEndpoint
 from relay.config_values import MODEL_PLACE
-from relay.policy import tokenizers
+from relay.policy import pricing, tokenizers
 from relay.policy.calibration import Calibrations
 from relay.proxy.connect import Target
 from relay.wire import endpoints, headers, tools, usage
+from relay.wire import models as wire_models
 
 FREE_FORMATS = frozenset({endpoints.F_COUNT_TOKENS, endpoints.F_GEMINI_COUNT})
 
@@ -120,7 +125,47 @@ def build_models(
                     outputs=learnt.output,
                 )
             )
+    for model in models.values():
+        if model.rate is not None:
+            kind = (_about(model) or {}).get("kind", "")
+            dialects = [dialect for dialect in range(len(endpoints.DIALECT_NAMES)) if model.routes_of(dialect)]
+            model.served_at = " and ".join(wire_models.path_of(dialect, model.name, kind) for dialect in dialects)
     return models
+
+
+def listed(config: configuration.Config, models: dict[bytes, Model]) -> dict[str, wire_models.Listed]:
+    """What lists show: models with a price, with what the shipped data knows of them."""
+    found = {}
+    for rate in config.rates:
+        model = models.get(rate.model.encode())
+        if model is None:
+            continue
+        known = _about(model) or {}
+        discount = pricing.discount_of(config, rate.model)
+        prices: dict[str, Decimal] = {
+            name: getattr(rate, name) * discount for name in pricing.DIMENSIONS if getattr(rate, name) >= 0
+        }
+        found[rate.model] = wire_models.Listed(
+            name=rate.model,
+            kind=known.get("kind", ""),
+            context_tokens=known.get("context", 0),
+            output_tokens_max=rate.output_tokens_max,
+            takes=tuple(known.get("takes", ())),
+            makes=tuple(known.get("makes", ())),
+            released=datetime.date.fromisoformat(known["released"]) if "released" in known else None,
+            prices=prices,
+        )
+    return found
+
+
+def _about(model: Model) -> Mapping[str, Any] | None:
+    """What is known of a model by its public name; else by the upstream's, where all channels mean the same one."""
+    found = shipped_rates.about(model.name)
+    if found is None:
+        dialects = range(len(endpoints.DIALECT_NAMES))
+        upstream = {route.upstream_model for dialect in dialects for route in model.routes_of(dialect)}
+        found = shipped_rates.about(upstream.pop()) if len(upstream) == 1 else None
+    return found
 
 
 def base_path(channel: configuration.Channel, model: str) -> bytes:

@@ -217,7 +217,7 @@ class JobsApi:
             raise RefusedError(_CODES[code])
         routes = known.routes_of(dialect) if known is not None else []
         if known is None or not routes:
-            raise RefusedError("model_not_found")
+            raise RefusedError("model_not_found", None if known is None else known.elsewhere)
         if known.rate is None:
             raise RefusedError("model_unpriced")
         routes = [route for route in routes if renamed or route.upstream_model == model]

@@ -46,12 +46,14 @@ class RealtimeCall(SideCall):
         engine = self.desk.engine
         self.public = engine.models.get(name.encode())
         routes = self.public.routes_of(D_OPENAI) if self.public is not None else []
-        if self.public is None or not routes:
+        if self.public is None:
             raise RefusedError("model_not_found")
         self.model = name
         code = key.check(address=self.packed_address(), model=name.encode())
         if code:
             raise RefusedError(_CODES[code])
+        if not routes:
+            raise RefusedError("model_not_found", self.public.elsewhere)
         self.routes = narrowed(key, self.packed_address(), self.wanted_channel, routes)
         session = Session(engine, self.id, key, self.public, self.endpoint.path, self.address(), self.agent())
         code = session.open(wire.PROMPT_TOKENS, self.max_cost_nano)

@@ -121,7 +121,8 @@ def render_refusal(
     request_id      "" where the fault came before there was one
     retry_after_ns  exact wait, 0: unknown
     param           the field at fault, or the scope ("key", "account", "organisation") whose limit it was; anything
-                    that does not look like the name of a field is left out
+                    that does not look like the name of a field is left out. Of a model of another dialect: its name, a
+                    blank, and where it is served
     numbers         of a limit: what the call may need, and what the limit leaves (tokens, calls or nano-credits)
     credit_name     what the operator calls a credit
     """
@@ -133,6 +134,9 @@ def render_refusal(
         message = f"{message.rstrip('.')}: {_numbers(name, numbers, credit_name)}."
     if name == "idempotency_repeat" and param is not None:
         field, message = None, f"{message} That was {param!s}."
+    elif name == "model_not_found" and isinstance(param, str) and " " in param:
+        model, _, path = param.partition(" ")
+        field, message = None, f"{model} is served at {path} here; this relay does not translate between APIs."
     elif name == "files_limit" and param is not None:
         field, message = None, f"{message.rstrip('.')}: {param!s}."
     retry_ms = -(-retry_after_ns // 1_000_000) if retry_after_ns > 0 else kind.retry_after_seconds * 1000

@@ -1,0 +1,119 @@
+"""Which models are listed to whom, where they are served, and under which paths: by real SDKs through a relay."""
+
+import anthropic
+import openai
+import pytest
+from google.genai import errors as google_errors
+
+from tests.functional.clients import async_anthropic, async_openai, google
+from tests.functional.relay_process import Customer
+from tests.functional.setting import PRICES
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    # The SDK's own subclassing of aiohttp's session.
+    pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning"),
+]
+
+GPT, CLAUDE, GEMINI, EMBEDDING = "gpt-4o", "claude-sonnet-5", "gemini-2.5-flash", "gemini-embedding-001"
+CHAT = [{"role": "user", "content": "Hello"}]
+SERVED_AT = {
+    GPT: "gpt-4o is served at /v1/chat/completions here; this relay does not translate between APIs.",
+    CLAUDE: "claude-sonnet-5 is served at /v1/messages here; this relay does not translate between APIs.",
+    GEMINI: "gemini-2.5-flash is served at /v1beta/models/gemini-2.5-flash:generateContent here; this relay does not "
+    "translate between APIs.",
+    EMBEDDING: "gemini-embedding-001 is served at /v1beta/models/gemini-embedding-001:embedContent here; this relay "
+    "does not translate between APIs.",
+}
+
+
+async def test_finding_clients_F15_lists_have_what_their_dialect_can_call(customer: Customer):
+    async with async_openai(customer) as client:
+        chat = {model.id: model async for model in client.models.list()}
+    async with async_anthropic(customer) as client:
+        messages = {model.id: model async for model in client.models.list(limit=1000)}
+    async with google(customer) as client:
+        contents = {model.name.removeprefix("models/"): model async for model in await client.aio.models.list()}
+    assert GPT in chat
+    assert CLAUDE in messages
+    assert {GEMINI, EMBEDDING} <= set(contents)
+    assert not set(chat) & set(messages)
+    assert not set(chat) & set(contents)
+    assert not set(messages) & set(contents)
+    assert chat.keys() | messages.keys() | contents.keys() == PRICES.keys()  # and nothing without a price
+
+    shown = chat[GPT].model_dump()
+    assert (shown["context_length"], shown["created"]) == (128_000, 1_715_558_400)
+    assert shown["architecture"]["input_modalities"] == ["text", "image", "file"]
+    assert shown["pricing"]["prompt"] == "0.0000025"
+    assert shown["pricing"]["completion"] == "0.00001"
+    assert messages[CLAUDE].display_name == CLAUDE
+    assert messages[CLAUDE].max_input_tokens == 1_000_000
+    assert contents[GEMINI].input_token_limit == 1_048_576
+    assert contents[EMBEDDING].supported_actions == ["embedContent", "batchEmbedContents"]
+
+
+async def test_finding_newcomer_37_no_model_is_from_1970(customer: Customer):
+    async with async_openai(customer) as client:
+        dates = [model.created async for model in client.models.list()]
+    assert min(date for date in dates if date is not None) > 1_500_000_000
+    async with async_anthropic(customer) as client:
+        shown = [model.model_dump() async for model in client.models.list(limit=1000)]
+    assert not [model for model in shown if str(model.get("created_at", "2026")).startswith("1970")]
+
+
+@pytest.mark.parametrize("model", [CLAUDE, GEMINI, EMBEDDING])
+async def test_finding_newcomer_3_openai_is_told_where_a_model_is_served(customer: Customer, model: str):
+    async with async_openai(customer) as client:
+        for call in (
+            lambda: client.chat.completions.create(model=model, messages=CHAT),
+            lambda: client.chat.completions.create(model=model, messages=CHAT, stream=True),
+            lambda: client.responses.create(model=model, input="Hello"),
+            lambda: client.embeddings.create(model=model, input="Hello"),
+            lambda: client.models.retrieve(model),
+        ):
+            with pytest.raises(openai.NotFoundError) as caught:
+                await call()
+            assert caught.value.body["message"] == SERVED_AT[model]
+            assert caught.value.code == "model_not_found"
+
+
+@pytest.mark.parametrize("model", [GPT, GEMINI])
+async def test_finding_newcomer_3_anthropic_is_told_where_a_model_is_served(customer: Customer, model: str):
+    async with async_anthropic(customer) as client:
+        for call in (
+            lambda: client.messages.create(model=model, max_tokens=10, messages=CHAT),
+            lambda: client.messages.count_tokens(model=model, messages=CHAT),
+            lambda: client.models.retrieve(model),
+        ):
+            with pytest.raises(anthropic.NotFoundError) as caught:
+                await call()
+            assert caught.value.body["error"]["message"] == SERVED_AT[model]
+            assert caught.value.body["error"]["type"] == "not_found_error"
+
+
+@pytest.mark.parametrize("model", [GPT, CLAUDE])
+async def test_finding_newcomer_3_gemini_is_told_where_a_model_is_served(customer: Customer, model: str):
+    async with google(customer) as client:
+        for call in (
+            lambda: client.aio.models.generate_content(model=model, contents="Hello"),
+            lambda: client.aio.models.embed_content(model=model, contents="Hello"),
+            lambda: client.aio.models.get(model=model),
+        ):
+            with pytest.raises(google_errors.ClientError) as caught:
+                await call()
+            assert (caught.value.code, caught.value.message) == (404, SERVED_AT[model])
+
+
+async def test_where_a_model_is_served_is_told_only_to_keys_that_may_use_it(customer: Customer):
+    limited = await customer.relay.another_key(customer, models=[GPT])
+    async with async_openai(limited) as client:
+        with pytest.raises(openai.PermissionDeniedError):
+            await client.chat.completions.create(model=CLAUDE, messages=CHAT)
+        with pytest.raises(openai.NotFoundError) as caught:
+            await client.models.retrieve(CLAUDE)
+        assert "/v1/messages" not in caught.value.body["message"]
+        with pytest.raises(openai.NotFoundError) as caught:
+            await client.models.retrieve("gpt-unpriced")
+        assert "served at" not in caught.value.body["message"]
+        assert [model.id async for model in client.models.list()] == [GPT]
