@@ -755,6 +755,24 @@ class FrontDoor(asyncio.Protocol):
 
     def __init__(self, engine: Engine) -> None: ...
 
+class AnswerReader:
+    """Reads one answer of an upstream, in any pieces, by the grammar of the hot path. A bad one stays bad."""
+
+    begun: bool  # the head of the answer itself is there, not of a 100 before it
+    ended: bool
+    bad: bool
+    status: int
+    length: int | None  # Content-Length
+    encoding: bytes | None  # how the body is compressed, in lower case
+    lines: bytes  # the field lines that may pass to a client, as they were written
+
+    def __init__(self, table: FieldTable) -> None: ...
+    def feed(self, data: bytes) -> bytes:
+        """What of the body these bytes have, without its framing."""
+
+    def end(self) -> bool:
+        """The upstream has closed its side. Whether the answer is whole."""
+
 class Bridge:
     """The client's side of a call that came through aiohttp's parser."""
 

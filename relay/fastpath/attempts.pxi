@@ -1,4 +1,4 @@
-# Attempts at upstreams that Python makes with aiohttp's client: realtime sessions, and requests about files, stored
+# Attempts at upstreams that Python makes: realtime sessions, and requests about files, stored
 # objects and jobs. Choice, breakers, keys that rest and the retry budget are those of the hot path, in the same objects.
 
 @cython.final

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import ssl
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple, cast
 
 from relay._fastpath import Call, Channel, UpstreamConnection
 
@@ -55,6 +56,22 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
+async def open_connection(target: Target, protocol: Callable[[], asyncio.BaseProtocol]) -> asyncio.BaseProtocol:
+    """A new connection. Raises what CONNECT_ERRORS has."""
+    _, made = await asyncio.get_running_loop().create_connection(
+        protocol,
+        target.host,
+        target.port,
+        ssl=target.tls,
+        server_hostname=target.host if target.tls else None,
+    )
+    return made
+
+
+# TLS, name resolution, a name that IDNA cannot write.
+CONNECT_ERRORS: Final = (OSError, ValueError, RuntimeError)
+
+
 class Connector:
     """Opens connections, and remembers the attempts under way so that shutting down can end them."""
 
@@ -68,24 +85,18 @@ class Connector:
         task.add_done_callback(self._tasks.discard)
 
     async def _connect(self, channel: Channel, call: Call) -> None:
-        target: Target = channel.target
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(channel.connect_timeout_ns / 1e9):
-                _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(channel),
-                    target.host,
-                    target.port,
-                    ssl=target.tls,
-                    server_hostname=target.host if target.tls else None,
+                connection = await open_connection(
+                    channel.target, lambda: cast(asyncio.BaseProtocol, UpstreamConnection(channel))
                 )
         except TimeoutError:
             call.connect_failed(True)
-        except (OSError, ValueError, RuntimeError) as error:  # TLS, name resolution, a name that IDNA cannot write
+        except CONNECT_ERRORS as error:
             log.warning("channel %s: no connection (%s)", channel.name, type(error).__name__)
             call.connect_failed(False)
         else:
-            call.connected(connection)
+            call.connected(cast(UpstreamConnection, connection))
 
     async def close(self) -> None:
         for task in list(self._tasks):

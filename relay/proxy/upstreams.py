@@ -1,5 +1,5 @@
-"""Upstreams for calls that are not on the hot path: files, stored objects, jobs, realtime. aiohttp's client: simple
-beats fast.
+"""Upstreams for calls that are not on the hot path: files, stored objects, jobs (proxy/exchange.py), and realtime by
+aiohttp's client. Simple beats fast.
 
 Which channel and which key is decided where the hot path decides it (`_fastpath.Attempts`), and what an attempt shows
 of either counts there. What belongs to a channel goes to that one alone. One channel stands for one account at its
@@ -7,11 +7,11 @@ provider: what was made with one of its keys is there for all of them, so they t
 """
 
 import asyncio
-import contextlib
 import hashlib
 import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any, Final
+from typing import Final
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import msgspec
@@ -22,6 +22,8 @@ from relay._fastpath import Attempts, Channel, Engine, Route
 from relay.config import Channel as ConfiguredChannel
 from relay.config import Config
 from relay.config_values import MODEL_PLACE
+from relay.proxy.connect import CONNECT_ERRORS, Target, open_connection
+from relay.proxy.exchange import HEAD_TAIL, Exchange, ExchangeError
 from relay.proxy.hooks import Hooks
 from relay.wire import answers, upstream_errors
 from relay.wire import headers as wire_headers
@@ -33,6 +35,7 @@ FIRST_BYTES_MAX: Final = 4096  # of an answer that has not begun to say what it 
 NO_MODEL: Final = "(objects)"
 Fields = list[tuple[str, str]]
 _CODES: Final = _fastpath.ERROR_CODES
+_OF_A_TARGET: Final = "%/:?#[]@!$&'()*+,;=~"  # besides letters, digits and -._
 
 
 class Upstream(msgspec.Struct, frozen=True):
@@ -44,6 +47,7 @@ class Upstream(msgspec.Struct, frozen=True):
     query: str  # of every request, behind its own
     priority: int
     route: Route
+    target: Target
     connect_seconds: float
     first_byte_seconds: float
     idle_seconds: float
@@ -97,27 +101,23 @@ class HandshakeError(Exception):
 class Reply:
     """An answer whose head is there. It occupies its channel until it is closed, whatever happens."""
 
-    def __init__(
-        self, answer: aiohttp.ClientResponse, attempts: Attempts, idle_seconds: float, error: bytes | None = None
-    ) -> None:
-        self._answer = answer
+    def __init__(self, exchange: Exchange, attempts: Attempts, idle_seconds: float, error: bytes | None = None) -> None:
+        self._exchange = exchange
         self._attempts = attempts
         self._idle_seconds = idle_seconds
         self._error = error  # the body of an error answer, which is read before anything is decided
         self._first = b""  # what was read of another one before it passes
         self._closed = False
+        answer = exchange.answer
         self.status = answer.status
-        self.content_type = answer.content_type
-        self.content_length = answer.content_length
-
-    @property
-    def fields(self) -> Fields:
-        return passed(self._answer)
-
-    @property
-    def encoding(self) -> bytes | None:
-        """How the body is compressed, in lower case; None: it is not."""
-        return _encoding(self._answer)
+        self.content_length = answer.length
+        self.encoding = answer.encoding  # how the body is compressed, in lower case; None: it is not
+        given = wire_headers.split_lines(answer.lines)
+        types = wire_headers.values(given, b"content-type")
+        self.content_type = types[0].partition(b";")[0].strip().lower().decode("latin-1") if types else ""
+        self.fields: Fields = [
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in (*given, *wire_headers.guards(given))
+        ]
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body. Raises UpstreamError where it breaks off."""
@@ -130,14 +130,14 @@ class Reply:
         try:
             while True:
                 async with asyncio.timeout(self._idle_seconds):
-                    data = await self._answer.content.readany()
+                    data = await self._exchange.piece()
                 if not data:
                     return
                 yield data
         except TimeoutError:
             code = "upstream_stalled"
-        except (aiohttp.ClientError, OSError):
-            code = "upstream_truncated"
+        except ExchangeError as error:
+            code = error.code
         if not self._closed:  # while somebody waited for more of it
             self._attempts.bad(_CODES.index(code))
         raise UpstreamError(code)
@@ -165,10 +165,7 @@ class Reply:
     def close(self) -> None:
         self._closed = True
         self._attempts.leave()
-        if self._answer.content.at_eof():
-            self._answer.release()
-        else:
-            self._answer.close()
+        self._exchange.close()
 
 
 class Upstreams:
@@ -178,7 +175,6 @@ class Upstreams:
         self._tls = tls
         self._engine = engine
         self._hooks = hooks
-        self._session: aiohttp.ClientSession | None = None
         self._sockets: aiohttp.ClientSession | None = None
         self.by_name: dict[str, Upstream] = {}
 
@@ -229,28 +225,14 @@ class Upstreams:
         return upstream
 
     async def close(self) -> None:
-        for session in (self._sockets, self._session):
-            if session is not None:
-                await session.close()
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                # A connection for each request: aiohttp takes what came on an idle one as the next answer.
-                connector=aiohttp.TCPConnector(ssl=self._tls, limit=0, force_close=True),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                skip_auto_headers=("User-Agent", "Accept", "Content-Type", "Accept-Encoding"),
-                trust_env=False,
-            )
-        return self._session
+        if self._sockets is not None:
+            await self._sockets.close()
 
     def _open_sockets(self) -> aiohttp.ClientSession:
         """For WebSockets: a refusal's body is read, which aiohttp would throw away."""
         if self._sockets is None:
             self._sockets = aiohttp.ClientSession(
-                connector=self._open_session().connector,
-                connector_owner=False,
+                connector=aiohttp.TCPConnector(ssl=self._tls, limit=0, force_close=True),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
@@ -285,21 +267,22 @@ class Upstreams:
         try:
             while True:
                 try:
-                    answer = await self._request(upstream, attempts, method, path, query, fields, data)
-                    error = await _error_body(answer, upstream.first_byte_seconds) if answer.status >= 400 else None
+                    exchange = await self._request(upstream, attempts, method, path, query, fields, data)
+                    answer = exchange.answer
+                    error = await _held_back(exchange, upstream.first_byte_seconds) if answer.status >= 400 else None
                 except UpstreamError as failure:
                     if not trouble:
                         attempts.bad(_CODES.index(failure.code))
                     raise
                 if error is None:
                     attempts.good()
-                    return Reply(answer, attempts, upstream.idle_seconds)
-                judged = self.judge(attempts, answer.status, _encoding(answer), error, _lines(answer))
+                    return Reply(exchange, attempts, upstream.idle_seconds)
+                judged = self.judge(attempts, answer.status, answer.encoding, error, answer.lines)
                 if judged.key_refused and not streamed and attempts.another(key_refused=True, channels=False):
                     continue
                 if judged.instead:
                     raise UpstreamError(judged.instead, judged.wait_ns, processed=False)
-                return Reply(answer, attempts, upstream.idle_seconds, error)
+                return Reply(exchange, attempts, upstream.idle_seconds, error)
         except BaseException:
             attempts.leave()
             raise
@@ -329,39 +312,28 @@ class Upstreams:
         query: str,
         fields: Fields | None,
         data: bytes | AsyncIterator[bytes] | None,
-    ) -> aiohttp.ClientResponse:
-        # No `sock_read`: aiohttp's timer can outlive its answer, and then fails the next request on that connection.
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=upstream.connect_seconds)
-        sent = [*(fields or ()), *_key_fields(attempts), ("Accept-Encoding", "identity")]
-        if data is not None and not any(name == "Content-Type" for name, _ in sent):
-            sent.append(("Content-Type", "application/json"))  # it was read as JSON, whatever its sender calls it
+    ) -> Exchange:
+        exchange = Exchange(self._engine.field_table)
         try:
-            async with asyncio.timeout(upstream.first_byte_seconds) as limit:
-                if data is not None and not isinstance(data, bytes):
-                    data = _passing(data, limit, upstream.first_byte_seconds)
-                answer = await self._open_session().request(
-                    method,
-                    _url(upstream, path, query),
-                    headers=sent,
-                    data=_payload(data),
-                    timeout=timeout,
-                    allow_redirects=False,
-                )
-        except aiohttp.ConnectionTimeoutError:
-            raise UpstreamError("upstream_timeout", processed=False) from None
-        except (TimeoutError, aiohttp.ServerTimeoutError):
-            raise UpstreamError("upstream_timeout") from None
-        except aiohttp.ClientConnectorError:
-            raise UpstreamError("upstream_unavailable", processed=False) from None
-        except (aiohttp.ClientResponseError, ValueError):
-            raise UpstreamError("upstream_garbage") from None
-        except (aiohttp.ClientError, OSError):
-            raise UpstreamError("upstream_failed") from None
-        if 300 <= answer.status < 400:
-            answer.close()
-            done = answer.status == 303  # "see other": what was asked for is done, and told elsewhere
+            async with asyncio.timeout(upstream.connect_seconds):
+                await open_connection(upstream.target, lambda: exchange)
+            head = _request_head(upstream, attempts, method, path, query, fields or [], data)
+            await exchange.ask(head, data, upstream.first_byte_seconds)
+        except BaseException as error:
+            connected = exchange.connected
+            exchange.close()
+            if isinstance(error, TimeoutError):
+                raise UpstreamError("upstream_timeout", processed=connected) from None
+            if isinstance(error, ExchangeError):
+                raise UpstreamError(error.code) from None
+            if not connected and isinstance(error, CONNECT_ERRORS):
+                raise UpstreamError("upstream_unavailable", processed=False) from None
+            raise
+        if 300 <= exchange.answer.status < 400:
+            exchange.close()
+            done = exchange.answer.status == 303  # "see other": what was asked for is done, and told elsewhere
             raise UpstreamError("upstream_garbage", processed=done)
-        return answer
+        return exchange
 
     async def connect(
         self,
@@ -409,17 +381,6 @@ class Upstreams:
         )
 
 
-async def _passing(
-    pieces: AsyncIterator[bytes], limit: asyncio.Timeout, first_byte_seconds: float
-) -> AsyncIterator[bytes]:
-    """A body that is passed on as it arrives takes as long as its client takes; then the provider has to answer."""
-    limit.reschedule(None)
-    async for data in pieces:
-        yield data
-    with contextlib.suppress(RuntimeError):  # it has answered before it had all
-        limit.reschedule(asyncio.get_running_loop().time() + first_byte_seconds)
-
-
 async def whole(reply: Reply, bytes_max: int = ANSWER_BYTES_MAX) -> Answered:
     """The rest of an answer. Raises UpstreamError."""
     parts, size = [], 0
@@ -442,8 +403,49 @@ def unseen(error: UpstreamError) -> UpstreamError:
     return UpstreamError(codes.get(error.code, error.code), processed=error.processed)
 
 
+async def _held_back(exchange: Exchange, seconds: float) -> bytes:
+    """The body of an error answer. Raises UpstreamError."""
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(seconds):
+            while data := await exchange.piece():
+                parts.append(data)
+                size += len(data)
+                if size > ERROR_BYTES_MAX:
+                    raise UpstreamError("upstream_garbage")
+    except TimeoutError:
+        exchange.close()
+        raise UpstreamError("upstream_timeout") from None
+    except ExchangeError as error:
+        raise unseen(UpstreamError(error.code)) from None
+    except BaseException:
+        exchange.close()
+        raise
+    return b"".join(parts)
+
+
+def _request_head(
+    upstream: Upstream,
+    attempts: Attempts,
+    method: str,
+    path: str,
+    query: str,
+    fields: Fields,
+    data: bytes | AsyncIterator[bytes] | None,
+) -> bytes:
+    """The lines of a request, without the empty one."""
+    base = urlsplit(upstream.base_url)
+    query = "&".join(part for part in (query, upstream.query) if part)
+    target = quote(base.path + path + (f"?{query}" if query else ""), safe=_OF_A_TARGET)
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {base.netloc}"]
+    lines += [f"{name}: {value}" for name, value in (*fields, *_key_fields(attempts))]
+    if isinstance(data, bytes) or (data is None and method == "POST"):
+        lines.append(f"Content-Length: {len(data or b'')}")
+    return "".join(line + "\r\n" for line in lines).encode("latin-1") + HEAD_TAIL
+
+
 async def _error_body(answer: aiohttp.ClientResponse, seconds: float | None = None) -> bytes:
-    """Raises UpstreamError."""
+    """Of a handshake. Raises UpstreamError."""
     parts, size = [], 0
     try:
         async with asyncio.timeout(seconds):
@@ -500,16 +502,6 @@ def passed(answer: aiohttp.ClientResponse) -> Fields:
     return fields
 
 
-def _payload(data: bytes | AsyncIterator[bytes] | None) -> Any:
-    return aiohttp.BytesIOPayload(_io(data)) if isinstance(data, bytes) else data
-
-
-def _io(data: bytes) -> Any:
-    import io
-
-    return io.BytesIO(data)
-
-
 def without_model(base_url: str) -> str:
     """The base URL of what belongs to no model: Azure's files, for instance, are beside its deployments."""
     return base_url.replace(f"/deployments/{MODEL_PLACE}", "").replace(f"/{MODEL_PLACE}", "").rstrip("/")
@@ -528,6 +520,7 @@ def _upstream(config: Config, configured: ConfiguredChannel, channel: Channel, e
         query=configured.query,
         priority=configured.priority,
         route=Route(channel, NO_MODEL, engine.default_tables[channel.dialect]),
+        target=channel.target,
         connect_seconds=seconds(own.connect_seconds, default.connect_seconds),
         first_byte_seconds=seconds(own.first_byte_seconds, default.first_byte_seconds),
         idle_seconds=seconds(own.stream_idle_seconds, default.stream_idle_seconds),

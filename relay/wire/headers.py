@@ -239,6 +239,12 @@ def opened_by_browser(fields: _Pairs) -> bool:
     )
 
 
+def split_lines(lines: bytes) -> list[tuple[bytes, bytes]]:
+    """Names and values of field lines that were read before, each with its line end."""
+    pairs = (line.partition(b":") for line in lines.split(b"\r\n") if line)
+    return [(name, value.strip(b" \t")) for name, _, value in pairs]
+
+
 def values(fields: _Pairs, name: bytes) -> list[bytes]:
     """Every value of a field; `name` in lower case."""
     return [value.strip(b" \t") for each, value in fields if each.lower() == name]

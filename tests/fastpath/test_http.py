@@ -10,7 +10,7 @@ from aiohttp.http_parser import HttpRequestParser
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from relay._fastpath import decode_chunked, keyed_hash, parse_request_head, parse_response_head
+from relay._fastpath import AnswerReader, decode_chunked, keyed_hash, parse_request_head, parse_response_head
 from relay.wire import headers
 from tests.support import http_oracle as oracle
 
@@ -260,6 +260,49 @@ def test_chunked_bodies_are_their_oracle(body: bytes, end: bytes, cuts: set[int]
     expected = oracle.chunked(data)
     assert (whole[1] == "end") == (expected is not None)
     assert expected is None or (whole[0], whole[2]) == expected
+
+
+@given(
+    first=status_lines,
+    fields=st.sampled_from(
+        [b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Content-Length: 0\r\n", b"", None]
+    ),
+    block=blocks,
+    body=chunks,
+    end=st.sampled_from([b"0\r\n\r\n", b"0\r\nA: b\r\n\r\nrest", b"", b"0\r\n\n"]),
+    early=st.sampled_from([b"", b"HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n"]),
+    cuts=st.sets(st.integers(0, 300), max_size=8),
+)
+def test_an_answer_is_read_as_its_oracles_do(
+    first: bytes, fields: bytes | None, block: bytes, body: bytes, end: bytes, early: bytes, cuts: set[int]
+) -> None:
+    head = first + (block if fields is None else fields + b"\r\n")
+    data = early + head + body + end
+    reader = AnswerReader(TABLE)
+    edges = [0, *sorted(cut for cut in cuts if 0 < cut < len(data)), len(data)]
+    read = b"".join(reader.feed(data[a:b]) for a, b in itertools.pairwise(edges))
+    while (at := (data.find(b"\r\n\r\n") + 4)) >= 4 and (found := oracle.response_head(data[:at])) and found[0] < 200:
+        if found[0] == 101:
+            assert reader.bad
+            return
+        data = data[at:]
+    if at < 4 or found is None:
+        assert not reader.begun
+        return
+    rest = data[at:]
+    assert (reader.status, reader.lines) == (found[0], found[6])
+    whole = reader.ended
+    if found[1] == "none":
+        assert (read, whole) == (b"", True)
+    elif found[1] == "length":
+        assert (read, whole, reader.length) == (rest[: found[2]], len(rest) >= found[2], found[2])
+    elif found[1] == "close":
+        assert (read, whole, reader.end()) == (rest, False, True)
+    else:
+        expected = oracle.chunked(rest)
+        assert whole == (expected is not None)
+        assert expected is None or read == expected[0]
+        assert reader.end() == whole
 
 
 @given(key=st.binary(min_size=16, max_size=16), data=st.binary(max_size=140))
