@@ -1,5 +1,6 @@
 """Every thing that a provider bills is priced or refused: tools that it runs, and models beside the one asked for."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.functional.raw_upstream import RawUpstream
+from tests.functional.raw_upstream import Gate, RawUpstream
 from tests.functional.relay_process import Customer, RelayProcess, nano
 from tests.functional.setting import OPERATOR_TOKEN, RAW_KEY, channel
 from tests.support.http1 import Message
@@ -415,3 +416,29 @@ async def test_finding_wire_M1_the_model_that_answers_is_compared(strict: RelayP
         assert found.count((channel_, f"{model}: answered by other-model-9")) == 1
     assert ("openai", "dear: answered by a name that is none") in found
     assert not [detail for _, detail in found if "<b>" in detail or "2026" in detail]
+
+
+async def test_a_killed_relay_charges_what_tools_have_used(lenient: RelayProcess, raw: RawUpstream):
+    """kill -9 when the client has the event that tells of the picture: its cost is charged at the next start."""
+    item = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "iVBORw0KGgo="}
+    usage = {"input_tokens": 60, "output_tokens": 7024, "total_tokens": 7084}
+    reply = {"output": [item, *PLAIN[RESPONSES]["output"]], "tool_usage": {"image_gen": usage}}
+    event = (
+        b"data: " + json.dumps({"type": "response.completed", "response": PLAIN[RESPONSES] | reply}).encode() + b"\n\n"
+    )
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    text, _ = raw.script(head + b"%x\r\n%b\r\n" % (len(event), event), Gate(asyncio.Event()))
+    customer = await lenient.customer()
+    tool = {"type": "image_generation", "model": "gpt-image-2"}
+    document = json.dumps(body(RESPONSES, "gpt-5.5", text, tools=[tool], stream=True)).encode()
+    async with await RawClient.connect("127.0.0.1", lenient.port) as client:
+        fields = f"Authorization: Bearer {customer.secret}\r\nContent-Length: {len(document)}\r\n"
+        await client.send(f"POST {RESPONSES} HTTP/1.1\r\nHost: r\r\n{fields}\r\n".encode() + document)
+        await client.until_contains(b"image_gen")
+        await client.until_contains(b"}}\n\n")
+        await lenient.kill()
+    await lenient.start()
+    record = await customer.call()
+    assert (record["error_code"], record["cost"]) == ("recovered", "0.21212")
+    assert await customer.settled_nano() == 100 * 10**9 - nano("0.21212")
+    assert (await lenient.command("ledger verify"))["differences"] == []
