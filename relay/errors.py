@@ -7,7 +7,7 @@ same request can ever succeed if repeated (`final`), and a sentence for the pers
     client      request    malformed_json duplicate_key invalid_type invalid_value missing_model unsupported_feature
                            tool_unpriced
                            malformed_http malformed_form body_too_large unsupported_encoding body_timeout
-                           unsupported_charset browser_request misspelt_key
+                           unsupported_charset browser_request misspelt_key malformed_encoding
                            idempotency_repeat path_not_found method_not_allowed upgrade_required model_not_found
                            object_not_found too_many_files objects_apart
                 key        missing_key invalid_key ambiguous_key key_expired key_revoked key_suspended account_inactive
@@ -85,8 +85,9 @@ ERRORS: Final[dict[str, ErrorKind]] = {
     "malformed_form": _client(400, "The request body is not a valid multipart form."),
     "body_too_large": _client(413, "The request body is larger than this relay accepts."),
     "unsupported_encoding": _client(
-        415, "Compressed request bodies are not supported: send the body without Content-Encoding."
+        415, "Request bodies may be compressed by one of gzip, deflate, br and zstd, and forms not at all."
     ),
+    "malformed_encoding": _client(400, "The request body is not compressed as its Content-Encoding says."),
     "unsupported_charset": _client(
         415, "JSON is read as UTF-8 here: send it so, and no other charset in Content-Type."
     ),

@@ -93,6 +93,7 @@ ERROR_CODES = (
     "tool_unpriced",
     "files_limit",
     "misspelt_key",
+    "malformed_encoding",
 )
 
 cdef enum:
@@ -159,6 +160,7 @@ cdef enum:
     E_TOOL_UNPRICED
     E_FILES_LIMIT
     E_MISSPELT_KEY
+    E_MALFORMED_ENCODING
     E_COUNT
 
 assert len(ERROR_CODES) == E_COUNT

@@ -14,7 +14,8 @@ from aiohttp.web_protocol import RequestHandler
 
 from relay import _fastpath, quiet
 from relay._fastpath import Bridge, Engine
-from relay.proxy.bodies import EXPECTS, Body
+from relay.proxy import decoders
+from relay.proxy.bodies import EXPECTS, Body, BrokenCodingError, UnknownCodingError, coding_of
 from relay.proxy.cutting import reset
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
@@ -30,6 +31,8 @@ HEAD_BYTES_MAX = 65_536  # names and values together; aiohttp itself bounds only
 E_BODY_TOO_LARGE = _fastpath.ERROR_CODES.index("body_too_large")
 E_BODY_TIMEOUT = _fastpath.ERROR_CODES.index("body_timeout")
 E_INVALID_VALUE = _fastpath.ERROR_CODES.index("invalid_value")
+E_UNSUPPORTED_ENCODING = _fastpath.ERROR_CODES.index("unsupported_encoding")
+E_MALFORMED_ENCODING = _fastpath.ERROR_CODES.index("malformed_encoding")
 E_UNSUPPORTED_CHARSET = _fastpath.ERROR_CODES.index("unsupported_charset")
 LocalHandler = Callable[[web.Request, Endpoint, str | None], Awaitable[web.StreamResponse]]
 SideHandler = Callable[[web.Request, Endpoint, str | None, str], Awaitable[web.StreamResponse]]
@@ -395,6 +398,12 @@ class ApiServer:
 
         trusted = self._engine.hooks.peer(transport.get_extra_info("peername"))[2]
         readable, bad_field = wire_headers.readable(request.raw_headers, forwarded=trusted)
+        decoder: decoders.Decoder | None = None
+        unknown_coding = False
+        try:
+            decoder = coding_of(readable)
+        except UnknownCodingError:
+            unknown_coding = True
         own = _FRAMING | wire_headers.named_by_connection(readable)
         fields = b"".join(name + b": " + value + b"\r\n" for name, value in readable if name.lower() not in own)
         form_type = _form_type(request, endpoint) if endpoint.form else None
@@ -405,6 +414,8 @@ class ApiServer:
             keys, rest = queries.read(endpoint, query.encode("ascii", "replace"))
         except queries.QueryError as error:
             bad_head, bad_field = bad_head or E_INVALID_VALUE, bad_field or str(error)
+        if not bad_head and (unknown_coding or (decoder is not None and form_type is not None)):
+            bad_head = E_UNSUPPORTED_ENCODING
         if not bad_head and form_type is None:
             types = wire_headers.values(readable, b"content-type")
             bad_head = 0 if all(map(wire_headers.charset_is_utf8, types)) else E_UNSUPPORTED_CHARSET
@@ -425,8 +436,9 @@ class ApiServer:
             if (request.content_length or 0) > self._engine.body_bytes_max:
                 bridge.refuse(E_BODY_TOO_LARGE)
             try:
-                body = Body(request, self.body_idle_seconds)
-                while body.expected and bridge.identifying and not ended.done():  # noqa: ASYNC110 - it may be refused
+                body = Body(request, self.body_idle_seconds, decoder)
+                # It may be refused: then nobody asks for the body, or makes it plain.
+                while (body.expected or decoder) and bridge.identifying and not ended.done():  # noqa: ASYNC110
                     await asyncio.sleep(KEY_LOADING_SECONDS)
                 while not ended.done():
                     data = await body.next()
@@ -436,6 +448,8 @@ class ApiServer:
                     bridge.read(data)
             except TimeoutError:
                 bridge.refuse(E_BODY_TIMEOUT)
+            except BrokenCodingError:
+                bridge.refuse(E_MALFORMED_ENCODING)
             except (web.RequestPayloadError, ConnectionError):  # refused meanwhile, or not: nobody is there
                 bridge.gone()
             reusable = await ended
@@ -447,8 +461,11 @@ class ApiServer:
 
 _VERSIONS = (HttpVersion10, HttpVersion11)
 
-# Framing and one-connection fields are aiohttp's business; the pipeline must not judge them a second time.
-_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade", b"host"})
+# Framing and one-connection fields are aiohttp's business, and compressed bodies are made plain here; the pipeline must
+# not judge either a second time.
+_FRAMING = frozenset(
+    {b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade", b"host", b"content-encoding"}
+)
 
 
 _API = web.RequestKey("relay.api", bool)  # a path of the API: pages of other origins may call it where they may at all

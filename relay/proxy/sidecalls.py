@@ -14,7 +14,7 @@ from aiohttp import web
 
 from relay import _fastpath, units
 from relay._fastpath import Admission, ApiKey, Balance, Engine, Route
-from relay.proxy.bodies import Body
+from relay.proxy.bodies import Body, BrokenCodingError, UnknownCodingError, coding_of
 from relay.proxy.cutting import reset
 from relay.proxy.hooks import Hooks
 from relay.proxy.keyring import Keyring
@@ -190,9 +190,21 @@ class SideCall:
         """As the client calls its body; of several, which aiohttp refuses, the first."""
         return next(iter(wire_headers.values(self.readable, b"content-type")), b"")
 
+    @property
+    def compressed(self) -> bool:
+        """Whether its client says that its body is."""
+        try:
+            return coding_of(self.readable) is not None
+        except UnknownCodingError:
+            return True
+
     async def body(self, bytes_max: int) -> bytes:
-        """The whole request body. Raises RefusedError."""
+        """The whole request body, plain. Raises RefusedError."""
         engine = self.desk.engine
+        try:
+            decoder = coding_of(self.readable)
+        except UnknownCodingError:
+            raise RefusedError("unsupported_encoding") from None
         if not wire_headers.charset_is_utf8(self.content_type):
             raise RefusedError("unsupported_charset")
         if (self.request.content_length or 0) > bytes_max:
@@ -200,7 +212,7 @@ class SideCall:
         assert self.key is not None
         self._body_owner = self.key.balance
         parts: list[bytes] = []
-        body = Body(self.request, self.desk.body_idle_seconds())
+        body = Body(self.request, self.desk.body_idle_seconds(), decoder)
         try:
             while data := await body.next():
                 parts.append(data)
@@ -213,6 +225,8 @@ class SideCall:
             return b"".join(parts).removeprefix(strictjson.BYTE_ORDER_MARK)
         except TimeoutError:
             raise RefusedError("body_timeout") from None
+        except BrokenCodingError:
+            raise RefusedError("malformed_encoding") from None
 
     # -- the caller's Idempotency-Key
 

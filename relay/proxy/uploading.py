@@ -52,6 +52,8 @@ class Uploads:
         length = request.content_length
         if length is not None and length > bytes_max:
             raise RefusedError("body_too_large")
+        if call.compressed:
+            raise RefusedError("unsupported_encoding")  # it passes as it arrives
         boundary = multipart.boundary_of(call.content_type)
         if boundary is None:
             raise RefusedError("invalid_value", "content-type")
