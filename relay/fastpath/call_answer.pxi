@@ -229,6 +229,8 @@ cdef int call_begin_answer(Call call, bytes data, Py_ssize_t offset) except -1:
             call.stream = True      # its request says so in a field of its own
         call.tap = UsageTap(call.endpoint.format, kind, call.route.table)
         call_bounds(call)
+        if call.shape == SHAPE_OTHER and call.endpoint.format == F_IMAGES:
+            call.tap.tap.image_count = call.scanner.choices     # the picture itself, which reports nothing
         call_meter(call, kind)
         call.prompt_known = call.endpoint.format != F_MESSAGES and call.endpoint.format != F_GENERATE   # others say it last
         if head.compressed:

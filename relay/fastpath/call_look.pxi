@@ -60,7 +60,7 @@ cdef int look_object(const uint8_t* p, const uint8_t* end) noexcept nogil:
             return LOOK_ERROR
         if q + 1 == end:
             return LOOK_MORE
-        return LOOK_GOOD if q[1] == c'"' or q[1] == c'}' or q[1] == c']' else LOOK_ERROR
+        return LOOK_GOOD if q[1] == (c'"' if q[0] == c'"' else q[0] + 2) else LOOK_ERROR      # "", {}, []
     if q[0] != c'"':
         return LOOK_GOOD
     p = q + 1
@@ -192,6 +192,9 @@ cdef int call_look_for(Call call, const uint8_t* p, Py_ssize_t n) except -1:
         if found != LOOK_MORE and found != LOOK_BAD and shape != SHAPE_OBJECT and not (
                 call.stream and (shape == SHAPE_EVENTS or call.endpoint.stream_by_path)):
             found = LOOK_BAD
+        if found == LOOK_BAD and call.endpoint.format == F_IMAGES and call_label(call).startswith(b"image/"):
+            shape = SHAPE_OTHER      # the picture itself
+            found = LOOK_GOOD
     call.shape = shape if found != LOOK_MORE else SHAPE_UNKNOWN
     return found
 

@@ -7,18 +7,18 @@ cdef int call_relay(Call call, bytes data, Py_ssize_t offset, bytes head) except
     cdef Py_ssize_t n = PyBytes_GET_SIZE(data), i = offset, start, size, taken, last = offset, eaten, trailer = -1
     cdef Py_ssize_t tail
     cdef bint ended = False
-    cdef int wrong, bad = 0, framing = call.head.framing
+    cdef int wrong, last_state = -1, bad = 0, framing = call.head.framing
     cdef Buffer out = call.engine.buffer
-    cdef Chunked at_last
+    cdef Chunked at_first
     out.size = 0
     if framing == B_CHUNKED:
-        at_last = call.chunked
-        if at_last.state >= K_TRAILER:
+        at_first = call.chunked
+        if at_first.state >= K_TRAILER:
             trailer = offset
         while i < n and not call.cut:
             if call.chunked.state == K_SIZE and call.chunked.digits == 0:
                 last = i          # where the framing of the next chunk begins
-                at_last = call.chunked
+                last_state = K_SIZE
             eaten = chunked_next(&call.chunked, p + i, n - i, &start, &size)
             if size:
                 taken = call_payload(call, p + i + start, size, out)
@@ -27,7 +27,7 @@ cdef int call_relay(Call call, bytes data, Py_ssize_t offset, bytes head) except
                     call.cut_bytes = size - taken
                     break
                 last = i + eaten      # what was counted passes, whatever follows it
-                at_last = call.chunked
+                last_state = K_DATA_CR
             i += eaten
             if call.chunked.state >= K_TRAILER:
                 if trailer < 0:
@@ -67,7 +67,10 @@ cdef int call_relay(Call call, bytes data, Py_ssize_t offset, bytes head) except
             i -= 1
     if bad and framing == B_CHUNKED:
         i = last
-        call.chunked = at_last
+        call.chunked = at_first     # the framing as the client has it
+        if last_state >= 0:
+            chunked_init(&call.chunked)
+            call.chunked.state = last_state
     elif trailer >= 0:
         tail = min(i - trailer, 2 if ended else 1 if call.chunked.state == K_LAST_LF else 0)
         if i - trailer != tail:      # trailer fields are dropped: they tell of the upstream's account, as in a head

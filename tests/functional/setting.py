@@ -44,6 +44,9 @@ PRICES: dict[str, tuple[str, ...]] = {
     "raw-first": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
     "raw-claude-first": ("1", "2", "0.5", "1.5", "2", "0", "0"),
     "raw-gemini-first": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
+    "raw-speech": ("15", "0", "0", "0", "0", "0", "0"),
+    "raw-scribe": ("0", "0", "0", "0", "0", "0", "0", "0.0001"),
+    "raw-picture": ("0", "0", "0", "0", "0", "0", "0.04"),
     "raw-slow": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
 }
 _FIELDS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "web_search", "image", "video_second")
@@ -128,7 +131,10 @@ key_rest_seconds = 0
         ),
         channel("down", "openai", nowhere, '["gpt-down", "gpt-failover"]', "nobody"),
         channel("after-down", "openai", simulator + "/v1", '["gpt-failover"]', SIM_KEY, "priority = 1"),
-        channel("raw-openai", "openai", raw + "/v1", '["raw-chat", "raw-uncounted"]', RAW_KEY),
+        channel(
+            "raw-openai", "openai", raw + "/v1",
+            '["raw-chat", "raw-uncounted", "raw-speech", "raw-scribe", "raw-picture"]', RAW_KEY,
+        ),
         channel("raw-strip", "openai", raw + "/v1", '["raw-strip"]', RAW_KEY, 'ask_usage = "strip"'),
         channel("raw-anthropic", "anthropic", raw, '["raw-claude", "raw-claude-uncounted"]', RAW_KEY),
         channel("raw-gemini", "gemini", raw, '["raw-gemini", "raw-gemini-uncounted"]', RAW_KEY),

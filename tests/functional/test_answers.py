@@ -336,6 +336,26 @@ async def test_finding_clients_F10_any_end_behind_the_last_event(
     assert raw.connections > connections
 
 
+@pytest.mark.parametrize("sample", [CHAT, GEMINI_ARRAY], ids=named)
+async def test_finding_clients_F10_a_length_that_is_not_reached(relay: RelayProcess, raw: RawUpstream, sample: Sample):
+    customer = await relay.customer()
+    answer, _ = await ask(customer, raw, sample, head(sample, "length", len(sample.body) + 500) + sample.body, Close())
+    assert (answer.status, answer.body.rstrip(), answer.complete) == (200, sample.body.rstrip(), True)
+    assert (await customer.call())["error_code"] is None
+    # What cannot be made up is cut, and the answer has finished all the same.
+    answer, _ = await ask(customer, raw, sample, head(sample, "length", 10**9) + sample.body, Close())
+    assert (answer.body, answer.complete) == (sample.body, False)
+    assert {record["error_code"] for record in await customer.calls(2)} == {None}
+
+
+async def test_finding_clients_F10_silence_behind_the_last_event(relay: RelayProcess, raw: RawUpstream):
+    customer = await relay.customer()
+    script = head(CHAT, "chunked", 0) + chunk_bytes(*CHAT.events)
+    answer, _ = await ask(customer, raw, CHAT, script, Gate(asyncio.Event()), model="raw-slow")
+    assert (answer.body, answer.complete) == (CHAT.body, True)
+    assert (await customer.call())["error_code"] is None
+
+
 async def test_finding_clients_F10_with_the_sdks(relay: RelayProcess, raw: RawUpstream):
     customer = await relay.customer()
 
@@ -589,3 +609,69 @@ async def test_finding_wire_L2_a_head_with_bare_line_feeds(relay: RelayProcess, 
         Gate(asyncio.Event()), code="upstream_garbage",
     )  # fmt: skip
     assert asyncio.get_running_loop().time() - began < 10
+
+
+SOUND = b"\x00{not json} <html> \xff" * 50
+
+
+async def media(customer: Customer, raw: RawUpstream, kind: str, *steps: Step, **fields: str) -> http1.Message:
+    text, _ = raw.script(*steps)
+    path, content_type = f"/v1/{kind}", "application/json"
+    model = {"audio/speech": "raw-speech", "audio/transcriptions": "raw-scribe"}.get(kind, "raw-picture")
+    if kind == "audio/transcriptions":
+        content_type = "multipart/form-data; boundary=b"
+        parts = {"model": model, "prompt": text, **fields}
+        body = "".join(f'--b\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}\r\n' for n, v in parts.items())
+        body += '--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+        data = body.encode() + b"RIFF" + bytes(4000) + b"\r\n--b--\r\n"
+    else:
+        data = json.dumps({"model": model, "input": text, "prompt": text, **fields}).encode()
+    sent = {"Authorization": f"Bearer {customer.secret}", "Content-Type": content_type}
+    async with await RawClient.connect("127.0.0.1", customer.relay.port) as client:
+        await client.send(request_bytes("POST", path, sent, data))
+        return await client.response()
+
+
+async def test_what_is_no_json_keeps_its_form(relay: RelayProcess, raw: RawUpstream):
+    customer = await relay.customer()
+    good = [
+        ("audio/speech", SOUND, "audio/mpeg", {}),
+        ("audio/speech", SOUND[1:], "audio/pcm", {}),
+        ("audio/speech", SOUND[1:], "", {}),
+        ("audio/transcriptions", b"data: hello", "text/plain", {"response_format": "text"}),
+        ("audio/transcriptions", b"1\n00:00 --> 00:01\nhello", "application/x-subrip", {"response_format": "srt"}),
+        ("audio/transcriptions", b'{"text":"hello"}', "text/plain", {"response_format": "vtt"}),
+        ("audio/transcriptions", b'{"text":"hello","usage":{"type":"duration","seconds":1}}', "text/plain", {}),
+        ("images/generations", SOUND, "image/png", {}),
+    ]
+    for kind, body, label, fields in good:
+        for steps in ((html(body, label),), (html(body, label)[:-4], Turn(), body[-4:])):
+            answer = await media(customer, raw, kind, *steps, **fields)
+            assert (answer.status, answer.body, answer.complete) == (200, body, True), (kind, label, fields)
+    records = await customer.calls(2 * len(good))
+    assert {record["error_code"] for record in records} == {None}
+    paid = {record["path"] for record in records if nano(record["cost"]) > 0}
+    assert paid == {"/v1/audio/speech", "/v1/audio/transcriptions", "/v1/images/generations"}
+
+
+@pytest.mark.parametrize("kind", ["audio/speech", "audio/transcriptions", "images/generations"])
+async def test_finding_clients_F3_what_is_neither_sound_nor_a_transcript(
+    relay: RelayProcess, raw: RawUpstream, kind: str
+):
+    bad = [
+        (PAGE, "text/html", {}, "upstream_garbage"),
+        (b"", "audio/mpeg", {}, "upstream_garbage"),
+        (b"upstream connect error", "text/plain", {}, "upstream_garbage"),
+        (b'{"error":{"message":"x"}}', "application/json", {}, "upstream_error"),
+        (PAGE, "text/html", {"response_format": "text"}, "upstream_garbage"),
+        (b'{"error":{"message":"x"}}', "application/json", {"response_format": "text"}, "upstream_error"),
+    ]
+    for body, label, fields, code in bad:
+        if fields and kind != "audio/transcriptions":
+            continue
+        customer = await relay.customer()
+        answer = await media(customer, raw, kind, html(body, label), **fields)
+        assert answer.status == 502, (label, fields)
+        assert PAGE not in answer.body
+        assert (await customer.call())["error_code"] == code
+        assert await spent(customer) == 0
