@@ -627,6 +627,7 @@ class Channel:
         ask_usage: bool = False,
         connect_timeout_ns: int = ...,
         first_byte_timeout_ns: int = ...,
+        answer_timeout_ns: int = ...,
         stream_idle_timeout_ns: int = ...,
     ) -> None: ...
     def py_awake_key(self, model: str, where: int, affinity: int, now: int) -> int:

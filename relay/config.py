@@ -90,6 +90,7 @@ class Timeouts(_Table, frozen=True):
     body_idle_seconds: Seconds = 30.0
     connect_seconds: Seconds = 5.0
     first_byte_seconds: Seconds = 120.0
+    answer_seconds: Seconds = 600.0
     stream_idle_seconds: Seconds = 300.0
     write_stall_seconds: Seconds = 60.0
 
@@ -99,6 +100,7 @@ class ChannelTimeouts(_Table, frozen=True):
 
     connect_seconds: Seconds | None = None
     first_byte_seconds: Seconds | None = None
+    answer_seconds: Seconds | None = None
     stream_idle_seconds: Seconds | None = None
 
 

@@ -49,6 +49,7 @@ cdef enum:
     BLAME_CHANNEL = 0     # whose fault a failed attempt is
     BLAME_KEY             # the operator's key there: refused, or above its limits
     BLAME_NOBODY
+    BLAME_CHANNEL_FOR_ALL # the channel's, and the provider may have done what was asked: nobody else is asked
 
 cdef enum:
     WAIT = 10_000         # not an error code: the phase goes on when the engine calls again

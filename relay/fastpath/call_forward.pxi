@@ -151,7 +151,7 @@ cdef int call_attempt_failed(Call call, int code, int blame=BLAME_CHANNEL) excep
     cdef Channel channel = route.channel
     cdef UpstreamKey key = None
     cdef int64_t now = monotonic_ns()
-    if blame == BLAME_CHANNEL:
+    if blame == BLAME_CHANNEL or blame == BLAME_CHANNEL_FOR_ALL:
         call_attempt_bad(call, code)
     call_drop_connection(call)
     channel.failures += 1
@@ -164,7 +164,7 @@ cdef int call_attempt_failed(Call call, int code, int blame=BLAME_CHANNEL) excep
         if call.tried is None:
             call.tried = []
         call.tried.append(channel)
-    if not call_may_retry(call) or (key is None and not call.engine.another_way(call.routes, call.tried, channel, call.endpoint.format, now)):
+    if blame == BLAME_CHANNEL_FOR_ALL or not call_may_retry(call) or (key is None and not call.engine.another_way(call.routes, call.tried, channel, call.endpoint.format, now)):
         call_refuse(call, code, None)
     elif not call.engine.retry_budget.take():
         call_refuse(call, code, None)

@@ -684,8 +684,12 @@ cdef class Engine:
             call_sweep_look(call)
         elif call.state in (C_HEAD, C_ERROR_BODY):
             channel = call.route.channel
-            if now - call.phase_ns > channel.first_byte_timeout_ns:
-                call_attempt_failed(call, E_UPSTREAM_TIMEOUT)
+            if call.stream:
+                if now - call.phase_ns > channel.first_byte_timeout_ns:
+                    call_attempt_failed(call, E_UPSTREAM_TIMEOUT)
+            elif now - call.phase_ns > channel.answer_timeout_ns:
+                # It may have been made all the same, and be billed: an error answer that stops half way has not.
+                call_attempt_failed(call, E_UPSTREAM_TIMEOUT, BLAME_CHANNEL_FOR_ALL if call.state == C_HEAD else BLAME_CHANNEL)
         elif call.state == C_RELAY:
             channel = call.route.channel
             if call.connection is not None and call.connection.want_read_paused:

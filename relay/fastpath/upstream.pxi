@@ -74,7 +74,7 @@ cdef class Channel:
     cdef readonly tuple tags
     cdef uint64_t salt
     cdef readonly bint ask_usage
-    cdef readonly int64_t connect_timeout_ns, first_byte_timeout_ns, stream_idle_timeout_ns
+    cdef readonly int64_t connect_timeout_ns, first_byte_timeout_ns, answer_timeout_ns, stream_idle_timeout_ns
     cdef list idle                     # UpstreamConnection, the most recently used last
     cdef readonly int in_flight
     cdef readonly int64_t connects, failures
@@ -83,7 +83,7 @@ cdef class Channel:
 
     def __init__(self, str name, int dialect, bytes host, bytes base_path, list key_lines, object target, *, bytes query=None,
                  int priority=0, int weight=1, tuple tags=(), Breaker breaker=None, bint ask_usage=False, int64_t connect_timeout_ns=5_000_000_000,
-                 int64_t first_byte_timeout_ns=120_000_000_000, int64_t stream_idle_timeout_ns=300_000_000_000):
+                 int64_t first_byte_timeout_ns=120_000_000_000, int64_t answer_timeout_ns=600_000_000_000, int64_t stream_idle_timeout_ns=300_000_000_000):
         if not key_lines:
             raise ValueError("a channel needs at least one authentication line (an empty one for none)")
         self.name = name
@@ -102,6 +102,7 @@ cdef class Channel:
         self.ask_usage = ask_usage
         self.connect_timeout_ns = connect_timeout_ns
         self.first_byte_timeout_ns = first_byte_timeout_ns
+        self.answer_timeout_ns = answer_timeout_ns
         self.stream_idle_timeout_ns = stream_idle_timeout_ns
         self.idle = []
 

@@ -85,6 +85,7 @@ def build_channel(config: configuration.Config, channel: configuration.Channel, 
         ask_usage=usage.asks_usage(channel.ask_usage, channel.api, channel.base_url),
         connect_timeout_ns=nanoseconds(own.connect_seconds, default.connect_seconds),
         first_byte_timeout_ns=nanoseconds(own.first_byte_seconds, default.first_byte_seconds),
+        answer_timeout_ns=nanoseconds(own.answer_seconds, default.answer_seconds),
         stream_idle_timeout_ns=nanoseconds(own.stream_idle_seconds, default.stream_idle_seconds),
     )
 

@@ -50,6 +50,7 @@ class Upstream(msgspec.Struct, frozen=True):
     target: Target
     connect_seconds: float
     first_byte_seconds: float
+    answer_seconds: float
     idle_seconds: float
     models: dict[str, str]
     key_digest: bytes  # of its first key: channels with the same one at the same place are one account upstream
@@ -318,7 +319,8 @@ class Upstreams:
             async with asyncio.timeout(upstream.connect_seconds):
                 await open_connection(upstream.target, lambda: exchange)
             head = _request_head(upstream, attempts, method, path, query, fields or [], data)
-            await exchange.ask(head, data, upstream.first_byte_seconds)
+            # What makes something takes as long as an answer may; what shows or deletes it begins at once.
+            await exchange.ask(head, data, upstream.first_byte_seconds if data is None else upstream.answer_seconds)
         except BaseException as error:
             connected = exchange.connected
             exchange.close()
@@ -523,6 +525,7 @@ def _upstream(config: Config, configured: ConfiguredChannel, channel: Channel, e
         target=channel.target,
         connect_seconds=seconds(own.connect_seconds, default.connect_seconds),
         first_byte_seconds=seconds(own.first_byte_seconds, default.first_byte_seconds),
+        answer_seconds=seconds(own.answer_seconds, default.answer_seconds),
         idle_seconds=seconds(own.stream_idle_seconds, default.stream_idle_seconds),
         models=dict(configured.models),
         key_digest=hashlib.sha256(configured.api_keys[0].reveal().encode() if configured.api_keys else b"").digest(),

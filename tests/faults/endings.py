@@ -22,6 +22,7 @@ NOWHERE = "http://127.0.0.1:9"
 SETTINGS = {
     "drain_seconds = 5": "drain_seconds = 1",
     "first_byte_seconds = 20": "first_byte_seconds = 2",
+    "answer_seconds = 20": "answer_seconds = 2",
     "stream_idle_seconds = 20": "stream_idle_seconds = 2",
 }
 Ending = Callable[["Mix"], Awaitable[Call]]

@@ -96,6 +96,7 @@ header_seconds = 1
 body_idle_seconds = 1
 connect_seconds = 2
 first_byte_seconds = 20
+answer_seconds = 20
 stream_idle_seconds = 20
 write_stall_seconds = 2
 [plans.open]
@@ -162,7 +163,7 @@ key_rest_seconds = 0
         channel("raw-gateway", "anthropic", raw, '["raw-gateway"]', RAW_KEY, 'key_header = "X-Gateway-Key"'),
         channel(
             "raw-slow", "openai", raw + "/v1", '["raw-slow"]', RAW_KEY,
-            "[channels.timeouts]", "first_byte_seconds = 0.5", "stream_idle_seconds = 0.5",
+            "[channels.timeouts]", "first_byte_seconds = 0.5", "answer_seconds = 0.5", "stream_idle_seconds = 0.5",
         ),
     ]  # fmt: skip
     return head + "".join(channels) + rates()

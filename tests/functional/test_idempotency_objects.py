@@ -151,7 +151,8 @@ def config(raw: str, upstream_port: int | None = None) -> str:
     base = raw if upstream_port is None else f"http://127.0.0.1:{upstream_port}"
     return (
         "[server]\ndrain_seconds = 2\n[plans.open]\n[jobs]\npoll_seconds = 3600\n"
-        "[timeouts]\nfirst_byte_seconds = 20\n[routing]\nbreaker_failure_percent = 0\nkey_rest_seconds = 0\n"
+        "[timeouts]\nfirst_byte_seconds = 20\nanswer_seconds = 20\n"
+        "[routing]\nbreaker_failure_percent = 0\nkey_rest_seconds = 0\n"
         + channel("raw", "openai", base + "/v1", '["gpt-4o", "gpt-5", "sora-2"]', RAW_KEY)
         + rates()
     )

@@ -58,7 +58,7 @@ async def upstreams(*names: str) -> AsyncIterator[Upstreams]:
 async def relay(folder: Path, *ways: str, **routing: float) -> AsyncIterator[Customer]:
     settings = "".join(f"{name} = {value}\n" for name, value in routing.items())
     text = (
-        "[server]\ndrain_seconds = 2\n[timeouts]\nconnect_seconds = 1\nfirst_byte_seconds = 1\n"
+        "[server]\ndrain_seconds = 2\n[timeouts]\nconnect_seconds = 1\nfirst_byte_seconds = 1\nanswer_seconds = 1\n"
         f"[plans.open]\n[routing]\n{settings}" + "".join(ways) + RATE
     )
     running = await RelayProcess(folder, text).start()

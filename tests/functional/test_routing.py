@@ -21,11 +21,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 RATES = "".join(f'[[rates]]\nmodel = "{name}"\ninput = 1\noutput = 2\n' for name in ("m", "other"))
 
 
-def config(*channels: str, **routing: float) -> str:
+def config(*channels: str, answer_seconds: float = 600, **routing: float) -> str:
     settings = "".join(f"{name} = {value}\n" for name, value in routing.items())
     return (
         f'[server]\ndrain_seconds = 2\n[admin]\ntoken = "{OPERATOR_TOKEN}"\n'
-        "[timeouts]\nconnect_seconds = 2\nfirst_byte_seconds = 1\n"
+        f"[timeouts]\nconnect_seconds = 2\nfirst_byte_seconds = 1\nanswer_seconds = {answer_seconds}\n"
         f"[plans.open]\n[routing]\n{settings}" + "".join(channels) + RATES
     )
 
@@ -49,8 +49,13 @@ async def running(folder: Path, text: str) -> AsyncIterator[Customer]:
         await relay.kill()
 
 
-async def ask(customer: Customer, model: str = "m", content: str = "hi", **headers: str) -> Message:
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": content}]}).encode()
+async def ask(
+    customer: Customer, model: str = "m", content: str = "hi", *, stream: bool = False, **headers: str
+) -> Message:
+    document = {"model": model, "messages": [{"role": "user", "content": content}]} | (
+        {"stream": True} if stream else {}
+    )
+    body = json.dumps(document).encode()
     fields = {"Host": "relay", "Authorization": f"Bearer {customer.secret}", "Content-Type": "application/json"}
     fields |= {name.replace("_", "-"): value for name, value in headers.items()}
     async with await RawClient.connect("127.0.0.1", customer.relay.port) as client:
@@ -202,9 +207,36 @@ async def test_a_first_byte_that_does_not_come_moves_the_call_on(tmp_path: Path)
         Provider() as good,
         running(tmp_path, config(way("silent", silent), way("good", good, "priority = 1"))) as customer,
     ):
-        assert (await ask(customer)).status == 200
+        assert (await ask(customer, stream=True)).status == 200
         record = await customer.call()
         assert (record["channel"], record["attempts"], record["status"]) == ("good", 2, 200)
+
+
+async def test_finding_clients_F11_an_answer_in_one_piece_may_take_longer_than_a_stream_to_begin(tmp_path: Path):
+    async with Provider(seconds=1.6) as slow, running(tmp_path, config(way("slow", slow))) as customer:
+        assert (await ask(customer)).status == 200
+        record = await customer.call()
+        assert (record["attempts"], record["status"]) == (1, 200)
+        assert record["first_byte_ms"] > 1500
+
+
+async def test_finding_clients_F11_what_may_have_been_made_is_not_asked_for_twice(tmp_path: Path):
+    async def hang(provider: Provider, key: str, model: str) -> None:
+        await asyncio.sleep(3600)
+
+    async with (
+        Provider(hang) as silent,
+        Provider() as good,
+        running(
+            tmp_path, config(way("silent", silent), way("good", good, "priority = 1"), answer_seconds=1)
+        ) as customer,
+    ):
+        answer = await ask(customer)
+        assert (answer.status, code(answer)) == (504, "upstream_timeout")
+        record = await customer.call()
+        assert (record["channel"], record["attempts"], record["cost"]) == ("silent", 1, "0")
+        assert (silent.calls.total(), good.calls.total()) == (1, 0)
+        assert (await channels(customer))["silent"]["failures"] == 1
 
 
 async def test_when_every_channel_is_down_callers_are_told_when_to_come_back(tmp_path: Path):

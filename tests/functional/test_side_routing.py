@@ -81,7 +81,8 @@ class Caller:
 async def running(folder: Path, *ways: str, **routing: float) -> AsyncIterator[Caller]:
     settings = "".join(f"{name} = {value}\n" for name, value in routing.items())
     text = (
-        "[server]\ndrain_seconds = 2\n[timeouts]\nconnect_seconds = 2\nfirst_byte_seconds = 1\nbody_idle_seconds = 1\n"
+        "[server]\ndrain_seconds = 2\n[timeouts]\nconnect_seconds = 2\nfirst_byte_seconds = 1\n"
+        "answer_seconds = 1\nbody_idle_seconds = 1\n"
         f"[jobs]\npoll_seconds = 3600\n[plans.open]\n[routing]\n{settings}" + "".join(ways) + RATES
     )
     relay = await RelayProcess(folder, text).start()
