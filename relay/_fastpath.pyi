@@ -793,6 +793,7 @@ class Bridge:
         bad_head: int = 0,
         bad_field: str | None = None,
         bad_key_field: bool = False,
+        alpha: bool = False,
     ) -> None:
         """Begins the call.
 
@@ -800,6 +801,7 @@ class Bridge:
         form_type      the Content-Type of a multipart form; the body is then read by the hook `read_form`
         bad_head       an error code: what the head asks for cannot be done; `bad_field` is to blame
         bad_key_field  a key may stand in it, so whose call it is cannot be known
+        alpha          Google's v1alpha was asked for: the call goes on so
         """
     def read(self, data: bytes) -> bool:
         """More of the body; False once the call has ended."""

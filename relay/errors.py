@@ -98,10 +98,7 @@ ERRORS: Final[dict[str, ErrorKind]] = {
     "idempotency_repeat": _client(
         409, "A call with this Idempotency-Key has been made. Its answer is not kept, and it is not made again."
     ),
-    "path_not_found": _client(
-        404,
-        "There is nothing at this path. The base URL has /v1 for OpenAI SDKs, and not for Anthropic and Gemini.",
-    ),
+    "path_not_found": _client(404, "There is nothing at this path."),
     "method_not_allowed": _client(405, "This path does not answer this HTTP method."),
     "upgrade_required": _client(
         426, "Realtime sessions are WebSockets, and nothing else is: send any other request by POST."
@@ -124,7 +121,7 @@ ERRORS: Final[dict[str, ErrorKind]] = {
     "account_inactive": _client(403, "The account of this API key is not active."),
     # what the key may do
     "address_not_allowed": _client(403, "This API key may not be used from your address."),
-    "scope_not_allowed": _client(403, "This API key may not use this endpoint, or not choose its channel."),
+    "scope_not_allowed": _client(403, "This API key may not use this endpoint."),
     "model_not_allowed": _client(403, "This API key may not use this model."),
     # limits
     "rate_limit_requests": _client(429, "Too many requests per minute.", final=False, retry=1),

@@ -82,6 +82,7 @@ cdef class Call:
     cdef bytes source_packed
     cdef bytes query                  # of the upstream path, from the allowlist, with its "?"
     cdef bytes path_model             # Gemini: the model stands in the path
+    cdef bint alpha                   # ... and the path was v1alpha's, not v1beta's
     cdef int64_t max_cost_nano
     cdef list body
     cdef int64_t body_bytes

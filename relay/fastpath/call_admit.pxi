@@ -337,6 +337,7 @@ cdef int call_narrow(Call call) except -1:
     cdef list routes = []
     cdef str wanted
     if call.key.check_scope(call.engine.channel_scope):
+        call.bad_field = "x-relay-channel"
         return E_SCOPE_NOT_ALLOWED
     wanted = call.wanted_channel.decode()
     for route in call.routes:

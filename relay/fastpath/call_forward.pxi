@@ -88,7 +88,10 @@ cdef int call_send(Call call, UpstreamConnection connection) except -1:
     b.add(b"POST ", 5)
     b.add_bytes(call.route.base_path)
     if call.endpoint.model_in_path:
-        b.add_bytes(call.route.model_path)
+        if call.alpha:
+            b.add_bytes(call.route.model_path.replace(b"/v1beta/", b"/v1alpha/", 1))      # Vertex AI has no version there
+        else:
+            b.add_bytes(call.route.model_path)
     b.add_bytes(call.endpoint.upstream_path)
     if call.query is not None:
         b.add_bytes(call.query)

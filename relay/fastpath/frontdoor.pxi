@@ -526,11 +526,11 @@ cdef class Bridge(ClientSide):
         self.set_peer()
 
     def open(self, str endpoint_name, bytes query, bytes path_model, bytes fields, list more_secrets, bytes form_type=None,
-             int bad_head=0, str bad_field=None, bint bad_key_field=False):
+             int bad_head=0, str bad_field=None, bint bad_key_field=False, bint alpha=False):
         """Begins the call: `fields` is the head's field lines with the empty line, all of them readable.
 
         `bad_head`: an error code, where something in the head cannot be done, with the field's name. It is told once it is
-        known whose call it is; with `bad_key_field` that cannot be known.
+        known whose call it is; with `bad_key_field` that cannot be known. `alpha`: Google's v1alpha was asked for.
         """
         cdef Call call = Call()
         cdef RequestHead head = self.engine.request_head
@@ -539,6 +539,7 @@ cdef class Bridge(ClientSide):
         call.endpoint = self.engine.endpoints[endpoint_name]
         call.query = query
         call.path_model = path_model
+        call.alpha = alpha
         call.form_type = form_type
         head.parse(p, p + PyBytes_GET_SIZE(fields), self.engine.fields, call.endpoint.dialect, False)
         for secret in more_secrets:

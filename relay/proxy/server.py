@@ -19,9 +19,9 @@ from relay.proxy.bodies import EXPECTS, Body, BrokenCodingError, UnknownCodingEr
 from relay.proxy.cutting import reset
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
-from relay.wire import paths, queries
+from relay.wire import paths, queries, unserved
 from relay.wire.cors import METHODS, Cors
-from relay.wire.endpoints import D_OPENAI, F_IMAGES, Endpoint
+from relay.wire.endpoints import D_ANTHROPIC, D_OPENAI, F_IMAGES, Endpoint
 
 log = logging.getLogger("relay.server")
 
@@ -326,7 +326,7 @@ class ApiServer:
         asked = ",".join(request.headers.getall("Access-Control-Request-Headers", ()))
         fields = self.cors.preflight(origin, asked, methods or METHODS)
         if fields is None:
-            return refusal(dialect_of(path), "invalid_value", param="access-control-request-headers")
+            return refusal(unserved.judge(path, False)[0], "invalid_value", param="access-control-request-headers")
         response = web.Response(status=204)
         for name, value in fields:
             response.headers[name] = value
@@ -359,18 +359,20 @@ class ApiServer:
             return web.json_response({"service": "relay"})
         resolved = paths.resolve(request.method, path, _NameSet(self._engine.models))
         if resolved is None:
-            dialect = dialect_of(path)
+            dialect, why = unserved.judge(path, "anthropic-version" in request.headers)
             methods = paths.allowed_methods(path, _NameSet(self._engine.models))
-            if request.method == "GET" and "upgrade" in request.headers and path.endswith("/responses"):
+            if request.method == "GET" and "upgrade" in request.headers and path.rstrip("/").endswith("/responses"):
                 return refusal(dialect, "upgrade_required", headers={"Upgrade": "HTTP/1.1"})
-            if methods:
+            if methods and why != unserved.NOT_SERVED:
                 return refusal(dialect, "method_not_allowed", headers={"Allow": ", ".join(methods)})
-            return refusal(dialect, "path_not_found")
+            return refusal(dialect, "path_not_found", param=why)
         endpoint = resolved.endpoint
+        if endpoint.scope == "files" and "anthropic-version" in request.headers:  # Anthropic's own, which are others
+            return refusal(D_ANTHROPIC, "path_not_found", param=unserved.NOT_SERVED)
         if wire_headers.opened_by_browser(request.raw_headers):
             return refusal(endpoint.dialect, "browser_request")
         if endpoint.needs_model and endpoint.served:
-            return await self._call(request, endpoint, resolved.model, query)
+            return await self._call(request, resolved, query)
         if endpoint.served and endpoint.upstream_path and self.side is not None:
             task = asyncio.current_task()
             if isinstance(request.protocol, Protocol) and task is not None:
@@ -382,10 +384,9 @@ class ApiServer:
                     request.protocol.on_lost = None
         return await self._local(request, endpoint, resolved.model)
 
-    async def _call(
-        self, request: web.Request, endpoint: Endpoint, model: str | None, query: str
-    ) -> web.StreamResponse:
+    async def _call(self, request: web.Request, resolved: paths.Resolved, query: str) -> web.StreamResponse:
         """An API call in a form that the front door left to us: chunked, expecting 100, an alias, HTTP/1.0 …"""
+        endpoint, model = resolved.endpoint, resolved.model
         protocol = request.protocol
         transport = request.transport
         if transport is None or not isinstance(protocol, Protocol):
@@ -432,6 +433,7 @@ class ApiServer:
                 bad_head,
                 bad_field,
                 bad_field is not None and bad_field.encode() in wire_headers.KEY_HEADERS,
+                resolved.alpha,
             )
             if (request.content_length or 0) > self._engine.body_bytes_max:
                 bridge.refuse(E_BODY_TOO_LARGE)
@@ -487,15 +489,6 @@ class _NameSet:
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name.encode() in self._models
-
-
-def dialect_of(path: str) -> int:
-    """Whose error shape an unknown path gets: Gemini's and Anthropic's paths are told by their names."""
-    if "/v1beta" in path or ":generate" in path or ":stream" in path:
-        return 2
-    if "/messages" in path:
-        return 1
-    return D_OPENAI
 
 
 def _form_type(request: web.Request, endpoint: Endpoint) -> bytes | None:

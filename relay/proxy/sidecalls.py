@@ -413,7 +413,7 @@ def narrowed(key: ApiKey, address: bytes | None, wanted: str | None, routes: lis
     if wanted is None:
         return routes
     if _CODES[key.check(wall_ns=time.time_ns(), address=address, endpoint_scope=CHANNEL_SCOPE)]:
-        raise RefusedError("scope_not_allowed")
+        raise RefusedError("scope_not_allowed", "x-relay-channel")
     found = [route for route in routes if route.channel.name == wanted or wanted in route.channel.tags]
     if not found:
         raise RefusedError("invalid_value", "x-relay-channel")

@@ -95,8 +95,17 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # What stands in front of the last part of a path when a base URL was copied from elsewhere: the version missing,
-# doubled, or of another dialect. Seen from real clients: `/v1/v1/messages`, `/chat/completions`, `/models/x:method`.
-BASE_PREFIXES: Final = ("", "/v1", "/v1beta", "/v1/v1", "/v1/v1beta", "/v1beta/v1", "/v1beta/v1beta")
+# doubled, or of another dialect; or where other services have OpenAI's API: Google (`/v1beta/openai`), OpenRouter
+# (`/api/v1`), Azure and Groq (`/openai/v1`). Seen from real clients: `/v1/v1/messages`, `/chat/completions`,
+# `/models/x:method`.
+BASE_PREFIXES: Final = (
+    "", "/v1", "/v1beta", "/v1/v1", "/v1/v1beta", "/v1beta/v1", "/v1beta/v1beta",
+    "/v1alpha", "/v1beta/openai", "/openai/v1", "/api/v1",
+)  # fmt: skip
+ALPHA_PREFIX: Final = "/v1alpha"  # Google's other version: served as v1beta, and calls go on as v1alpha
+GOOGLES_PREFIXES: Final = frozenset(
+    prefix for prefix in BASE_PREFIXES if prefix == ALPHA_PREFIX or prefix.endswith("/v1beta")
+)
 
 
 def _aliases(path: str) -> tuple[str, ...]:
@@ -104,7 +113,8 @@ def _aliases(path: str) -> tuple[str, ...]:
     wrong = {prefix + "/" + tail for prefix in BASE_PREFIXES}
     # The whole endpoint given as base URL, to which the SDK then appends its path again.
     wrong |= {f"/{version}/{tail}/{tail}", f"/{version}/{tail}/{version}/{tail}"}
-    wrong.discard("/v1beta/batches")  # Google's own
+    # Google's own: its batches, and its files, which are not served.
+    wrong -= {f"{prefix}/{name}" for prefix in GOOGLES_PREFIXES for name in ("batches", "files")}
     return tuple(sorted(wrong - {path}))
 
 
@@ -168,6 +178,7 @@ def _gemini_batch(name: str, method: str, path: str) -> Endpoint:
         inference=False,
         priced=False,
         needs_model=False,
+        aliases=() if "{" in path else tuple(sorted(f"{prefix}/batches" for prefix in GOOGLES_PREFIXES - {"/v1beta"})),
     )
 
 

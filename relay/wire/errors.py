@@ -13,6 +13,7 @@ import orjson
 
 from relay import _fastpath, units
 from relay.errors import ERRORS, ErrorKind
+from relay.wire import unserved
 from relay.wire.endpoints import (
     D_ANTHROPIC,
     D_GEMINI,
@@ -80,6 +81,14 @@ _HELP: Final = {  # for fields whose name alone does not say what is wrong
     " What a provider's own tools use in a batch has no price.",
     "content-type": " It has to be multipart/form-data with a boundary.",
 }
+# Codes that stand for more than one thing, by `param`.
+_TEXTS: Final[dict[tuple[str, str], str]] = {
+    ("path_not_found", unserved.NOT_SERVED): "This path of the provider's API is not served by this relay.",
+    ("path_not_found", unserved.BASE_URL): "There is nothing at this path. The base URL has /v1 for OpenAI SDKs, and "
+    "not for Anthropic and Gemini.",
+    ("scope_not_allowed", "x-relay-channel"): "This API key may not choose its channel by x-relay-channel: it has not "
+    "the scope `channel`.",
+}
 # What a limit leaves and what the call may need, after the colon of the message.
 _NUMBERS: Final = {
     "rate_limit_requests": "{allowed} are allowed",
@@ -132,7 +141,9 @@ def render_refusal(
     field, message = _param_and_message(kind, param)
     if numbers is not None and name in _NUMBERS:
         message = f"{message.rstrip('.')}: {_numbers(name, numbers, credit_name)}."
-    if name == "idempotency_repeat" and param is not None:
+    if (name, param) in _TEXTS:
+        field, message = None, _TEXTS[name, str(param)]
+    elif name == "idempotency_repeat" and param is not None:
         field, message = None, f"{message} That was {param!s}."
     elif name == "model_not_found" and isinstance(param, str) and " " in param:
         model, _, path = param.partition(" ")

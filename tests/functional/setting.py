@@ -22,6 +22,7 @@ PRICES: dict[str, tuple[str, ...]] = {
     "raw-uncounted": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
     "raw-claude-uncounted": ("1", "2", "0.5", "1.5", "2", "0", "0"),
     "raw-gemini-uncounted": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
+    "raw/with-slash": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
     "raw-strip": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
     "raw-claude": ("1", "2", "0.5", "1.5", "2", "0", "0"),
     "raw-gemini": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
@@ -134,7 +135,7 @@ key_rest_seconds = 0
         channel("after-down", "openai", simulator + "/v1", '["gpt-failover"]', SIM_KEY, "priority = 1"),
         channel(
             "raw-openai", "openai", raw + "/v1",
-            '["raw-chat", "raw-uncounted", "raw-speech", "raw-scribe", "raw-picture"]', RAW_KEY,
+            '["raw-chat", "raw-uncounted", "raw-speech", "raw-scribe", "raw-picture", "raw/with-slash"]', RAW_KEY,
         ),
         channel("raw-strip", "openai", raw + "/v1", '["raw-strip"]', RAW_KEY, 'ask_usage = "strip"'),
         channel("raw-anthropic", "anthropic", raw, '["raw-claude", "raw-claude-uncounted"]', RAW_KEY),

@@ -213,6 +213,13 @@ WRONG_BASES = [
     ("/v1/models/gemini-2.5-flash:generateContent", GEMINI),
     ("/v1beta/v1beta/models/gemini-2.5-flash:generateContent", GEMINI),
     ("/v1beta/models/gemini-2.5-flash%3AgenerateContent", GEMINI),
+    ("/v1//chat/completions", ASK),
+    ("//v1/chat/completions", ASK),
+    ("/v1/chat//completions/", ASK),
+    ("/v1/messages/", CLAUDE),
+    ("//v1beta/models/gemini-2.5-flash:generateContent/", GEMINI),
+    ("/v1beta/openai/chat/completions", ASK),
+    ("/api/v1/chat/completions", ASK),
     ("/v1/chat/completions?", ASK),
     ("/v1/messages?beta=true", CLAUDE),
 ]
@@ -234,15 +241,21 @@ async def test_wrong_base_urls_are_served_as_what_they_mean(customer: Customer, 
 
 async def test_model_lists_under_wrong_base_urls(customer: Customer):
     async with await RawClient.connect("127.0.0.1", customer.relay.port) as client:
-        for path in ("/v1/models", "/models", "/v1/v1/models", "/v1beta/models", "/v1beta/v1beta/models"):
+        for path in (
+            "/v1/models",
+            "/models",
+            "/v1/v1/models",
+            "/v1beta/models",
+            "/v1beta/v1beta/models",
+            "//v1/models/",
+        ):
             answer = await client.request("GET", path, auth(customer))
             assert answer.status == 200, path
             assert "models" if "beta" in path else "data" in json.loads(answer.body)
 
 
 STRANGE_PATHS = [
-    "/", "/v1", "/v1/", "/v2/chat/completions", "/v1/chat", "/v1/chat/completions/", "//v1/chat/completions",
-    "/v1//chat/completions", "/v1/chat//completions", "/v1/./chat/completions", "/v1/../v1/chat/completions",
+    "/", "/v1", "/v1/", "/v2/chat/completions", "/v1/chat", "/v1/./chat/completions", "/v1/../v1/chat/completions",
     "/v1/chat/../chat/completions", "/../v1/chat/completions", "/v1/%2e%2e/v1/chat/completions",
     "/v1/chat%2fcompletions", "/v1/chat%2Fcompletions", "/v1%2Fchat%2Fcompletions", "/v1/chat%5ccompletions",
     "/v1/chat\\completions", "/v1/chat/completions%00", "/v1/chat/completions;x=y", "/v1/chat/completions%3Fa=b",

@@ -6,6 +6,7 @@ import pytest
 from google.genai import errors as google_errors
 
 from tests.functional.clients import async_anthropic, async_openai, google
+from tests.functional.raw_upstream import RawUpstream
 from tests.functional.relay_process import Customer
 from tests.functional.setting import PRICES
 
@@ -17,6 +18,11 @@ pytestmark = [
 
 GPT, CLAUDE, GEMINI, EMBEDDING = "gpt-4o", "claude-sonnet-5", "gemini-2.5-flash", "gemini-embedding-001"
 CHAT = [{"role": "user", "content": "Hello"}]
+_BODY = (
+    b'{"candidates":[{"content":{"parts":[{"text":"Hi"}],"role":"model"},"finishReason":"STOP"}],'
+    b'"usageMetadata":{"promptTokenCount":3,"candidatesTokenCount":1,"totalTokenCount":4}}'
+)
+GENERATED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
 SERVED_AT = {
     GPT: "gpt-4o is served at /v1/chat/completions here; this relay does not translate between APIs.",
     CLAUDE: "claude-sonnet-5 is served at /v1/messages here; this relay does not translate between APIs.",
@@ -103,6 +109,87 @@ async def test_finding_newcomer_3_gemini_is_told_where_a_model_is_served(custome
             with pytest.raises(google_errors.ClientError) as caught:
                 await call()
             assert (caught.value.code, caught.value.message) == (404, SERVED_AT[model])
+
+
+async def test_finding_clients_F20_sdks_with_odd_base_urls(customer: Customer):
+    """Joining leaves double slashes and a closing one; Google's base for OpenAI's SDK has a path of its own."""
+    for base in ("/v1//", "//v1", "/v1beta/openai/", "/api/v1", "/openai/v1"):
+        async with async_openai(customer, base_url=customer.relay.base_url + base) as client:
+            answer = await client.chat.completions.create(model=GPT, messages=CHAT)
+            assert answer.choices[0].message.content
+            assert GPT in [model.id async for model in client.models.list()]
+    async with async_anthropic(customer, base_url=customer.relay.base_url + "//") as client:
+        assert (await client.messages.create(model=CLAUDE, max_tokens=10, messages=CHAT)).content
+
+
+async def test_finding_clients_F20_a_model_with_a_slash_is_retrieved(customer: Customer):
+    """SDKs escape the slash."""
+    async with async_openai(customer) as client:
+        assert (await client.models.retrieve("raw/with-slash")).id == "raw/with-slash"
+        with pytest.raises(openai.NotFoundError):
+            await client.models.retrieve("raw/without")
+
+
+async def test_finding_clients_F20_v1alpha_goes_on_as_v1alpha(customer: Customer, raw: RawUpstream):
+    name, exchange = raw.script(GENERATED)
+    async with google(customer, api_version="v1alpha") as client:
+        answer = await client.aio.models.generate_content(model="raw-gemini", contents=f"#raw {name}#")
+        assert answer.text == "Hi"
+        assert GEMINI in [model.name.removeprefix("models/") async for model in await client.aio.models.list()]
+    assert exchange.requests[0].startswith(b"POST /v1alpha/models/raw-gemini:generateContent HTTP/1.1")
+    assert (await customer.call())["path"] == "/v1beta/models/{model}:generateContent"
+
+
+async def test_finding_clients_F26_what_sdks_call_and_is_not_served(customer: Customer):
+    text = "This path of the provider's API is not served by this relay."
+    async with async_openai(customer) as client:
+        for call in (
+            lambda: client.conversations.create(),
+            lambda: client.vector_stores.list(),
+            lambda: client.fine_tuning.jobs.list(),
+            lambda: client.containers.list(),
+            lambda: client.chat.completions.retrieve("chatcmpl_1"),
+            lambda: client.evals.list(),
+        ):
+            with pytest.raises(openai.NotFoundError) as caught:
+                await call()
+            assert caught.value.body["message"] == text
+    async with async_anthropic(customer) as client:
+        for call in (lambda: client.beta.files.list(), lambda: client.beta.skills.list()):
+            with pytest.raises(anthropic.NotFoundError) as caught:
+                await call()
+            assert caught.value.body["error"]["message"] == text
+    async with google(customer) as client:
+        for call in (
+            lambda: client.aio.files.get(name="files/f1"),
+            lambda: client.aio.caches.get(name="cachedContents/c1"),
+        ):
+            with pytest.raises(google_errors.ClientError) as caught:
+                print(repr(await call()))
+            assert (caught.value.code, caught.value.message) == (404, text)
+
+
+async def test_finding_newcomer_27_texts_of_paths_and_of_scopes(customer: Customer):
+    async with async_openai(customer, base_url=customer.relay.base_url + "/v3") as client:
+        with pytest.raises(openai.NotFoundError) as caught:
+            await client.chat.completions.create(model=GPT, messages=CHAT)
+        assert "The base URL has /v1" in caught.value.body["message"]
+        with pytest.raises(openai.NotFoundError) as caught:
+            await client.get("/nothing", cast_to=object)
+        assert caught.value.body["message"] == "There is nothing at this path."
+    scoped = await customer.relay.another_key(customer, scopes=["embeddings"])
+    async with async_openai(scoped) as client:
+        with pytest.raises(openai.PermissionDeniedError) as caught:
+            await client.chat.completions.create(model=GPT, messages=CHAT)
+        assert caught.value.body["message"] == "This API key may not use this endpoint."
+    async with async_openai(customer, default_headers={"x-relay-channel": "sim-openai"}) as client:
+        for call in (
+            lambda: client.chat.completions.create(model=GPT, messages=CHAT),
+            lambda: client.files.create(file=b"{}", purpose="batch"),
+        ):
+            with pytest.raises(openai.PermissionDeniedError) as caught:
+                await call()
+            assert "may not choose its channel by x-relay-channel" in caught.value.body["message"]
 
 
 async def test_where_a_model_is_served_is_told_only_to_keys_that_may_use_it(customer: Customer):

@@ -72,9 +72,6 @@ def test_resolve(method, path, name, model, upstream):
         "v1/chat/completions",
         "/v1",
         "/v1/",
-        "/v1/chat/completions/",
-        "//v1/chat/completions",
-        "/v1//chat/completions",
         "/v1/chat/../chat/completions",
         "/v1/./chat/completions",
         "/v1/chat%2fcompletions",
@@ -101,6 +98,14 @@ def test_resolve(method, path, name, model, upstream):
         "/v1beta/models/a/../b:generateContent",
         "/v1beta/models/%2e%2e:generateContent",
         "/v1beta/models/a%2fb:generateContent",
+        "/v1beta/models/a%2f..%2fb:generateContent",
+        "/v1beta/models/%2fa:generateContent",
+        "/v1beta%2fmodels/a:generateContent",
+        "/v1beta/models%2fa:generateContent",
+        "/v1/responses/a%2fcancel",
+        "/v1/files/a%2fcontent",
+        "/v1/chat/completions/.",
+        "/v1//../chat/completions",
         "/v1beta/models/a%252fb:generateContent",
         "/v1beta/models/a b:generateContent",
         "/v1beta/models/g\u00e9:generateContent",
@@ -130,6 +135,58 @@ def test_a_model_with_a_slash_is_taken_only_where_it_is_listed():
 
 def test_a_model_named_like_a_method_is_still_a_model():
     assert resolve("GET", "/v1beta/models/generateContent").model == "generateContent"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name", "upstream"),
+    [
+        ("POST", "/v1//chat/completions", "chat", "/chat/completions"),
+        ("POST", "//v1/chat/completions", "chat", "/chat/completions"),
+        ("POST", "///v1///chat///completions//", "chat", "/chat/completions"),
+        ("POST", "/v1/chat/completions/", "chat", "/chat/completions"),
+        ("POST", "//v1/messages/", "messages", "/v1/messages"),
+        ("POST", "/v1beta//models/g:generateContent/", "generate_content", "/v1beta/models/g:generateContent"),
+        ("GET", "/v1//models/", "models", ""),
+        ("GET", "//v1beta/models", "gemini_models", ""),
+        ("GET", "/v1//responses/r1/", "response_get", "/responses/r1"),
+        ("POST", "/v1beta/openai/chat/completions", "chat", "/chat/completions"),
+        ("POST", "/v1beta/openai/embeddings", "embeddings", "/embeddings"),
+        ("GET", "/v1beta/openai/models", "models", ""),
+        ("GET", "/v1beta/openai/models/g", "model", ""),
+        ("GET", "/v1beta/openai/batches", "batch_list", "/batches"),
+        ("GET", "/v1beta/openai/files/f1", "file_get", "/files/f1"),
+        ("POST", "/api/v1/chat/completions", "chat", "/chat/completions"),
+        ("GET", "/api/v1/models", "models", ""),
+        ("POST", "/openai/v1/responses", "responses", "/responses"),
+        ("GET", "/v1alpha/models", "gemini_models", ""),
+        ("GET", "/v1alpha/batches", "gemini_batch_list", "/v1beta/batches"),
+        ("POST", "/v1alpha/models/g:batchGenerateContent", "batch_generate_content", None),
+    ],
+)
+def test_finding_clients_F20_paths_that_are_meant(method, path, name, upstream):
+    found = resolve(method, path)
+    assert found is not None
+    assert found.endpoint.name == name
+    if upstream is not None:
+        assert found.upstream_path == upstream
+    assert method in allowed_methods(path)
+
+
+def test_finding_clients_F20_slashes_in_names_of_models_come_escaped():
+    models = {"meta/llama-3", "a/b/c:free"}
+    for path in ("/v1/models/meta%2Fllama-3", "/v1/models/meta%2fllama-3", "/v1/models/meta%2fllama-3/"):
+        assert resolve("GET", path, models).model == "meta/llama-3"
+    assert resolve("GET", "/v1/models/a%2Fb/c%3Afree", models).model == "a/b/c:free"
+    assert resolve("POST", "/v1beta/models/meta%2Fllama-3:generateContent", models).model == "meta/llama-3"
+    for path in ("/v1/models/meta%2Fllama-4", "/v1/models/meta%252Fllama-3", "/v1/models%2Fmeta/llama-3"):
+        assert resolve("GET", path, models) is None
+
+
+def test_finding_clients_F20_v1alpha_goes_on_as_such():
+    assert resolve("POST", "/v1alpha/models/g:generateContent").alpha
+    assert resolve("POST", "//v1alpha/models/g:streamGenerateContent").alpha
+    assert not resolve("POST", "/v1beta/models/g:generateContent").alpha
+    assert not resolve("POST", "/v1/chat/completions").alpha
 
 
 def test_wrong_method_tells_the_right_ones():
