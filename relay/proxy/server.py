@@ -21,7 +21,7 @@ from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
 from relay.wire import paths, queries, unserved
 from relay.wire.cors import METHODS, Cors
-from relay.wire.endpoints import D_ANTHROPIC, D_OPENAI, F_IMAGES, Endpoint
+from relay.wire.endpoints import D_OPENAI, F_IMAGES, Endpoint
 
 log = logging.getLogger("relay.server")
 
@@ -326,7 +326,7 @@ class ApiServer:
         asked = ",".join(request.headers.getall("Access-Control-Request-Headers", ()))
         fields = self.cors.preflight(origin, asked, methods or METHODS)
         if fields is None:
-            return refusal(unserved.judge(path, False)[0], "invalid_value", param="access-control-request-headers")
+            return refusal(unserved.judge(path)[0], "invalid_value", param="access-control-request-headers")
         response = web.Response(status=204)
         for name, value in fields:
             response.headers[name] = value
@@ -359,7 +359,7 @@ class ApiServer:
             return web.json_response({"service": "relay"})
         resolved = paths.resolve(request.method, path, _NameSet(self._engine.models))
         if resolved is None:
-            dialect, why = unserved.judge(path, "anthropic-version" in request.headers)
+            dialect, why = unserved.judge(path, unserved.caller(request.headers))
             methods = paths.allowed_methods(path, _NameSet(self._engine.models))
             if request.method == "GET" and "upgrade" in request.headers and path.rstrip("/").endswith("/responses"):
                 return refusal(dialect, "upgrade_required", headers={"Upgrade": "HTTP/1.1"})
@@ -367,8 +367,8 @@ class ApiServer:
                 return refusal(dialect, "method_not_allowed", headers={"Allow": ", ".join(methods)})
             return refusal(dialect, "path_not_found", param=why)
         endpoint = resolved.endpoint
-        if endpoint.scope == "files" and "anthropic-version" in request.headers:  # Anthropic's own, which are others
-            return refusal(D_ANTHROPIC, "path_not_found", param=unserved.NOT_SERVED)
+        if endpoint.scope == "files" and (owner := unserved.caller(request.headers)) is not None:  # not OpenAI's files
+            return refusal(owner, "path_not_found", param=unserved.NOT_SERVED)
         if wire_headers.opened_by_browser(request.raw_headers):
             return refusal(endpoint.dialect, "browser_request")
         if endpoint.needs_model and endpoint.served:

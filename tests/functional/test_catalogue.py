@@ -165,7 +165,7 @@ async def test_finding_clients_F26_what_sdks_call_and_is_not_served(customer: Cu
             lambda: client.aio.caches.get(name="cachedContents/c1"),
         ):
             with pytest.raises(google_errors.ClientError) as caught:
-                print(repr(await call()))
+                await call()
             assert (caught.value.code, caught.value.message) == (404, text)
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from relay.wire import paths
 from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI, D_OPENAI
-from relay.wire.unserved import BASE_URL, NOT_SERVED, judge
+from relay.wire.unserved import BASE_URL, NOT_SERVED, caller, judge
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from relay.wire.unserved import BASE_URL, NOT_SERVED, judge
 )  # fmt: skip
 def test_finding_clients_F26_openais_paths(path):
     assert paths.resolve("POST", path) is None
-    assert judge(path, False) == (D_OPENAI, NOT_SERVED)
+    assert judge(path) == (D_OPENAI, NOT_SERVED)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_finding_clients_F26_openais_paths(path):
     ],
 )
 def test_finding_clients_F26_anthropics_paths(path):
-    assert judge(path, True) == (D_ANTHROPIC, NOT_SERVED)
+    assert judge(path, D_ANTHROPIC) == (D_ANTHROPIC, NOT_SERVED)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,13 @@ def test_finding_clients_F26_anthropics_paths(path):
 )  # fmt: skip
 def test_finding_clients_F26_googles_paths(path):
     assert paths.resolve("POST", path) is None
-    assert judge(path, False) == (D_GEMINI, NOT_SERVED)
+    assert judge(path) == (D_GEMINI, NOT_SERVED)
+
+
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/files/f1", "/v1/cachedContents/c1", "/v1/interactions"])
+def test_finding_clients_F26_googles_sdk_asks_under_v1_as_well(path):
+    assert judge(path, D_GEMINI) == (D_GEMINI, NOT_SERVED)
+    assert caller({"x-goog-api-key": "k"}) == D_GEMINI
 
 
 @pytest.mark.parametrize(
@@ -60,9 +66,9 @@ def test_finding_clients_F26_googles_paths(path):
     ],
 )  # fmt: skip
 def test_finding_newcomer_27_the_base_url_is_mentioned_where_it_may_be_wrong(path, dialect):
-    assert judge(path, False) == (dialect, BASE_URL)
+    assert judge(path) == (dialect, BASE_URL)
 
 
 @pytest.mark.parametrize("path", ["/favicon.ico", "/v1/nothing", "/robots.txt", "/v2/teapots", "/" + "a" * 5000])
 def test_finding_newcomer_27_nowhere_else(path):
-    assert judge(path, False) == (D_OPENAI, None)
+    assert judge(path) == (D_OPENAI, None)
