@@ -51,6 +51,14 @@ def curl() -> str:
     return str(found)
 
 
+def chromium() -> str:
+    """A browser that can be driven; skips the test where there is none."""
+    found = shutil.which("chromium")
+    if found is None:
+        _missing("Chromium (Debian: chromium)")
+    return str(found)
+
+
 class Driver:
     """One process that runs clients, a request at a time."""
 
