@@ -46,7 +46,7 @@ async def document(store: Store, by: list[str], params: commands.UsagePeriod, no
     if len(found) > ROWS_MAX:
         raise invalid(f"by: more than {ROWS_MAX} rows; use fewer groups, or since and until", "by")
     sums: dict[tuple[Any, ...], list[int]] = {}
-    for row in found:
+    for row in sorted(found, key=lambda row: [_place(row, name) for name in by]):
         group = tuple(_value(row, name) for name in by)
         into = sums.setdefault(group, [0] * len(_SUMS))
         for place, name in enumerate(_SUMS):
@@ -74,6 +74,15 @@ async def spent(store: Store, now_ms: int, *, account_id: int, key_id: int | Non
 def field(group: str) -> str:
     """The field of a row that says which group it is."""
     return f"{group}_id" if group in ("key", "account", "organisation") else group
+
+
+def _place(row: rows.UsageRow, group: str) -> int | str:
+    """Where a row stands among others of its group: by number or name."""
+    if group in ("day", "month"):
+        return row.day or 0
+    if group == "model":
+        return row.model or ""
+    return {"key": row.key_id, "account": row.account_id, "organisation": row.organisation_id}[group] or 0
 
 
 def _value(row: rows.UsageRow, group: str) -> str | None:

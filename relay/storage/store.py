@@ -758,7 +758,7 @@ class Store:
     ) -> list[UsageRow]:
         """Sums over all calls that ever were, by some of `usage.GROUPS`; until_day is included."""
         last_day = DAY_MAX if until_day is None else until_day
-        return await self._aside(
+        return await self._read(
             lambda db: usage.select_usage(
                 db,
                 groups,
