@@ -5,7 +5,6 @@ The sums are kept for ever: retention deletes call records, not these.
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, Final
 
 from relay import units
@@ -13,7 +12,7 @@ from relay.control import commands, values
 from relay.control.documents import Document
 from relay.control.failures import invalid
 from relay.records import MS_PER_DAY
-from relay.storage import StoreUnavailable, rows
+from relay.storage import rows
 from relay.storage.store import Store
 
 GROUPS: Final = ("day", "month", "model", "key", "account", "organisation")
@@ -59,9 +58,7 @@ async def document(store: Store, by: list[str], params: commands.UsagePeriod, no
 
 
 async def spent(store: Store, now_ms: int, *, account_id: int, key_id: int | None = None) -> Document:
-    """What ended calls of this UTC day and month cost; while the disk is full, those that are recorded."""
-    with contextlib.suppress(StoreUnavailable):
-        await store.flush()
+    """What ended calls of this UTC day and month cost, as far as they are committed: it waits for no disk."""
     today = now_ms // MS_PER_DAY
     month_began = units.first_day_of_month(units.month_of_day(today))
     found = await store.usage(["day"], account_id=account_id, key_id=key_id, since_day=month_began, limit=ROWS_MAX)
