@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.build import Tools, build
 from benchmarks.cases import Case, json_case, request_head, stream_case, write_requests
-from benchmarks.contenders import CHAT_PATH, Certificates, Target, make_certificates
+from benchmarks.contenders import CHAT_PATH, CONTENDERS, Certificates, Target, make_certificates
 from benchmarks.processes import Cores, Programs, free_port
 from benchmarks.runner import Runner
 from benchmarks.scenarios import Load, Scenario
@@ -172,3 +172,16 @@ def test_a_scenario_runs_and_leaves_no_process(tools: Tools) -> None:
     assert [sample.round for sample in result.samples["direct"]] == [1, 2]
     assert all(sample.figures["calls_per_second"] > 0 for sample in result.samples["direct"])
     assert started[0].started == []
+
+
+def test_relay_takes_part_fresh_and_grown(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set up by commands, its books compared; so is a store with others' keys and calls in it."""
+    load = Load(connections=2, warmup_seconds=0.05, duration_seconds=0.2)
+    scenario = Scenario("tiny", "", json_case, load, (), keys=3, stock=(1000, 10_000))
+    monkeypatch.setattr("benchmarks.relay_contender.STARTS_GROWN", 2)
+    said: list[str] = []
+    runner = Runner(tools, Cores(None, None), said.append, lambda _: None)
+    names = ("relay", "relay-grown")
+    result = runner.run(scenario, {name: CONTENDERS[name] for name in names}, rounds=1)
+    assert (said, result.all_wrong, result.unavailable) == ([], [], {})
+    assert [name for name in names if result.samples[name][0].figures["cpu_us_per_call"] > 0] == [*names]
