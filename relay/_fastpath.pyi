@@ -338,6 +338,7 @@ class Admission:
     output_bound: int
     output_limit: int
     max_cost_nano: int
+    day: int  # on which the call began, by its id; -1: today
     images: int
     video_seconds: int
     web_searches: int
@@ -408,8 +409,9 @@ class JobHold:
     hold_nano: int
     def __init__(self, balance: Balance, scopes: tuple[Scope, ...], hold_nano: int, *, partial: bool = False) -> None:
         """ValueError where the balance does not cover it; with `partial` what is there is held."""
-    def settle(self, cost_nano: int, max_cost_nano: int, wall_ns: int) -> int:
-        """Charges the job and gives the rest back; returns what was written off. RuntimeError unless open."""
+    def settle(self, cost_nano: int, max_cost_nano: int, wall_ns: int, *, day: int = -1) -> int:
+        """Charges the job and gives the rest back; returns what was written off. `day`: on which it began, by its id.
+        RuntimeError unless open."""
     def release(self) -> None:
         """Gives everything back. RuntimeError unless open."""
 
@@ -711,6 +713,7 @@ class Credential:
     dead: bool
     expires_ns: int
     def __init__(self, public_id: bytes, digest: bytes, key: ApiKey, expires_ns: int = 0) -> None: ...
+    def is_over(self, wall_ns: int) -> bool: ...
 
 class Call:
     """One call. Python sees it only while a connection is opened for it, or while it is set aside."""

@@ -71,6 +71,7 @@ FLUSH_BUSY_RECORDS = 64
 LOOP_SPARE_PERCENT = 75  # of a core: while the event loop uses less, the writer pauses within its groups
 IDLE_UPSTREAM_SECONDS = 50.0  # providers and their load balancers close idle connections after about a minute
 BACKLOG = 4096
+UNSENT_BYTES_MAX = 65_536  # of a connection, in the kernel: less than the 256 KiB that may wait in all
 # A call makes and drops a dozen tracked objects and no cycles; records wait for the writer by the hundred. Python's
 # default (700) would walk those again and again.
 GC_THRESHOLDS = (20_000, 20, 50)
@@ -200,6 +201,7 @@ class Relay:
 
         if sockets:
             for given in sockets:
+                bound_waiting(given)
                 create = loop.create_unix_server if given.family == socket.AF_UNIX else loop.create_server
                 self._servers.append(await create(front_door, sock=given, backlog=BACKLOG))
             return
@@ -212,6 +214,8 @@ class Relay:
             # The loop names the address as a Python tuple. A failed name resolution has a number below 0.
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
             raise OSError(f"server.listen: cannot listen on {listen}: {reason}") from error
+        for bound in made.sockets:
+            bound_waiting(bound)
         self._servers.append(made)
 
     async def _listen_for_metrics(self) -> None:
@@ -295,6 +299,7 @@ class Relay:
                 self._hand_over_records()  # an account that is dropped must be whole in the store
                 self.keyring.forget_unused(KEYS_LOOKED_AT_MIN + self.keyring.loaded_keys // KEYS_LOOK_SECONDS)
                 self.api.sweep()
+                self.side.desk.stop_expired(time.time_ns())
                 idle_before = time.monotonic_ns() - round(IDLE_UPSTREAM_SECONDS * 1e9)
                 for channel in self._channels:
                     channel.close_idle(idle_before)
@@ -721,6 +726,14 @@ class Relay:
         except ValueError:
             return refusal(dialect, "invalid_value")
         return web.Response(body=body, content_type="application/json")
+
+
+def bound_waiting(listener: socket.socket) -> None:
+    """How much of what a connection sends may wait in this system for its turn. The connections of a listener have its
+    options: that costs nothing per connection."""
+    if listener.family != socket.AF_UNIX:
+        with socket.socket(fileno=os.dup(listener.fileno())) as own:  # the loop's view of a socket has fewer methods
+            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
 
 
 def load_calibrations(data_dir: Path) -> Calibrations:

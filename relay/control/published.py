@@ -36,6 +36,8 @@ def terms(config: Config) -> Document:
             }
             for name, plan in sorted(config.plans.items())
         },
+        # Of a bucket that refills evenly; so of tokens.
+        "most_in_one_minute": "2 x rpm - 1",
         "billing": {
             "credit_name": config.billing.credit_name,
             "discount": decimal_text(config.billing.discount),

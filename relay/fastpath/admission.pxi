@@ -6,6 +6,10 @@ cdef enum:
     A_SETTLED = 2
     A_RELEASED = 3
 
+# A slice is at most one of so many equal parts of each stream's share of what is there: those that come first must not
+# hold much of it, because nothing is ever taken back from them. Only a small balance or cap is cut so finely.
+cdef int64_t SLICES_PER_SHARE = 16
+
 _STATES = ("new", "open", "settled", "released")
 
 
@@ -30,6 +34,7 @@ cdef class Admission:
     cdef readonly int64_t output_bound           # tokens over all choices; -1: the caller named none
     cdef readonly int64_t output_limit           # where a limit of tokens per call ends a stream; -1: nowhere
     cdef readonly int64_t max_cost_nano          # -1: none
+    cdef public int64_t day                      # UTC day on which the call began, by its id; -1: that of its end
     cdef public int64_t images
     cdef public int64_t video_seconds
     cdef public int64_t web_searches
@@ -54,6 +59,7 @@ cdef class Admission:
         self.stream = False
         self.hold_nano = self.prompt_hold_tokens = self.output_allowance = self.tokens_reserved = 0
         self.output_bound = self.output_limit = self.max_cost_nano = -1
+        self.day = -1
         self.images = self.video_seconds = self.web_searches = self.extras_hold_nano = self.extras_nano = 0
         self.took_requests = self.took_tokens = 0
         self.retry_after_ns = 0
@@ -213,7 +219,7 @@ cdef class Admission:
                 if room < 0:
                     return self._refuse(E_MONTHLY_LIMIT, scope, _cap_retry_ns(scope, hold, wall_ns, True), hold,
                                         max(scope.monthly_room(), <int64_t>0))
-                budget = min(budget, room // (scope.in_flight + 2))
+                budget = min(budget, room // (SLICES_PER_SHARE * (scope.in_flight + 2)))
         for i in range(n):
             scope = <Scope>scopes[i]
             if scope.daily_cap_nano > 0:
@@ -221,12 +227,12 @@ cdef class Admission:
                 if room < 0:
                     return self._refuse(E_DAILY_LIMIT, scope, _cap_retry_ns(scope, hold, wall_ns, False), hold,
                                         max(scope.daily_room(), <int64_t>0))
-                budget = min(budget, room // (scope.in_flight + 2))
+                budget = min(budget, room // (SLICES_PER_SHARE * (scope.in_flight + 2)))
         if hold > balance.available_nano:
             return self._refuse(E_INSUFFICIENT_BALANCE, None, 0, hold, balance.available_nano)
         if least != full:
             # One share each for the streams that are open, this one, and the next to come.
-            budget = min(budget, (balance.available_nano - hold) // (balance.open_streams + 2))
+            budget = min(budget, (balance.available_nano - hold) // (SLICES_PER_SHARE * (balance.open_streams + 2)))
             if max_cost_nano >= 0:
                 budget = min(budget, max_cost_nano - hold)
             if budget >= hold_full - hold:
@@ -304,16 +310,16 @@ cdef class Admission:
                 room = scope.monthly_room() + self.hold_nano - least_hold
                 if room < 0:
                     return E_CAP_REACHED
-                budget = min(budget, room // (scope.in_flight + 1))
+                budget = min(budget, room // (SLICES_PER_SHARE * (scope.in_flight + 1)))
             if scope.daily_cap_nano > 0:
                 room = scope.daily_room() + self.hold_nano - least_hold
                 if room < 0:
                     return E_CAP_REACHED
-                budget = min(budget, room // (scope.in_flight + 1))
+                budget = min(budget, room // (SLICES_PER_SHARE * (scope.in_flight + 1)))
         room = balance.available_nano + self.hold_nano - least_hold
         if room < 0:
             return E_BALANCE_EXHAUSTED
-        budget = min(budget, room // (balance.open_streams + 1))
+        budget = min(budget, room // (SLICES_PER_SHARE * (balance.open_streams + 1)))
         if self.max_cost_nano >= 0:
             budget = min(budget, self.max_cost_nano - least_hold)
         if budget < full_hold - least_hold:
@@ -403,7 +409,7 @@ cdef class Admission:
             scope.in_flight -= 1
             if wall_ns // DAY_NS > scope.day:
                 scope.roll(wall_ns)
-            scope.spend(cost)
+            scope.spend(taken, self.day if self.day >= 0 else scope.day)
             if self.took_tokens >> i & 1:
                 if used > self.tokens_reserved:
                     scope.tpm = bucket_charged(&scope.tpm, used - self.tokens_reserved, now_ns)

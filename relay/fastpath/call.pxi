@@ -103,6 +103,7 @@ cdef class Call:
     cdef bint search_each             # its answer is a search, whether it says so or not
     # policy
     cdef ApiKey key
+    cdef Credential credential        # of that key: the secret that the caller sent
     cdef Model model
     cdef list routes                  # that it may take
     cdef Route route

@@ -27,6 +27,7 @@ cdef int call_identify(Call call) except -1:
     if found.expires_ns and call.wall_ns >= found.expires_ns:
         return E_KEY_EXPIRED
     call.key = found.key
+    call.credential = found
     found.key.recent = True
     return 0
 
@@ -268,6 +269,7 @@ cdef int call_admit(Call call) except -1:
     if code == 0 and engine.journal is not None and not call_open_slot(call, rate):
         call.admission.release(now)
         code = E_OVERLOADED
+    call.admission.day = call.id // FOLD_IDS_PER_DAY
     return code
 
 

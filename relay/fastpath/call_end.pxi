@@ -265,7 +265,7 @@ cdef void call_read_on(Call call):
     """on_disconnect = "drain": nobody listens any more, but the upstream's own usage is worth waiting for, up to a bound."""
     cdef ClientSide client = call.client
     call.left_ns = monotonic_ns()
-    call.left_tokens = call.tap.counted_tokens() if call.tap is not None else 0
+    call.left_tokens = call_counted(call) if call.tap is not None else 0
     call.client = call.engine.nobody
     client.call = None
     if call.connection is not None:

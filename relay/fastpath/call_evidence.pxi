@@ -20,8 +20,11 @@ cdef void call_bounds(Call call) noexcept:
 cdef int64_t call_counted_by(Call call, UsageTap tap) noexcept:
     """Output tokens so far: what a cumulative report has said (Gemini), from there on our own count with what was learnt
     about this model, and the bytes that nobody could read."""
-    return (tap.tap.output_at_report + call.route.outputs.apply_tokens(tap.unreported_tokens())
-            + call_picture_tokens(call, tap) + call.unread_tokens)
+    cdef int64_t counted = (tap.tap.output_at_report + call.route.outputs.apply_tokens(tap.unreported_tokens())
+                            + call_picture_tokens(call, tap) + call.unread_tokens)
+    if call.left_ns and counted - call.left_tokens > call.engine.read_on_tokens_max:
+        return max(call.left_tokens + call.engine.read_on_tokens_max, tap.tap.output_at_report)
+    return counted
 
 
 cdef int64_t call_picture_tokens(Call call, UsageTap tap) noexcept:

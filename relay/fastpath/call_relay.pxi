@@ -111,7 +111,7 @@ cdef Py_ssize_t call_payload(Call call, const uint8_t* p, Py_ssize_t n, Buffer o
         i = n
     elif call.head.compressed:
         i = call_copy_compressed(call, p, n)
-    elif call.metered or call.annotate:
+    elif call.metered or call.annotate or call.left_ns:
         while i < n:
             k = call.tap.feed_event(p + i, n - i)
             if call.tap.error_seen and call.tap.event_ended and not call_error_may_pass(call, p + i, k):
@@ -124,6 +124,11 @@ cdef Py_ssize_t call_payload(Call call, const uint8_t* p, Py_ssize_t n, Buffer o
                     call_correct_prompt(call)
                 if call_counted(call) > call.admission.output_allowance and not call_grow(call):
                     break
+            if call.left_ns and call.tap.event_ended and (
+                    call_counted(call) - call.left_tokens >= call.engine.read_on_tokens_max):
+                call.cut = True
+                call.cut_code = E_CLIENT_GONE
+                break
     else:
         call.tap.feed(p, n)
         i = n

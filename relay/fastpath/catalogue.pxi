@@ -77,6 +77,15 @@ cdef class Credential:
         self.key = key
         self.expires_ns = expires_ns
 
+    cdef inline bint over(self, int64_t wall_ns) noexcept:
+        """Whether the secret has been replaced, or its key has expired: calls in flight end, too."""
+        return (self.expires_ns != 0 and wall_ns >= self.expires_ns) or (
+            self.key.expires_ns != 0 and wall_ns >= self.key.expires_ns)
+
+    def is_over(self, int64_t wall_ns):
+        """`over`, for calls that Python serves."""
+        return self.over(wall_ns)
+
 
 cdef bint equal_bytes(bytes a, bytes b) noexcept:
     """Comparison in a time that depends on the length alone."""

@@ -675,6 +675,9 @@ cdef class Engine:
 
     cdef int sweep_call(self, Call call, int64_t now) except -1:
         cdef Channel channel
+        if call.credential is not None and call.credential.over(now + self.wall_offset_ns):
+            call_stop(call, E_KEY_EXPIRED)
+            return 0
         if call.state == C_COLLECT:
             if (self.tick - call.active_tick) * (1_000_000_000 // 4) > call.route.channel.stream_idle_timeout_ns:
                 call_pass_collected(call)
@@ -707,7 +710,7 @@ cdef class Engine:
             if transport is not None:
                 self.hooks.reset(transport)
         if call.left_ns and (now - call.left_ns > self.read_on_ns_max or (
-                call.tap is not None and call.tap.counted_tokens() - call.left_tokens > self.read_on_tokens_max)):
+                call.tap is not None and call_counted(call) - call.left_tokens >= self.read_on_tokens_max)):
             call_stop(call, E_CLIENT_GONE)
         return 0
 

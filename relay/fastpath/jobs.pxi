@@ -40,8 +40,9 @@ cdef class JobHold:
         self.balance.open_holds -= 1
         return 0
 
-    def settle(self, cost_nano, max_cost_nano, int64_t wall_ns):
-        """Charges the job and gives the rest back; returns what had to be written off. max_cost_nano -1: none."""
+    def settle(self, cost_nano, max_cost_nano, int64_t wall_ns, *, int64_t day=-1):
+        """Charges the job and gives the rest back; returns what had to be written off. max_cost_nano -1: none; day: on
+        which it began (-1: today)."""
         cdef int64_t cost = _checked(cost_nano, "cost_nano", NANO_MAX)
         cdef int64_t taken = cost
         cdef int64_t most = max_cost_nano
@@ -55,7 +56,7 @@ cdef class JobHold:
         for scope in self.scopes:
             if wall_ns // DAY_NS > scope.day:
                 scope.roll(wall_ns)
-            scope.spend(cost)
+            scope.spend(taken, day if day >= 0 else scope.day)
         return cost - taken
 
     def release(self):

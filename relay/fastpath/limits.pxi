@@ -234,10 +234,15 @@ cdef class Scope:
     cdef inline int64_t monthly_room(self) noexcept:
         return self.monthly_cap_nano - self.spent_month_nano - self.reserved_nano
 
-    cdef inline void spend(self, int64_t cost_nano) noexcept:
-        """Counts a settled call, on the day of its end; the caller has rolled the day. Sticks at NANO_MAX."""
-        self.spent_day_nano = min(self.spent_day_nano + cost_nano, NANO_MAX)
-        self.spent_month_nano = min(self.spent_month_nano + cost_nano, NANO_MAX)
+    cdef inline void spend(self, int64_t nano, int64_t day) noexcept:
+        """Counts what a settled call was charged, on the day on which it began, as the store does; the caller has rolled
+        the day. Sticks at NANO_MAX."""
+        if day < self.day:
+            if month_of_day(day) < self.month:
+                return
+        else:
+            self.spent_day_nano = min(self.spent_day_nano + nano, NANO_MAX)
+        self.spent_month_nano = min(self.spent_month_nano + nano, NANO_MAX)
 
     cdef int64_t call_tokens_limit(self, bytes model):
         """Most tokens of one call of this model; 0 is no limit."""

@@ -71,6 +71,7 @@ cdef class Session:
             self.route_texts = slot.text_used
             self.slot = slot
             journal.publish(slot)
+        admission.day = self.id // FOLD_IDS_PER_DAY
         self.admission = admission
         return 0
 

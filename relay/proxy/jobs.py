@@ -29,7 +29,7 @@ from relay.proxy.keyring import Keyring
 from relay.proxy.objects import OBJECT_PATHS
 from relay.proxy.sidecalls import RefusedError
 from relay.proxy.upstreams import Answered, Upstream, UpstreamError, Upstreams
-from relay.records import C_COST_NANO, C_ERROR_CODE, CallRecord
+from relay.records import C_COST_NANO, C_ERROR_CODE, CallRecord, call_day
 from relay.storage import Store, StoreError
 from relay.storage.rows import JobPart, JobRow, KeyClaim, ObjectRow
 from relay.wire import jobs as wire_jobs
@@ -376,7 +376,11 @@ class Jobs:
             costs = [jobparts.cost(row, part, usage) for part, usage in zip(job.parts, usages, strict=True)]
             total = min(sum(costs), pricing.COST_NANO_MAX)
             allowed = [most for most in (row.max_cost_nano, jobparts.most(row)) if most >= 0]
-            written_off = sum(costs) - total + job.hold.settle(total, min(allowed, default=-1), time.time_ns())
+            written_off = (
+                sum(costs)
+                - total
+                + job.hold.settle(total, min(allowed, default=-1), time.time_ns(), day=call_day(row.id))
+            )
             for part, usage, cost in zip(job.parts, usages, costs, strict=True):
                 job.ending.append(jobparts.ending(row, part, usage, cost, min(written_off, cost), code, source))
                 written_off -= min(written_off, cost)

@@ -320,6 +320,11 @@ class Keyring:
 
     async def find(self, secret: bytes) -> ApiKey | None:
         """The live key that a secret opens, whatever its status; for the customer's API."""
+        credential = await self.find_credential(secret)
+        return credential.key if credential is not None else None
+
+    async def find_credential(self, secret: bytes) -> Credential | None:
+        """The secret itself, where it is in force."""
         public_id = keys.parse_secret(secret)
         if public_id is None:
             return None
@@ -330,7 +335,7 @@ class Keyring:
             loaded = await self._read(public_id)
             credential = self._admit(loaded) if loaded is not None else None
             self._engine.put_credential(public_id.encode(), credential)
-        return credential.key if credential is not None and self._engine.opens(credential, secret) else None
+        return credential if credential is not None and self._engine.opens(credential, secret) else None
 
     async def key(self, key_id: int) -> ApiKey | None:
         """A live key by its number, loaded if need be."""

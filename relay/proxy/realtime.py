@@ -8,6 +8,7 @@ with an `error` event and a close.
 import asyncio
 import base64
 import random
+import time
 from typing import Any, Final
 
 import aiohttp
@@ -168,7 +169,10 @@ def _why_stopped(call: RealtimeCall) -> str:
     if transport is None or transport.is_closing():
         return "client_gone"
     assert call.key is not None
-    code = call.key.check(address=call.packed_address())
+    wall_ns = time.time_ns()
+    if call.credential is not None and call.credential.is_over(wall_ns):
+        return "key_expired"
+    code = call.key.check(wall_ns=wall_ns, address=call.packed_address())
     return _CODES[code] if code else "drain_deadline"
 
 

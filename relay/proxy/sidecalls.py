@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from relay import _fastpath, units
-from relay._fastpath import Admission, ApiKey, Balance, Engine, Route
+from relay._fastpath import Admission, ApiKey, Balance, Credential, Engine, Route
 from relay.proxy.bodies import Body, BrokenCodingError, UnknownCodingError, coding_of
 from relay.proxy.cutting import reset
 from relay.proxy.hooks import Hooks
@@ -71,6 +71,7 @@ class SideCall:
         self.first_byte_ns = 0
         self.sent_ns = 0
         self.key: ApiKey | None = None
+        self.credential: Credential | None = None
         self.admission: Admission | None = None
         self.claim: KeyClaim | None = None
         self.channel: str | None = None
@@ -94,11 +95,12 @@ class SideCall:
         given = wire_headers.secrets(self.readable, self._query_keys)
         if not given:
             raise RefusedError("missing_key")
-        keys = [await desk.keyring.find(secret) for secret in given]
-        found = {key for key in keys if key is not None}
+        credentials = [await desk.keyring.find_credential(secret) for secret in given]
+        found = {credential.key: credential for credential in credentials if credential is not None}
         if len(found) != 1:
             raise RefusedError("ambiguous_key" if found else "invalid_key")
-        key = self.key = found.pop()
+        ((key, self.credential),) = found.items()
+        self.key = key
         if self._bad_field is not None:
             raise RefusedError("invalid_value", self._bad_field)
         if desk.engine.draining:
@@ -502,6 +504,12 @@ class Desk:
         """Ends calls in flight: of a key that was revoked, or all. Their connections are closed."""
         for call, task in list(self.open.items()):
             if key is None or call.key is key:
+                task.cancel()
+
+    def stop_expired(self, wall_ns: int) -> None:
+        """Ends calls in flight whose secret was replaced, or whose key has expired."""
+        for call, task in list(self.open.items()):
+            if call.credential is not None and call.credential.is_over(wall_ns):
                 task.cancel()
 
     async def serve(

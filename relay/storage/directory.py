@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from relay.records import MS_PER_DAY
+from relay.records import CALL_IDS_PER_DAY, MS_PER_DAY
 from relay.storage.errors import Conflict, NotFound, StoreError
 from relay.storage.ledger import balance_of, require_account
 from relay.storage.rows import (
@@ -360,19 +360,52 @@ def load_key(connection: sqlite3.Connection, public_id: str, now_ms: int) -> tup
             (day, account_row.id, key_row.id, first_day),
         ).fetchone()
         (batch,) = connection.execute("SELECT batch FROM store").fetchone()
+        if organisation_spend is not None:
+            organisation_spend = _charged(connection, organisation_spend, 0, 0, account_row.organisation_id)
         loaded = LoadedKey(
             credential=credential,
             key=key_row,
             account=account_row,
             organisation=organisation_row,
             balance_nano=balance_of(connection, account_row.id),
-            key_spend=Spend(day, key_sums[0], month, key_sums[1]),
-            account_spend=Spend(day, account_sums[0], month, account_sums[1]),
+            key_spend=_charged(connection, Spend(day, key_sums[0], month, key_sums[1]), account_row.id, key_row.id, 0),
+            account_spend=_charged(
+                connection, Spend(day, account_sums[0], month, account_sums[1]), account_row.id, 0, 0
+            ),
             organisation_spend=organisation_spend,
         )
         return loaded, batch
     finally:
         connection.execute("COMMIT")
+
+
+# What was written off of calls that began in a period. Of a key: as long as the calls' records are there.
+SELECT_WRITTEN_OFF: Final = """
+    SELECT coalesce(sum(amount_nano) FILTER (WHERE call_id >= :today), 0), coalesce(sum(amount_nano), 0)
+    FROM entries
+    WHERE account_id = :account_id AND kind = 'write_off' AND call_id >= :first AND call_id < :end
+        AND (:key_id = 0 OR EXISTS (SELECT 1 FROM calls WHERE calls.id = call_id AND key_id = :key_id))
+"""
+SELECT_WRITTEN_OFF_OF_ORGANISATION: Final = """
+    SELECT coalesce(sum(amount_nano) FILTER (WHERE call_id >= :today), 0), coalesce(sum(amount_nano), 0)
+    FROM accounts CROSS JOIN entries ON entries.account_id = accounts.id
+    WHERE organisation_id = :organisation_id AND organisation_id != 0
+        AND kind = 'write_off' AND call_id >= :first AND call_id < :end
+"""
+
+
+def _charged(connection: sqlite3.Connection, cost: Spend, account_id: int, key_id: int, organisation_id: int) -> Spend:
+    """What was charged of that cost: caps do not count what was written off."""
+    parameters = {
+        "account_id": account_id, "key_id": key_id, "organisation_id": organisation_id,
+        "first": first_day_of_month(cost.day) * CALL_IDS_PER_DAY, "today": cost.day * CALL_IDS_PER_DAY,
+        "end": (cost.day + 1) * CALL_IDS_PER_DAY,
+    }  # fmt: skip
+    if organisation_id:
+        row = connection.execute(SELECT_WRITTEN_OFF_OF_ORGANISATION, parameters).fetchone()
+    else:
+        row = connection.execute(SELECT_WRITTEN_OFF, parameters).fetchone()
+    return Spend(cost.day, max(cost.daily_nano - row[0], 0), cost.month, max(cost.monthly_nano - row[1], 0))
 
 
 def month_index(day: int) -> int:

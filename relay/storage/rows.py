@@ -82,7 +82,8 @@ class CredentialRow(Struct, frozen=True):
 
 
 class Spend(Struct, frozen=True):
-    """Cost of calls that began on `day` and in `month` ((year - 1970) * 12 + month - 1), both UTC."""
+    """What calls that began on `day` and in `month` ((year - 1970) * 12 + month - 1), both UTC, were charged: their
+    cost less what was written off."""
 
     day: int
     daily_nano: int

@@ -831,15 +831,16 @@ def with_records(loaded: LoadedKey, records: Iterable[CallRecord]) -> LoadedKey:
         mine = (record[C_ACCOUNT] == account_id, record[C_KEY] == key_id, record[C_ORGANISATION] == organisation_id)
         if mine[0]:
             balance_nano -= cost_nano - min(record[C_WRITE_OFF_NANO], cost_nano)
+        charged_nano = cost_nano - min(record[C_WRITE_OFF_NANO], cost_nano)
         day = call_day(record[C_ID])
         for index, spend in enumerate(spends):
             if mine[index] and spend is not None and first_day <= day <= spend.day:
                 changed = True
                 spends[index] = Spend(
                     spend.day,
-                    spend.daily_nano + (cost_nano if day == spend.day else 0),
+                    spend.daily_nano + (charged_nano if day == spend.day else 0),
                     spend.month,
-                    spend.monthly_nano + cost_nano,
+                    spend.monthly_nano + charged_nano,
                 )
         changed = changed or mine[0]
     if not changed:

@@ -421,6 +421,7 @@ async def test_terms_are_those_of_the_configuration(run: Run):
     assert terms["plans"]["free"]["rpm"] == 20
     assert terms["plans"]["paid"]["concurrency"] == 50
     assert terms["retention"]["calls_days"] == 30
+    assert terms["most_in_one_minute"] == "2 x rpm - 1"
 
 
 async def test_a_backup_is_made_beside_the_running_store(run: Run, tmp_path: Any):

@@ -126,17 +126,34 @@ def test_a_stream_holds_a_slice_however_large_its_limit() -> None:
 
 
 def test_slices_shrink_with_what_is_there() -> None:
-    """A share for each open stream, for this one, and for the next to come."""
-    account = Account(22)
+    """A share for each open stream, for this one, and for the next to come; and of it a sixteenth at a time."""
+    account = Account(259)
     _, first = account.open(stream=True)
-    assert first.output_allowance == 10  # 22 - 3 leaves 19, half of it is more than the 8 wanted
+    assert first.output_allowance == 2 + (259 - 3) // 16 // 2
     _, second = account.open(stream=True)
-    assert second.output_allowance == 2 + (11 - 3) // 3
+    assert second.output_allowance == 2 + (248 - 3) // 16 // 3
     code, third = account.open(stream=True)
-    assert (code, third.output_allowance) == ("", 2 + (6 - 3) // 4)
-    assert account.balance.available_nano == 3 * CREDIT
-    assert account.open(stream=True)[0] == ""
-    assert account.open(stream=True)[0] == "insufficient_balance"
+    assert (code, third.output_allowance) == ("", 2 + (240 - 3) // 16 // 4)
+    assert account.balance.available_nano == (259 - 11 - 8 - 6) * CREDIT
+
+
+def test_finding_money_L2_streams_on_a_small_balance_are_served_alike() -> None:
+    """Twenty, a token each in turn: 2,000 tokens are shared out to within a few, however early a stream came."""
+    account = Account(20 + 2000)
+    policy = Policy(hold_slice_tokens=256, hold_slice_tokens_min=16, prompt_margin_permille=0)
+    calls = [account.open(stream=True, policy=policy)[1] for _ in range(20)]
+    counts = [0] * 20
+    running = set(range(20))
+    while running:
+        for number in sorted(running):
+            if calls[number].py_grow(counts[number] + 1, NOON):
+                running.remove(number)
+                end(calls[number], input_tokens=1, output_tokens=counts[number])
+            else:
+                counts[number] += 1
+    assert sum(counts) == 2000
+    assert min(counts) >= 97, counts
+    assert max(counts) <= 103, counts
 
 
 def test_growth_uses_a_balance_up_to_the_last_token() -> None:
@@ -390,8 +407,17 @@ def test_a_settlement_above_the_hold_takes_what_is_there_and_no_more() -> None:
     assert (account.balance.available_nano, account.balance.held_nano) == (0, 60 * CREDIT)
     assert end(other, input_tokens=60) == 60 * CREDIT
     assert (other.written_off_nano, account.balance.balance_nano) == (0, 0)
-    # Caps count what the calls cost.
-    assert account.scope.spent_day_nano == 110 * CREDIT
+    # Caps count what the calls were charged (finding L7): what was written off is nobody's spending.
+    assert account.scope.spent_day_nano == 100 * CREDIT
+
+
+@pytest.mark.parametrize(("began", "day", "month"), [(0, 7, 7), (-1, 0, 7), (-30, 0, 0), (1, 7, 7)])
+def test_finding_money_L1_a_call_counts_on_the_day_on_which_it_began(began: int, day: int, month: int) -> None:
+    account = Account(100)
+    _, call = account.open(prompt_tokens=5, output_bound=5)
+    call.day = NOON // DAY + began
+    end(call, input_tokens=7)
+    assert (account.scope.spent_day_nano, account.scope.spent_month_nano) == (day * CREDIT, month * CREDIT)
 
 
 def test_a_caller_never_pays_more_than_the_max_cost() -> None:
@@ -564,4 +590,4 @@ def test_no_number_from_outside_raises_a_balance_or_overflows(
     assert 0 <= call.written_off_nano <= cost
     assert account.balance.available_nano == balance - cost + call.written_off_nano >= 0
     assert account.balance.held_nano == account.scope.reserved_nano == 0
-    assert account.scope.spent_day_nano == cost
+    assert account.scope.spent_day_nano == cost - call.written_off_nano

@@ -61,12 +61,15 @@ async def reachable(relay: RelayProcess) -> bool:
 
 
 async def test_set_up_by_the_command_line(simulator: Running, raw: RawUpstream, tmp_path: Path):
-    """From an empty directory to a paid call: first without a relay, then with one, then again without."""
+    """From an empty directory to a paid call: the first start makes the store; then without a relay, with one, and
+    again without."""
     relay = RelayProcess(tmp_path, config_text(simulator.base_url, raw.base_url))
     relay.write_config(relay.config)
     status, out, error = await relay.cli("check")
     assert status == 0, error
     assert "usable" in out
+    await relay.start()
+    assert await relay.stop() == 0
     account = await relay.cli_json("account", "create", "--email", "a@example.com", "--plan", "open")
     assert account["balance"] == "0"
     entry = await relay.cli_json("credit", "add", account["id"], "12.5", "--reason", "first", "--idempotency-key", "k1")

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,22 @@ async def test_a_revoked_key_ends_its_sessions(customer: Customer, relay: RelayP
     record = await customer.call()
     assert (record["status"], record["error_code"]) == (101, "key_revoked")
     assert record["output_tokens"] == 100
+    await upstream_closed(simulator)
+
+
+@pytest.mark.parametrize("how", ["expiry", "rotation"])
+async def test_finding_money_L7_a_key_that_expires_ends_its_sessions(relay: RelayProcess, simulator: Running, how: str):
+    """So does a secret that has been replaced."""
+    ends = (datetime.now(UTC) + timedelta(seconds=4)).isoformat() if how == "expiry" else None
+    customer = await relay.customer(**({"expires": ends} if ends else {}))
+    async with async_openai(customer) as client, client.realtime.connect(model="gpt-realtime") as connection:
+        await connection.send(create())
+        await until_type(connection, "response.done")
+        if how == "rotation":
+            await relay.command("key rotate", id=customer.key)
+        error = await until_type(connection, "error")
+        assert error.error.code == "key_expired"
+    assert (await customer.call())["error_code"] == "key_expired"
     await upstream_closed(simulator)
 
 

@@ -177,3 +177,29 @@ async def test_a_reader_cannot_write(store, tmp_path):
     with pytest.raises(Exception, match="readonly"):
         connection.execute("DELETE FROM keys")
     connection.close()
+
+
+async def test_finding_money_L7_caps_do_not_count_what_was_written_off(store):
+    """Of key, account and organisation, today and this month, committed and queued."""
+    organisation = await store.create_organisation("o")
+    await customer(store, credits=1, organisation_id=organisation.id)
+    await customer(store, "b", credits=1, organisation_id=organisation.id)
+    yesterday = NOON_MS - MS_PER_DAY
+
+    def calls(first: int) -> list:
+        mine = {"organisation_id": organisation.id, "cost_nano": 100, "write_off_nano": 30}
+        return [
+            call_record(first, **mine),
+            call_record(first + 1, time_ms=yesterday, **mine),
+            call_record(first + 2, **mine | {"account_id": 2, "key_id": 2}),
+        ]
+
+    for number in (1, 2):  # the second time the first group is committed
+        store.append_calls(calls(number * 10))
+        loaded = await store.find_credential("a")
+        for spend in (loaded.key_spend, loaded.account_spend):
+            assert (spend.daily_nano, spend.monthly_nano) == (70 * number, 140 * number)
+        spend = loaded.organisation_spend
+        assert (spend.daily_nano, spend.monthly_nano) == (140 * number, 210 * number)
+        await store.flush()
+    assert await store.verify() == []

@@ -17,6 +17,7 @@ DAY = 86_400 * 10**9
 NANO_MAX = 2**61
 COST_MAX = 10**16
 USAGE_MAX = 2**40
+SLICES_PER_SHARE = 16
 SECOND = 10**9
 
 TOKEN_DIMENSIONS = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
@@ -235,11 +236,11 @@ class CallOracle:
                     room = cap - spent - scope.reserved + self.hold - least
                     if room < 0:
                         return "cap_reached"
-                    spare.append(room // (scope.in_flight + 1))
+                    spare.append(room // (SLICES_PER_SHARE * (scope.in_flight + 1)))
         room = self.balance.available + self.hold - least
         if room < 0:
             return "balance_exhausted"
-        spare.append(room // (self.balance.open_streams + 1))
+        spare.append(room // (SLICES_PER_SHARE * (self.balance.open_streams + 1)))
         if self.max_cost is not None:
             spare.append(self.max_cost - least)
         if min(spare) < full - least:
@@ -292,8 +293,8 @@ class CallOracle:
         for scope in self.scopes:
             if wall // DAY > scope.day:
                 scope.roll(wall)
-            scope.spent_day = min(scope.spent_day + cost, NANO_MAX)
-            scope.spent_month = min(scope.spent_month + cost, NANO_MAX)
+            scope.spent_day = min(scope.spent_day + taken, NANO_MAX)
+            scope.spent_month = min(scope.spent_month + taken, NANO_MAX)
         for scope in self.took_tpm:
             scope.tpm.charge(used - self.tokens_reserved, now)
             scope.tpm.give_back(self.tokens_reserved - used, now)
@@ -365,18 +366,18 @@ def admit(
                 end = next(d for d in range(day, day + 32) if month_index(d) != month_index(day))
                 only_open = scope.spent_month + hold <= scope.monthly_cap
                 return "monthly_limit", SECOND if only_open else end * DAY - wall, scope
-            spare.append(room // (scope.in_flight + 2))
+            spare.append(room // (SLICES_PER_SHARE * (scope.in_flight + 2)))
     for scope in scopes:
         if scope.daily_cap:
             room = scope.daily_cap - scope.spent_day - scope.reserved - hold
             if room < 0:
                 only_open = scope.spent_day + hold <= scope.daily_cap
                 return "daily_limit", SECOND if only_open else (day + 1) * DAY - wall, scope
-            spare.append(room // (scope.in_flight + 2))
+            spare.append(room // (SLICES_PER_SHARE * (scope.in_flight + 2)))
     if hold > balance.available:
         return "insufficient_balance", 0, None
     if least < full:
-        spare.append((balance.available - hold) // (balance.open_streams + 2))
+        spare.append((balance.available - hold) // (SLICES_PER_SHARE * (balance.open_streams + 2)))
         if max_cost is not None:
             spare.append(max_cost - hold)
         least = max(least, rate.affordable(prompt_hold, units, hold + min(spare), full))
@@ -498,8 +499,8 @@ class JobOracle:
         self.balance.available -= taken
         if wall // DAY > self.scope.day:
             self.scope.roll(wall)
-        self.scope.spent_day = min(self.scope.spent_day + cost, NANO_MAX)
-        self.scope.spent_month = min(self.scope.spent_month + cost, NANO_MAX)
+        self.scope.spent_day = min(self.scope.spent_day + taken, NANO_MAX)
+        self.scope.spent_month = min(self.scope.spent_month + taken, NANO_MAX)
         return cost - taken
 
 
