@@ -390,7 +390,7 @@ cdef class Admission:
         cdef int64_t cost, taken, used
         cdef Py_ssize_t i
         self._move(A_SETTLED)
-        cost = min(self.rate.cost_of(usage) + self.extras_nano, NANO_MAX)
+        cost = min(self.rate.cost_of(usage) + self.extras_nano, COST_MAX)
         self._change_hold(-self.hold_nano)
         taken = cost
         if 0 <= self.max_cost_nano < taken:

@@ -160,7 +160,7 @@ cdef object call_annotated(Call call, bytes data, bint event, UsageTap tap):
     call_weigh(call, tap, True, &verdict)
     cost = rate.cost_of(&verdict.usage)
     if tap.tap.used or call.extras is not None:
-        cost = min(cost + call_extras_nano(call, tap), NANO_MAX)
+        cost = min(cost + call_extras_nano(call, tap), COST_MAX)
     return call.engine.hooks.annotate(data, event, cost, rate.card,
                                       max(balance.available_nano + balance.held_nano - cost, <int64_t>0))
 

@@ -278,7 +278,7 @@ cdef dict slot_document(Slot* slot):
                 cost = price_cost(&slot.prices, usage.input_tokens, usage.output_tokens, usage.cache_read_tokens,
                                   usage.cache_write_tokens, usage.cache_write_1h_tokens, usage.images,
                                   usage.video_seconds, usage.web_searches)
-            cost += slot_extras_nano(slot)
+            cost = min(cost + slot_extras_nano(slot), COST_MAX)
         else:
             memset(&usage, 0, sizeof(Usage))
     return {
