@@ -50,6 +50,7 @@ from relay.config_values import (
     ToolPrices,
     UrlOrNot,
     expand_price,
+    is_model_pattern,
 )
 
 # Bounds keep every product of a rate and a usage inside 128 bits, and every amount inside 64.
@@ -285,10 +286,12 @@ class Config(Tables, frozen=True):
     warnings  what works and is probably not meant, one line each
     file      where it came from
     rates     those of the file; and of the shipped card, for models that are served and not in it (default_rates)
+    patterns  by channel: beginnings of names in its `models`, which has the names that match in their place
     default_models  which of them are of the shipped card
     pictures  rates of picture models that are used as tools of other models only
     """
 
+    patterns: tuple[tuple[str, ...], ...] = ()
     default_models: frozenset[str] = frozenset()
     pictures: tuple[Rate, ...] = ()
 
@@ -343,7 +346,11 @@ def parse(text: str, *, file: str = "config.toml", resolve_secrets: bool = True)
                 document["plans"][name] = {**limits, **written}
     converter = Converter(resolve_secrets=resolve_secrets)
     tables = converter.table(Tables, document)
+    patterns: tuple[tuple[str, ...], ...] = ()
     if tables is not None:
+        patterns = tuple(tuple(filter(is_model_pattern, channel.models)) for channel in tables.channels)
+        channels = expanded(tables.channels, patterns, tables.rates, default_rates=tables.billing.default_rates)
+        tables = msgspec.structs.replace(tables, channels=channels)
         # A rule about two keys says nothing where one of them is at fault and has its default here.
         wrong = {fault.key for fault in converter.faults}
         converter.faults += [
@@ -361,8 +368,33 @@ def parse(text: str, *, file: str = "config.toml", resolve_secrets: bool = True)
         tables = msgspec.structs.replace(tables, rates=with_fees((*tables.rates, *added), tables.channels))
         pictures = _pictures(tables)
     values = {name: getattr(tables, name) for name in Tables.__struct_fields__}
-    warnings = (*converter.warnings, *_warnings(tables))
-    return Config(**values, warnings=warnings, file=file, default_models=default_models, pictures=pictures)
+    warnings = (*converter.warnings, *_warnings(tables), *_useless_patterns(tables, patterns))
+    return Config(
+        **values,
+        warnings=warnings,
+        file=file,
+        patterns=patterns,
+        default_models=default_models,
+        pictures=pictures,
+    )
+
+
+def expanded(
+    channels: Sequence[Channel], patterns: Sequence[tuple[str, ...]], rates: Iterable[Rate], *, default_rates: bool
+) -> tuple[Channel, ...]:
+    """The channels with names in place of patterns: of models that have a price, in [[rates]] or, with `default_rates`,
+    on the shipped card (but for those that were gone when it was made). What a channel names by itself stays so."""
+    if not any(patterns):
+        return tuple(channels)
+    priced = {rate.model for rate in rates} | (shipped_rates.current() if default_rates else frozenset())
+    return tuple(
+        msgspec.structs.replace(
+            channel,
+            models={name: name for name in sorted(priced) if any(name.startswith(pattern[:-1]) for pattern in of)}
+            | {public: upstream for public, upstream in channel.models.items() if public not in of},
+        )
+        for channel, of in zip(channels, patterns, strict=True)
+    )
 
 
 def with_fees(rates: Iterable[Rate], channels: Sequence[Channel]) -> tuple[Rate, ...]:
@@ -649,6 +681,15 @@ def _warnings(tables: Tables) -> list[str]:
     if unserved := sorted(rated - served) if tables.channels else []:
         warnings.append(f"rates: no channel serves {_listed(unserved)}")
     return warnings
+
+
+def _useless_patterns(tables: Tables, patterns: Sequence[tuple[str, ...]]) -> list[str]:
+    return [
+        f"channels[{index}].models: no model with a price begins as {pattern} does"
+        for index, (channel, of) in enumerate(zip(tables.channels, patterns, strict=True))
+        for pattern in of
+        if not any(name.startswith(pattern[:-1]) for name in channel.models)
+    ]
 
 
 def _listed(names: list[str]) -> str:

@@ -229,13 +229,24 @@ def _model(value: object) -> str:
     return value
 
 
+def is_model_pattern(value: object) -> bool:
+    """`gpt-*`, `openai/*`, `*`: the beginning of names."""
+    return isinstance(value, str) and value.endswith("*") and (value == "*" or is_model_name(value[:-1] + "x"))
+
+
 def _models(value: object) -> dict[str, str]:
+    """Names; and patterns, which stand for themselves until they are expanded (`config.expanded`)."""
     expected = 'a list of model names or a table { public = "upstream" }, not empty'
     if not isinstance(value, (list, dict)) or not value:
         raise BadValueError(expected)
     models: dict[str, str] = {}
     if isinstance(value, dict):
         for public, upstream in value.items():
+            if is_model_pattern(public):
+                if upstream != public:
+                    raise BadValueError("the same pattern: it keeps names", None, f".{public}")
+                models[public] = public
+                continue
             for text in (public, upstream):
                 try:
                     _model(text)
@@ -245,9 +256,9 @@ def _models(value: object) -> dict[str, str]:
         return models
     for index, entry in enumerate(value):
         try:
-            name = _model(entry)
+            name = entry if is_model_pattern(entry) else _model(entry)
         except BadValueError as bad:
-            raise BadValueError(bad.expected, kind(entry), f"[{index}]") from None
+            raise BadValueError(f"{bad.expected}; or a beginning and *", kind(entry), f"[{index}]") from None
         if name in models:
             raise BadValueError("each model once", f"{name} a second time", f"[{index}]")
         models[name] = name

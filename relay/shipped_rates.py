@@ -46,6 +46,13 @@ def about(model: str) -> Mapping[str, Any] | None:
     return found
 
 
+@functools.cache
+def current() -> frozenset[str]:
+    """Models of the card that had not been retired when it was made."""
+    day = document()["date"]
+    return frozenset(name for name, stated in document()["models"].items() if stated.get("retires_on", "9") > day)
+
+
 def prices(stated: Mapping[str, Any]) -> dict[str, Decimal]:
     """The prices of an entry or of a tier of it."""
     return {name: Decimal(text) for name, text in stated.items() if name in _NAMES}

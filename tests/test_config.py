@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import config
+from relay import config, rate_files
 from relay.config import Config, ConfigError, Secret, load, parse
 from relay.config_values import (
     BadValueError,
@@ -24,6 +24,8 @@ from relay.config_values import (
     parse_listen,
     parse_origin,
 )
+from relay.policy import schedule
+from relay.storage.rows import ScheduledRatesRow
 
 ROOT = Path(__file__).parents[1]
 
@@ -754,3 +756,85 @@ def test_finding_newcomer_9_keys_that_need_a_restart():
 def test_finding_newcomer_5_secrets_of_the_environment_are_named():
     assert config.secrets_of_the_environment(parse(CHANNEL + RATE)) == ["env:RELAY_TEST_KEY"]
     assert config.secrets_of_the_environment(parse("")) == []
+
+
+PATTERNS = """
+[billing]
+default_rates = {shipped}
+[[channels]]
+name = "a"
+api = "openai"
+base_url = "http://127.0.0.1:1/v1"
+api_keys = []
+models = {models}
+[[channels]]
+name = "b"
+api = "openai"
+base_url = "http://127.0.0.1:2/v1"
+api_keys = []
+models = ["my-first"]
+[[rates]]
+model = "my-first"
+input = 1
+output = 1
+[[rates]]
+model = "my-second"
+input = 1
+output = 1
+[[rates]]
+model = "other/one"
+input = 1
+output = 1
+"""
+
+
+def patterns(models: str, shipped: str = "false"):
+    return parse(PATTERNS.format(models=models, shipped=shipped))
+
+
+@pytest.mark.parametrize(
+    ("models", "served"),
+    [
+        ('["my-*"]', {"my-first": "my-first", "my-second": "my-second"}),
+        ('["*"]', {"my-first": "my-first", "my-second": "my-second", "other/one": "other/one"}),
+        ('["other/*", "my-first"]', {"other/one": "other/one", "my-first": "my-first"}),
+        ('["my-s*", "unpriced"]', {"my-second": "my-second", "unpriced": "unpriced"}),
+        ('{ "my-*" = "my-*", "my-first" = "theirs" }', {"my-first": "theirs", "my-second": "my-second"}),
+    ],
+)
+def test_patterns_stand_for_models_with_a_price(models, served):
+    config = patterns(models)
+    assert config.channels[0].models == served
+    assert config.channels[1].models == {"my-first": "my-first"}
+
+
+def test_patterns_match_the_shipped_card_too():
+    config = patterns('["gpt-4o*", "my-first"]', "true")
+    served = config.channels[0].models
+    assert {"gpt-4o", "gpt-4o-mini", "my-first"} <= served.keys()
+    assert not [name for name in served if not name.startswith(("gpt-4o", "my-first"))]
+    assert not set(config.unpriced_models)
+    assert (
+        "computer-use-preview" not in patterns('["*"]', "true").channels[0].models
+    )  # retired before the card was made
+
+
+def test_a_pattern_that_matches_nothing_is_told():
+    config = patterns('["nothing-*", "my-first"]')
+    assert "channels[0].models: no model with a price begins as nothing-* does" in config.warnings
+
+
+def test_a_price_that_is_scheduled_brings_its_model_to_the_channels_that_match():
+    config = patterns('["my-*"]')
+    rates = rate_files.parse('[[rates]]\nmodel = "my-third"\ninput = 1\noutput = 2\n', file="x")
+    row = ScheduledRatesRow(id=1, body=rate_files.stored(rates), effective_ms=5, announced_ms=1, withdrawn_ms=0)
+    assert "my-third" in schedule.in_force(config, [row], 5).channels[0].models
+    assert "my-third" not in schedule.in_force(config, [row], 4).channels[0].models
+
+
+@pytest.mark.parametrize(
+    "models", ['["a*b"]', '["**"]', '["my-*", "my-*"]', '{ "my-*" = "x" }', '{ "x" = "my-*" }', '["../*"]']
+)
+def test_what_is_no_pattern(models):
+    with pytest.raises(ConfigError):
+        patterns(models)

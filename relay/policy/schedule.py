@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from relay import rate_files
-from relay.config import Config, with_fees
+from relay.config import Config, Rate, expanded, with_fees
 
 
 class Announced(Protocol):
@@ -45,6 +45,7 @@ def in_force(config: Config, schedule: Iterable[Announced], now_ms: int) -> Conf
     scheduled = announced_models(effective(schedule, now_ms))
     for row in effective(schedule, now_ms):
         stated = rate_files.read(row.body)
+        config = _served(config, stated)
         if config.billing.default_rates:
             stated = with_fees(stated, config.channels)
         rates |= {rate.model: rate for rate in stated}
@@ -53,6 +54,12 @@ def in_force(config: Config, schedule: Iterable[Announced], now_ms: int) -> Conf
     return msgspec.structs.replace(
         config, rates=tuple(rates.values()), default_models=config.default_models - scheduled
     )
+
+
+def _served(config: Config, rates: tuple[Rate, ...]) -> Config:
+    """Models that have a price now are served by the channels whose patterns they match."""
+    channels = expanded(config.channels, config.patterns, rates, default_rates=False)
+    return msgspec.structs.replace(config, channels=channels)
 
 
 def announced_models(rows: Sequence[Announced]) -> frozenset[str]:
