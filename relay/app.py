@@ -32,6 +32,7 @@ from relay.control.live import LiveBalance, ScopeView
 from relay.control.operations import Operations
 from relay.control.pepper import Pepper
 from relay.control.place import open_store
+from relay.errors import ERRORS
 from relay.observe.metrics import Figures, Metrics
 from relay.observe.outlets import Outlets
 from relay.policy import pricing, schedule
@@ -83,6 +84,7 @@ RECORDS_WAITING_MAX = 50_000  # about 30 MB of records that wait for a store tha
 KEYS_LOOK_SECONDS = 60
 KEYS_LOOKED_AT_MIN = 1
 EXPIRY_SECONDS = 30.0  # between two looks for credits whose time is up: within a minute they are gone
+UNKNOWN_MODELS_SECONDS = 5.0  # between two times that names of unknown models are told
 CALIBRATION_NAME = "calibration.json"
 CLOCK_BEHIND_MS_MAX = 1000  # a smaller step back is not worth a word
 FIRST_REQUEST_SECONDS = 1.0  # while draining: for connections that were let in just before
@@ -277,6 +279,7 @@ class Relay:
         if self._metrics_listener is not None:
             await self._metrics_listener.stop()
         self._hand_over_records()
+        self._hand_over_unknown_models()
         await asyncio.to_thread(self.outlets.close)
         save_calibrations(Path(self.config.server.data_dir), self._calibrations)
 
@@ -356,6 +359,7 @@ class Relay:
 
     async def _flush(self) -> None:
         began, used = time.monotonic(), time.thread_time()
+        told = began
         seconds = FLUSH_SECONDS[self._store.durability]
         while True:
             await asyncio.sleep(seconds)
@@ -366,6 +370,9 @@ class Relay:
             seconds = min(FLUSH_SECONDS[self._store.durability], FLUSH_BUSY_SECONDS if busy else 1.0)
             self._hand_over_records()
             await self.side.flush()
+            if now - told >= UNKNOWN_MODELS_SECONDS:
+                told = now
+                self._hand_over_unknown_models()
 
     async def _forget(self) -> None:
         """Retention: call records and events go when they are too old; their sums stay."""
@@ -413,6 +420,17 @@ class Relay:
                 [
                     (now_ms, "limit", code, account_id, key_id, scope, None, None, count, None)
                     for (account_id, key_id, code, scope), count in refusals.items()
+                ]
+            )
+
+    def _hand_over_unknown_models(self) -> None:
+        asked, self.hooks.unknown_models = self.hooks.unknown_models, {}
+        if asked:
+            now_ms = time.time_ns() // 1_000_000
+            self._store.append_events(
+                [
+                    (now_ms, "model_unknown", "model_not_found", account_id, key_id, None, None, None, count, name)
+                    for (name, account_id, key_id), count in asked.items()
                 ]
             )
 
@@ -519,6 +537,7 @@ class Relay:
         self.api.write_stall_seconds = timeouts.write_stall_seconds
         self.hooks.no_balance_status_openai = billing.no_balance_status_openai
         self.hooks.credit_name = billing.credit_name
+        self.hooks.tell_unknown_models = config.observe.unknown_models
         self.hooks.allow_unpriced = billing.unpriced == "allow"
         self.hooks.model_rates = pricing.tool_rates(config, rates)
         self.hooks.use_addresses(Addresses(server.trusted_proxies))
@@ -690,7 +709,8 @@ class Relay:
         lines = wire_headers.values(readable, b"x-forwarded-for")
         code = key.check(wall_ns=time.time_ns(), address=self.hooks.caller_address(peername, lines)[1])
         if code:
-            raise CommandError("refused", _fastpath.ERROR_CODES[code])
+            reason = _fastpath.ERROR_CODES[code]
+            raise CommandError("refused", ERRORS[reason].message, reason=reason)
         models = None if key.models is None else frozenset(name.decode() for name in key.models)
         return Caller(account_id=key.account_id, key_id=key.key_id, models=models)
 
@@ -707,7 +727,7 @@ class Relay:
         except CommandError as error:
             if error.code == "invalid":
                 return refusal(dialect, "invalid_value", param=error.field)
-            return refusal(dialect, "invalid_key" if error.code == "unauthorized" else error.message)
+            return refusal(dialect, "invalid_key" if error.code == "unauthorized" else error.reason)
         if not endpoint.served:
             return refusal(dialect, "unsupported_feature")
         models = self.engine.models

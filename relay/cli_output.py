@@ -140,6 +140,11 @@ def _property_lines(document: Document, indent: str) -> Iterable[str]:
 _OF_SOME_MODELS = frozenset({"audio_input", "audio_output", "image_input", "image_output", "tiers"})
 
 
+def _prices(rows: list[Document]) -> str:
+    columns = tuple(name for name in rows[0] if name not in _OF_SOME_MODELS) if rows else ()
+    return table(rows, columns)
+
+
 def human(name: str, document: Document) -> str:
     """What a person sees as the result of a command that is no list."""
     if name == "status" and "channels" in document:
@@ -159,12 +164,15 @@ def human(name: str, document: Document) -> str:
     if name == "rates show":
         head = f"{document['unit']}; discount {document['discount']}\n"
         rows = document["rates"]
-        columns = tuple(name for name in rows[0] if name not in _OF_SOME_MODELS) if rows else ()
-        ahead = [row for row in document["scheduled"] if not row["withdrawn"]]
         return (
             head
-            + table(rows, columns)
-            + ("\nscheduled\n" + table(ahead, ("id", "effective", "announced")) if ahead else "")
+            + _prices(rows)
+            + "".join(
+                f"\nscheduled for {row['effective']} ({row['id']}, announced {row['announced']})\n"
+                + _prices(row["rates"])
+                for row in document["scheduled"]
+                if not row["withdrawn"]
+            )
         )
     if name == "rates check":
         verdict = "the rates in force are usable" if document["ok"] else "the rates in force are not usable"

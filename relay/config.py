@@ -170,6 +170,7 @@ class Observe(_Table, frozen=True):
     metrics_listen: ListenAtOrNot = None
     access_log: str = ""
     spans: UrlOrNot = ""
+    unknown_models: bool = False
 
 
 class Channel(_Table, frozen=True):

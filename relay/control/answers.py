@@ -489,6 +489,12 @@ class Scheduled(Answer):
     models: list[str]
 
 
+class ScheduledPrices(Scheduled):
+    """The same with the list prices."""
+
+    rates: list[ModelPrices]
+
+
 class NewlyScheduled(Scheduled):
     """What was announced, which prices rise by it, and what is odd about it."""
 
@@ -511,7 +517,7 @@ class Rates(Answer):
     rate_card: str
     unit: str
     rates: list[ListedPrices]
-    scheduled: list[Scheduled]
+    scheduled: list[ScheduledPrices]
 
 
 class RatesCheck(Answer):

@@ -29,10 +29,11 @@ class CommandError(RelayError):
         "unavailable": 503,
     }
 
-    def __init__(self, code: str, message: str, field: str | None = None) -> None:
+    def __init__(self, code: str, message: str, field: str | None = None, *, reason: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.reason = reason  # a name of relay.errors, where there is one
         self.field = field  # the parameter at fault, where it is one
 
     @property

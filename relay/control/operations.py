@@ -595,7 +595,10 @@ class Operations:
         schedule = await self._store.rate_schedule()
         config = prices.in_force(self.config, schedule, _now_ms())
         return pricelist.rates(config, prices.announced_models(prices.effective(schedule, _now_ms()))) | {
-            "scheduled": [documents.scheduled_rates(row) for row in schedule]
+            "scheduled": [
+                documents.scheduled_rates(row) | {"rates": pricelist.stated(rate_files.read(row.body))}
+                for row in schedule
+            ]
         }
 
     async def rates_check(self, params: commands.RatesCheck) -> Document:
@@ -638,7 +641,7 @@ class Operations:
         self._record("rates_schedule", detail=f"{len(announced)} models")
         if self._live is not None:
             await self._live.rates_scheduled()
-        served = set(self.config.models)
+        served = set(prices.in_force(self.config, [row], row.effective_ms).models)
         return {
             **documents.scheduled_rates(row),
             "rises": rises,

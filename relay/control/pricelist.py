@@ -75,6 +75,11 @@ def rates(config: Config, scheduled: frozenset[str] = frozenset()) -> Document:
     }
 
 
+def stated(rates: Iterable[Rate]) -> list[Document]:
+    """The list prices of rates, the discount not in it."""
+    return [_prices(rate, Decimal(1)) for rate in sorted(rates, key=lambda rate: rate.model)]
+
+
 def customer_rates(
     config: Config, models: frozenset[str] | None, schedule: Sequence[Announced] = (), now_ms: int = 0
 ) -> Document:

@@ -234,7 +234,10 @@ cdef int call_admit(Call call) except -1:
     if code:
         return code
     if call.model is None or not call.model.routes[endpoint.dialect]:
-        call.bad_field = None if call.model is None else call.model.elsewhere
+        if call.model is None:
+            engine.hooks.model_unknown(name, call.key.account_id, call.key.key_id)
+        else:
+            call.bad_field = call.model.elsewhere
         return E_MODEL_NOT_FOUND
     call.routes = <list>call.model.routes[endpoint.dialect]
     if call.wanted_channel is not None:

@@ -24,6 +24,7 @@ from relay.wire import errors as wire_errors
 log = logging.getLogger("relay.proxy")
 
 AGENT_CHARS_MAX = 96
+UNKNOWN_MAX = 100  # names of models between two times that they are told
 TELL_SECONDS = 60.0  # between two events about the same tool
 QUOTE = ord('"')
 E_UNSUPPORTED = ERROR_CODES.index("unsupported_feature")
@@ -45,6 +46,9 @@ class Hooks:
         self.handover: Callable[[asyncio.Transport, bytes], None] = lambda transport, data: transport.abort()
         self.aside: Callable[[Call], None] = lambda call: call.turn_down(E_UNSUPPORTED)
         self.on_event: Callable[..., None] = lambda kind, code, channel, detail=None: None
+
+        self.tell_unknown_models = False
+        self.unknown_models: dict[tuple[str, int, int], int] = {}  # name, account, key: how often since they were told
 
         self.allow_unpriced = False
         self._told: dict[tuple[str, str], float] = {}
@@ -236,6 +240,15 @@ class Hooks:
         self._told[what, field] = now
         log.warning("a tool or field of a request has no price: %s, %s", field, what)
         self.on_event("tool_unpriced", what, None, field)
+
+    def model_unknown(self, name: bytes, account_id: int, key_id: int) -> None:
+        """A call asked for a model that is not of the catalogue."""
+        if not self.tell_unknown_models:
+            return
+        text = name.decode("ascii", "replace")
+        asked = (text, account_id, key_id)
+        if modelnames.NAME.fullmatch(text) and (asked in self.unknown_models or len(self.unknown_models) < UNKNOWN_MAX):
+            self.unknown_models[asked] = self.unknown_models.get(asked, 0) + 1
 
     def clean_agent(self, agent: bytes) -> str:
         """A User-Agent as a record may carry it: printable ASCII, capped."""

@@ -216,8 +216,12 @@ class JobsApi:
         if code:
             raise RefusedError(_CODES[code])
         routes = known.routes_of(dialect) if known is not None else []
-        if known is None or not routes:
-            raise RefusedError("model_not_found", None if known is None else known.elsewhere)
+        if known is None:
+            name = model.encode("utf-8", "replace")
+            self._objects.engine.hooks.model_unknown(name, key.account_id, key.key_id)
+            raise RefusedError("model_not_found")
+        if not routes:
+            raise RefusedError("model_not_found", known.elsewhere)
         if known.rate is None:
             raise RefusedError("model_unpriced")
         routes = [route for route in routes if renamed or route.upstream_model == model]

@@ -48,6 +48,7 @@ class RealtimeCall(SideCall):
         self.public = engine.models.get(name.encode())
         routes = self.public.routes_of(D_OPENAI) if self.public is not None else []
         if self.public is None:
+            self.desk.hooks.model_unknown(name.encode(), key.account_id, key.key_id)
             raise RefusedError("model_not_found")
         self.model = name
         code = key.check(address=self.packed_address(), model=name.encode())

@@ -104,6 +104,8 @@ write_stall_seconds = 2
 rpm = 0
 tpm = 0
 concurrency = 0
+[observe]
+unknown_models = true
 [jobs]
 poll_seconds = 3600
 [billing]

@@ -1,5 +1,7 @@
 """Which models are listed to whom, where they are served, and under which paths: by real SDKs through a relay."""
 
+import json
+
 import anthropic
 import openai
 import pytest
@@ -7,8 +9,9 @@ from google.genai import errors as google_errors
 
 from tests.functional.clients import async_anthropic, async_openai, google
 from tests.functional.raw_upstream import RawUpstream
-from tests.functional.relay_process import Customer
+from tests.functional.relay_process import Customer, eventually
 from tests.functional.setting import PRICES
+from tests.support.rawclient import RawClient
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
@@ -204,3 +207,40 @@ async def test_where_a_model_is_served_is_told_only_to_keys_that_may_use_it(cust
             await client.models.retrieve("gpt-unpriced")
         assert "served at" not in caught.value.body["message"]
         assert [model.id async for model in client.models.list()] == [GPT]
+
+
+async def test_finding_newcomer_36_who_may_not_ask_is_told_in_a_sentence(customer: Customer):
+    await customer.relay.command("account freeze", id=customer.account)
+    fields = {"Authorization": f"Bearer {customer.secret}"}
+    text = "The account of this API key is not active."
+    async with await RawClient.connect("127.0.0.1", customer.relay.port) as client:
+        for path in ("/relay/v1/balance", "/relay/v1/calls"):
+            answer = await client.request("GET", path, fields)
+            assert (answer.status, json.loads(answer.body)) == (403, {"error": {"code": "refused", "message": text}})
+        answer = await client.request("GET", "/v1/models", fields)
+        assert (answer.status, json.loads(answer.body)["error"]["message"]) == (403, text)
+        assert json.loads(answer.body)["error"]["code"] == "account_inactive"
+
+
+async def test_finding_clients_F25_unknown_models_are_told_with_a_count(customer: Customer):
+    """What looks like a name, and nothing else: not a prompt that stands in the wrong place."""
+    shown: list[tuple[str, int]] = []
+    async with async_openai(customer) as client:
+        for model in ("gpt-of-tomorrow", "gpt-of-tomorrow", "please tell nobody", "x" * 65, "vendor/new@1"):
+            with pytest.raises(openai.NotFoundError):
+                await client.chat.completions.create(model=model, messages=CHAT)
+
+    async def told() -> bool:
+        events = (await customer.relay.command("events"))["events"]
+        shown[:] = [
+            (event["detail"], event["count"])
+            for event in events
+            if event["kind"] == "model_unknown" and event["key_id"] == customer.key
+        ]
+        return sum(count for _, count in shown) >= 3
+
+    await eventually(told, 20.0)
+    assert {name for name, _ in shown} == {"gpt-of-tomorrow", "vendor/new@1"}
+    assert sum(count for name, count in shown if name == "gpt-of-tomorrow") == 2
+    record = (await customer.calls(5))[0]
+    assert record["model"] is None

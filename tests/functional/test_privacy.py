@@ -102,7 +102,8 @@ def debugged(folder: Path, simulator: Running, raw: RawUpstream) -> Debugged:
         "TMPDIR": str(folder / "tmp"),
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
-    relay = Debugged(folder, config_text(simulator.base_url, raw.base_url), environment=environment)
+    text = config_text(simulator.base_url, raw.base_url).replace("unknown_models = true\n", "")
+    relay = Debugged(folder, text, environment=environment)
     MADE.append(relay)
     return relay
 

@@ -131,6 +131,19 @@ async def test_announced_prices_are_shown_and_can_be_taken_back(own: RelayProces
             await own.command("rates withdraw", **words)
 
 
+async def test_finding_newcomer_29_a_scheduled_card_is_shown_with_its_prices(own: RelayProcess):
+    made = await own.command("rates schedule", rates=rates(), effective=moment(3 * DAY_SECONDS))
+    [row] = [row for row in (await own.command("rates show"))["scheduled"] if row["id"] == made["id"]]
+    [rate] = row["rates"]
+    assert (rate["model"], rate["input"]) == ("raw-chat", "3")
+    status, out, error = await own.cli("rates", "show")
+    assert status == 0, error
+    _, _, part = out.partition(f"scheduled for {made['effective']} ({made['id']}")
+    line = next(line for line in part.splitlines() if line.startswith("raw-chat"))
+    assert line.split()[1] == "3"
+    await own.command("rates withdraw", id=made["id"])
+
+
 async def test_terms_A12_a_rise_takes_its_notice(own: RelayProcess, raw: RawUpstream):
     text = own.config.replace("[billing]\n", "[billing]\nprice_rise_notice_days = 14\n", 1)
     customer = await own.customer()
