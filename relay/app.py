@@ -26,6 +26,7 @@ from relay._fastpath import Engine, FrontDoor, Rate
 from relay.config import Config
 from relay.config_values import ConfigError, Fault, Listen
 from relay.control import admin, health, pricelist
+from relay.control.chatapps import ChatApps
 from relay.control.customer import Caller, CustomerApi
 from relay.control.failures import CommandError
 from relay.control.live import LiveBalance, ScopeView
@@ -165,6 +166,7 @@ class Relay:
         )
         admin.add_routes(self.api.app, self.operations, operator_token=self._operator_token)
         CustomerApi(self._store, self, lambda: self.config, self._authenticate).add_routes(self.api.app)
+        ChatApps(self._store, self, self._authenticate).add_routes(self.api.app)
         await self.api.start()
         try:
             await self._listen(sockets)

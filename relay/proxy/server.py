@@ -300,7 +300,7 @@ class ApiServer:
     async def _add_fields(self, request: web.Request, response: web.StreamResponse) -> None:
         """To every answer that the pipeline does not write itself."""
         response.headers["Server"] = "relay"  # aiohttp would tell its version and Python's
-        if self.cors and (_API in request or request.path.startswith(_CUSTOMER_PREFIX)):
+        if self.cors and (_API in request or request.path.startswith(_CUSTOMER_PREFIXES)):
             for name, value in self.cors.fields(_origin(request)):
                 if name not in response.headers or name == "Vary":
                     response.headers.add(name, value)
@@ -321,7 +321,7 @@ class ApiServer:
         if method is None or origin is None or not self.cors.allows(origin):
             return None
         methods = paths.allowed_methods(path, _NameSet(self._engine.models))
-        if not methods and not path.startswith((_CUSTOMER_PREFIX, *_VERSION_PREFIXES)):
+        if not methods and not path.startswith((*_CUSTOMER_PREFIXES, *_VERSION_PREFIXES)):
             return None
         asked = ",".join(request.headers.getall("Access-Control-Request-Headers", ()))
         fields = self.cors.preflight(origin, asked, methods or METHODS)
@@ -471,7 +471,7 @@ _FRAMING = frozenset(
 
 
 _API = web.RequestKey("relay.api", bool)  # a path of the API: pages of other origins may call it where they may at all
-_CUSTOMER_PREFIX = "/relay/v1/"
+_CUSTOMER_PREFIXES = ("/relay/v1/", "/v1/dashboard/", "/dashboard/billing/", "/api/v1/")
 _VERSION_PREFIXES = ("/v1", "/api/v1/")  # the error of an unknown path is to be read, too
 
 

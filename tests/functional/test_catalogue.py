@@ -1,7 +1,9 @@
 """Which models are listed to whom, where they are served, and under which paths: by real SDKs through a relay."""
 
 import json
+from typing import Any
 
+import aiohttp
 import anthropic
 import openai
 import pytest
@@ -9,7 +11,7 @@ from google.genai import errors as google_errors
 
 from tests.functional.clients import async_anthropic, async_openai, google
 from tests.functional.raw_upstream import RawUpstream
-from tests.functional.relay_process import Customer, eventually
+from tests.functional.relay_process import Customer, RelayProcess, eventually
 from tests.functional.setting import PRICES
 from tests.support.rawclient import RawClient
 
@@ -244,3 +246,45 @@ async def test_finding_clients_F25_unknown_models_are_told_with_a_count(customer
     assert sum(count for name, count in shown if name == "gpt-of-tomorrow") == 2
     record = (await customer.calls(5))[0]
     assert record["model"] is None
+
+
+@pytest.mark.parametrize("spent", [False, True])
+async def test_users_ask_15_balances_as_chat_applications_ask_for_them(relay: RelayProcess, spent: bool):
+    customer = await relay.customer("12.5", rpm=60, monthly_limit="5")
+    other = await relay.another_key(customer)
+    used = 0.0
+    async with async_openai(other) as client:  # what another key uses is nobody else's business
+        await client.chat.completions.create(model=GPT, messages=CHAT)
+    if spent:
+        async with async_openai(customer) as client:
+            await client.chat.completions.create(model=GPT, messages=CHAT)
+        used = float((await customer.call())["cost"])
+        assert used > 0
+    available = await customer.settled_nano() / 10**9
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {customer.secret}"}) as session:
+
+        async def get(path: str) -> Any:
+            async with session.get(relay.base_url + path) as answer:
+                assert answer.status == 200, path
+                return await answer.json()
+
+        async def told() -> bool:
+            return (await get("/api/v1/credits"))["data"]["total_usage"] == pytest.approx(used)
+
+        await eventually(told)
+        credits = (await get("/api/v1/credits"))["data"]
+        assert credits["total_credits"] - credits["total_usage"] == pytest.approx(available)
+        for base in ("/v1/dashboard/billing", "/dashboard/billing"):
+            subscription = await get(base + "/subscription")
+            assert subscription["hard_limit_usd"] == pytest.approx(available + used)
+            shown = await get(base + "/usage?start_date=2026-01-01&end_date=2026-01-31")
+            assert shown["total_usage"] / 100 == pytest.approx(used)
+        key = (await get("/api/v1/key"))["data"]
+        assert (key["limit"], key["limit_reset"]) == (5.0, "monthly")
+        assert key["limit_remaining"] == pytest.approx(5 - used)
+        assert key["usage"] == key["usage_monthly"] == pytest.approx(used)
+        assert key["rate_limit"] == {"requests": 60, "interval": "60s"}
+    async with aiohttp.ClientSession() as session:
+        for path in ("/v1/dashboard/billing/usage", "/api/v1/credits", "/api/v1/key"):
+            async with session.get(relay.base_url + path) as answer:
+                assert answer.status == 401
