@@ -914,6 +914,9 @@ class Attempts:
     def __init__(self, engine: Engine, routes: list[Route], where: int = ...) -> None: ...
     def begin(self) -> int:
         """Chooses channel and key. 0, or an index into ERROR_CODES: there is no way now."""
+    message: str | None  # where `begin` said that everything is switched off: the operator's words
+    def begin_there(self, number: int = 0) -> None:
+        """On the first way, whatever is known of it or switched off: with that key, or one that is awake."""
     def key_line(self) -> bytes:
         """The header line with the upstream key of the attempt under way; empty where the channel has none."""
     def good(self) -> None:

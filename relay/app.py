@@ -50,10 +50,11 @@ from relay.proxy.keyring import Keyring
 from relay.proxy.server import ApiServer, refusal
 from relay.proxy.side import Side
 from relay.proxy.tlsdoor import TlsDoor
+from relay.proxy.trial import trials
 from relay.records import C_ID, MS_PER_DAY
 from relay.storage import Store, StoreError
 from relay.storage.ownership import adopt
-from relay.storage.rows import ScheduledRatesRow
+from relay.storage.rows import ScheduledRatesRow, SwitchRow
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
 from relay.wire import models as wire_models
@@ -491,6 +492,7 @@ class Relay:
         rates = pricing.build_rates(config)
         for card, body in pricing.rate_cards(config).items():
             await self._store.put_rate_card(card, body)
+        switches = await self._store.switches("channel")
         channels = [catalogue.build_channel(config, channel, self._tls) for channel in config.channels]
         for channel in self._channels:
             channel.retired = True
@@ -500,6 +502,7 @@ class Relay:
             if (old := known.get((channel.name, channel.target))) is not None:
                 channel.adopt(old)
         self._channels = channels
+        self._switch(switches)
         engine, server, timeouts, billing = self.engine, config.server, config.timeouts, config.billing
         engine.models = catalogue.build_models(config, channels, rates, self._calibrations)
         self._listed = catalogue.listed(config, engine.models)
@@ -674,6 +677,26 @@ class Relay:
         now_ns = time.monotonic_ns()
         for channel in self._channels:
             yield channel_state(channel, DIALECT_NAMES[channel.dialect], now_ns)
+
+    def _switch(self, switches: list[SwitchRow]) -> None:
+        off = {row.name: row.message for row in switches}
+        for channel in self._channels:
+            channel.off = channel.name in off
+            channel.off_message = off.get(channel.name) or None
+
+    async def channels_switched(self) -> None:
+        self._switch(await self._store.switches("channel"))
+
+    def channel_wake(self, name: str, key: int) -> bool:
+        for channel in self._channels:
+            if channel.name == name and key <= len(channel.keys):
+                channel.wake(key)
+                return True
+        return False
+
+    async def channel_test(self, name: str) -> list[dict[str, Any]]:
+        configured = next(channel for channel in self.config.channels if channel.name == name)
+        return [msgspec.to_builtins(found) for found in await trials(self.side.upstreams, configured)]
 
     async def reload(self) -> dict[str, Any]:
         """Applies the file anew. Raises ConfigError; the old one then stays in force."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from relay import __version__
 from relay.cli_arguments import UsageError, fields_of, parse
-from relay.cli_output import CALL_FIELDS, LISTS, as_csv, as_json, difference, human, table, usage_columns
+from relay.cli_output import CALL_FIELDS, LISTS, as_csv, as_json, difference, human, table, usage_columns, why
 from relay.control.failures import CommandError
 from relay.errors import RelayError
 
@@ -243,7 +243,7 @@ def _print_list(name: str, fields: dict[str, Any], arguments: argparse.Namespace
             print(as_csv(page, shown, head=head), end="")
             head = False
         else:
-            rows += page
+            rows += [{**row, "reason": why(row)} for row in page] if name == "channel list" else page
     if not _wants_json(arguments) and not getattr(arguments, "csv", False):
         print(table(rows, columns or usage_columns(rows, all_of_them=False)), end="")
     return EXIT_DONE
@@ -251,7 +251,7 @@ def _print_list(name: str, fields: dict[str, Any], arguments: argparse.Namespace
 
 def _pages(name: str, fields: dict[str, Any], field: str, total: int, send: Send) -> Iterator[list[dict[str, Any]]]:
     """The rows of a list, page by page; `total` 0: all of them."""
-    if name in ("key list", "organisation list", "usage"):
+    if name in ("key list", "organisation list", "usage", "channel list"):
         yield send(name, fields)[field]
         return
     if name == "events":

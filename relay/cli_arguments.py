@@ -308,6 +308,20 @@ def _list_words(words: _Words) -> None:
     usage.add_argument("--since", metavar="T", help="first day (UTC), or an age such as 30d")
     usage.add_argument("--until", metavar="T", help="the day after the last one")
     usage.add_argument("--csv", action="store_true")
+    words.group("channel", "channels to providers")
+    words.add("channel list", "list the configured channels and how they do")
+    for word, text in (
+        ("test", "ask the provider with each key; exit 1 where one does not work"),
+        ("on", "end a switch"),
+        ("off", "use it no more, across restarts, until it is switched on; calls under way go on"),
+        ("wake", "let its keys rest no more, and use it again"),
+    ):
+        parser = words.add(f"channel {word}", text)
+        parser.add_argument("id", metavar="NAME")
+        if word == "off":
+            parser.add_argument("--message", metavar="T", help="what callers are told, where no other channel is left")
+        if word == "wake":
+            parser.add_argument("--key", type=_count, metavar="N", help="this key alone: its place in api_keys, from 1")
     words.group("rates", "prices")
     words.add("rates show", "the prices in force")
     checking = words.add("rates check", "check the prices in force; exit 1 when something is wrong")

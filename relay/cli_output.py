@@ -23,6 +23,10 @@ LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     "usage": ("usage", ()),  # the columns follow from what was asked for
+    "channel list": (
+        "channels",
+        ("name", "api", "priority", "weight", "models", "state", "reason", "in_flight", "failures", "keys", "off_by"),
+    ),
     "events": ("events", ("time", "kind", "code", "account_id", "key_id", "scope", "channel", "count", "detail")),
 }  # fmt: skip
 
@@ -190,6 +194,9 @@ def human(name: str, document: Document) -> str:
             + "\nentries\n"
             + table(document["entries"], ("id", "time", "kind", "amount", "call_id", "reason"))
         )
+    if name == "channel test":
+        rows = [{**row, "ok": "ok" if row["ok"] else "FAILED"} for row in document["keys"]]
+        return table(rows, ("key", "ok", "says", "status", "asked", "milliseconds"))
     if name == "ledger verify":
         agreed = "every balance agrees with its entries and calls\n" if document["ok"] else ""
         aside = document["set_aside"]
@@ -249,11 +256,12 @@ def _limits_in_force(document: Document) -> Document:
 
 def why(channel: Document) -> str | None:
     """What keeps calls away from a channel, and for how long."""
-    state, resting, places = channel["state"], channel["keys_resting"], channel["places_shut"]
+    state = channel["state"]
     if state == "off":
         return str(channel["message"] or "switched off")
-    if state == "ok":
+    if state in (None, "ok"):
         return None
+    resting, places = channel["keys_resting"], channel["places_shut"]
     if channel["breaker"] != "closed":
         at = "" if len(places) != 1 else f" {places[0]['endpoint']} {places[0]['model']}"
         return f"{channel['reason']}{at}, {channel['retry_seconds']:.0f} s"

@@ -18,7 +18,7 @@ same request can ever succeed if repeated (`final`), and a sentence for the pers
                 gone       client_gone* client_stalled*
     upstream    upstream_failed upstream_unavailable upstream_timeout upstream_garbage upstream_account
                 upstream_truncated* upstream_stalled* upstream_error
-    relay       model_unpriced overloaded store_unavailable draining drain_deadline* recovered* internal
+    relay       switched_off model_unpriced overloaded store_unavailable draining drain_deadline* recovered* internal
 
     * ends a call that has begun: seen in a record or as the last event of a stream
 
@@ -150,6 +150,7 @@ ERRORS: Final[dict[str, ErrorKind]] = {
     "upstream_stalled": _upstream(504, "The provider stopped sending in the middle of the answer."),
     "upstream_error": _upstream(502, "The provider answered with an error."),
     # the relay itself
+    "switched_off": _relay(503, "This model is switched off here at the moment.", retry=60),
     "model_unpriced": _relay(404, "This model has no price on this relay and cannot be used yet.", final=True),
     "overloaded": _relay(503, "The relay is at its limit of simultaneous work.", retry=2),
     "store_unavailable": _relay(503, "The relay cannot record calls at the moment.", retry=5),

@@ -565,6 +565,37 @@ class Draining(Answer):
     drain_seconds: float
 
 
+class Channels(Answer):
+    """The configured channels, in their order."""
+
+    channels: list[dict[str, Any]]
+
+
+class ChannelSwitch(Answer):
+    """A channel that was switched off, or on."""
+
+    name: str
+    off: bool
+    message: str | None = None
+    off_since: str | None = None
+
+
+class ChannelTrial(Answer):
+    """What each key of a channel got; `ok`: all of them work."""
+
+    name: str
+    ok: bool
+    keys: list[dict[str, Any]]
+
+
+class ChannelWoken(Answer):
+    """Keys that rest no more."""
+
+    name: str
+    key: int | None
+    woken: bool
+
+
 class BackedUp(Answer):
     """A consistent copy was made."""
 
@@ -612,6 +643,11 @@ OF_COMMAND: dict[str, type[msgspec.Struct]] = {
     "calls": Calls,
     "calls show": BilledCall,
     "usage": Usage,
+    "channel list": Channels,
+    "channel test": ChannelTrial,
+    "channel on": ChannelSwitch,
+    "channel off": ChannelSwitch,
+    "channel wake": ChannelWoken,
     "rates show": Rates,
     "rates check": RatesCheck,
     "rates schedule": NewlyScheduled,

@@ -205,6 +205,20 @@ class RatesSchedule(Params, frozen=True, kw_only=True):
     effective: str
 
 
+class ChannelOff(Params, frozen=True, kw_only=True):
+    """`id` is the channel's name; `message` is what callers are told."""
+
+    id: str
+    message: str = ""
+
+
+class ChannelWake(Params, frozen=True, kw_only=True):
+    """`id` is the channel's name; `key`: a place in its `api_keys`, from 1. Without one: all keys, and the channel."""
+
+    id: str
+    key: int | None = None
+
+
 class Backup(Params, frozen=True, kw_only=True):
     """`path`: absolute, of a file that does not exist yet, on the machine of the relay."""
 
@@ -268,6 +282,11 @@ def _table() -> dict[str, Command]:
         Command("calls", "GET", "/calls", Calls),
         Command("calls show", "GET", "/calls/{id}", Id),
         Command("usage", "GET", "/usage", Usage),
+        Command("channel list", "GET", "/channels", Nothing),
+        Command("channel test", "POST", "/channels/{id}/test", Id),
+        Command("channel on", "POST", "/channels/{id}/on", Id),
+        Command("channel off", "POST", "/channels/{id}/off", ChannelOff),
+        Command("channel wake", "POST", "/channels/{id}/wake", ChannelWake),
         Command("rates show", "GET", "/rates", Nothing),
         Command("rates check", "GET", "/rates/check", RatesCheck),
         Command("rates schedule", "POST", "/rates/schedule", RatesSchedule),

@@ -77,6 +77,15 @@ class Live(Protocol):
     async def rates_scheduled(self) -> None:
         """Rates were announced for a time, or withdrawn."""
 
+    async def channels_switched(self) -> None:
+        """A channel was switched off or on: no new call goes to one that is off."""
+
+    def channel_wake(self, name: str, key: int) -> bool:
+        """Its keys rest no more and it is in use; `key` not 0: that key alone. False: there is no such one."""
+
+    async def channel_test(self, name: str) -> list[dict[str, Any]]:
+        """What each key of this configured channel gets for the smallest useful request."""
+
     def status(self) -> dict[str, Any]:
         """Figures of the process: version, pid, uptime_seconds, open calls, connections, channels, draining."""
 

@@ -34,6 +34,7 @@ _PATH_IDS = {
     "accounts": "acct_1",
     "organisations": "org_1",
     "keys": "key_1",
+    "channels": "openai",
     "schedule": "sched_1",
     "calls": "call_1kbbkb1000001",
 }

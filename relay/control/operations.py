@@ -47,6 +47,7 @@ KEY_TRANSITIONS: dict[str, tuple[rows.KeyStatus, tuple[str, ...]]] = {
 }
 _ENDED = ("banned", "closed")
 OVERLAP_SECONDS_MAX = 90 * 86_400
+MESSAGE_CHARACTERS_MAX = 500  # of what callers are told about a switch
 
 
 class Operations:
@@ -499,6 +500,81 @@ class Operations:
     async def _key_changed(self, key_id: int) -> None:
         if self._live:
             await self._live.key_changed(key_id)
+
+    # --- channels
+
+    async def channel_list(self, _: commands.Nothing = commands.Nothing()) -> Document:  # noqa: B008
+        """Every configured channel, whether it is off, and how it does where a relay runs."""
+        off = {row.name: row for row in await self._store.switches("channel")}
+        running = {state["name"]: state for state in self._live.status()["channels"]} if self._live else {}
+        found = []
+        for channel in self.config.channels:
+            row = off.get(channel.name)
+            shown: Document = {
+                "name": channel.name,
+                "api": channel.api,
+                "priority": channel.priority,
+                "weight": channel.weight,
+                "tags": list(channel.tags),
+                "models": len(channel.models),
+                "state": "off" if row else None,
+                **running.get(channel.name, {}),
+            }
+            found.append(
+                shown
+                | {
+                    "message": row.message or None if row else None,
+                    "off_since": units.time_text(row.off_ms) if row else None,
+                    "off_by": row.by if row else None,
+                }
+            )
+        return {"channels": found}
+
+    async def channel_test(self, params: commands.Id) -> Document:
+        """Asks the provider with each key. `ok`: all of them work."""
+        name = self._channel(params.id)
+        keys = await self._running().channel_test(name)
+        return {"name": name, "ok": all(key["ok"] for key in keys), "keys": keys}
+
+    async def channel_off(self, params: commands.ChannelOff) -> Document:
+        """Not chosen any more, across restarts and reloads. Calls that are under way go on."""
+        name = self._channel(params.id)
+        message = values.text(params.message, "message", characters_max=MESSAGE_CHARACTERS_MAX)
+        async with self._changing:
+            row = await self._store.switch_off("channel", name, message=message, by="operator")
+            self._record_switch("channel_off", name, message)
+            if self._live:
+                await self._live.channels_switched()
+        return {"name": name, "off": True, "message": message or None, "off_since": units.time_text(row.off_ms)}
+
+    async def channel_on(self, params: commands.Id) -> Document:
+        """Ends a switch; also of a channel that is not configured any more."""
+        async with self._changing:
+            if await self._store.switch_on("channel", params.id):
+                self._record_switch("channel_on", params.id, "")
+            else:
+                self._channel(params.id)
+            if self._live:
+                await self._live.channels_switched()
+        return {"name": params.id, "off": False}
+
+    async def channel_wake(self, params: commands.ChannelWake) -> Document:
+        """Its keys rest no more, and it is in use, until the next failure."""
+        name = self._channel(params.id)
+        if params.key is not None and params.key < 1:
+            raise invalid("key: expected a place in api_keys, from 1", "key")
+        if not self._running().channel_wake(name, params.key or 0):
+            raise not_found(f"key {params.key} of channel {name}")
+        self._record_switch("channel_wake", name, f"key {params.key}" if params.key else "")
+        return {"name": name, "key": params.key, "woken": True}
+
+    def _channel(self, name: str) -> str:
+        if all(channel.name != name for channel in self.config.channels):
+            raise not_found(f"channel {name}")
+        return name
+
+    def _record_switch(self, code: str, name: str, detail: str) -> None:
+        self._store.append_events([(_now_ms(), "operator", code, None, None, None, name[:64], None, 1, detail or None)])
 
     # --- records
 

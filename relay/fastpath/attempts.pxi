@@ -51,6 +51,22 @@ cdef class Attempts:
         route.channel.in_flight += 1
         self.on_channel = True
 
+    def begin_there(self, int number=0):
+        """On the first way, whatever is known of it or switched off: with that key, or one that is awake. For the relay's
+        own questions."""
+        cdef Route route = <Route>self.routes[0]
+        cdef Channel channel = route.channel
+        cdef int64_t now = monotonic_ns()
+        self.key = <UpstreamKey>channel.keys[number - 1] if number else channel.awake_key(route.upstream_model, self.where, 0, now)
+        if self.key is None:
+            self.key = <UpstreamKey>channel.keys[0]
+        self.enter(route, now)
+
+    @property
+    def message(self):
+        """Where `begin` said that everything is switched off: what the operator has to say."""
+        return message_of(self.routes)
+
     def key_line(self):
         return self.key.line
 

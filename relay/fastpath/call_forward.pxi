@@ -37,13 +37,25 @@ cdef int call_find_affinity(Call call) except -1:
     return 0
 
 
+cdef str message_of(list routes):
+    """What the operator has to say about channels that are switched off."""
+    cdef Route route
+    for route in routes:
+        if route.channel.off and route.channel.off_message:
+            return route.channel.off_message
+    return None
+
+
 cdef int call_forward(Call call) except -1:
     """Finds a channel and sends the request there."""
     cdef int64_t now = monotonic_ns()
     cdef Route route = call.engine.choose(call, now)
+    cdef int code
     if route is None:
-        call_refuse(call, call.engine.no_way(call.routes, call.endpoint.format, now, &call.wait_ns) if call.attempts == 0 else call_status_of_failure(call), None)
-        return 0
+        if call.attempts:
+            return call_refuse(call, call_status_of_failure(call), None)
+        code = call.engine.no_way(call.routes, call.endpoint.format, now, &call.wait_ns)
+        return call_refuse(call, code, message_of(call.routes) if code == E_SWITCHED_OFF else None)
     return call_forward_to(call, route, now)
 
 

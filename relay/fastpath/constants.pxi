@@ -94,6 +94,7 @@ ERROR_CODES = (
     "files_limit",
     "misspelt_key",
     "malformed_encoding",
+    "switched_off",
 )
 
 cdef enum:
@@ -161,6 +162,7 @@ cdef enum:
     E_FILES_LIMIT
     E_MISSPELT_KEY
     E_MALFORMED_ENCODING
+    E_SWITCHED_OFF
     E_COUNT
 
 assert len(ERROR_CODES) == E_COUNT

@@ -345,10 +345,14 @@ cdef class Engine:
         cdef bint account = True, refused
         for route in routes:
             channel = route.channel
+            if channel.off:
+                continue
             until = max(channel.opens_ns(route.upstream_model, where), channel.tried_ns(route.upstream_model, where, now, &refused))
             account &= refused
             if first < 0 or until < first:
                 first = until
+        if first < 0:
+            return E_SWITCHED_OFF
         wait_ns[0] = max(first - now, 1_000_000_000)      # with a probe on its way: a second
         return E_UPSTREAM_ACCOUNT if account else E_UPSTREAM_UNAVAILABLE
 

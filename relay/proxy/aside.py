@@ -59,7 +59,7 @@ class Aside:
             code, param, wait_ns = error.code, error.param, error.retry_after_ns
             numbers = error.numbers or numbers
         except UpstreamError as error:
-            code, wait_ns = error.code, error.retry_after_ns
+            code, wait_ns, param = error.code, error.retry_after_ns, error.message
         except StoreError:
             code = "store_unavailable"
         except Exception as error:

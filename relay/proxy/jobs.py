@@ -317,7 +317,11 @@ class Jobs:
         if upstream is None or row.object_id is None:
             return False
         answered = await self._upstreams.fetch(
-            upstream, "GET", OBJECT_PATHS[row.kind].replace("{id}", row.object_id), fields=own_fields(upstream)
+            upstream,
+            "GET",
+            OBJECT_PATHS[row.kind].replace("{id}", row.object_id),
+            fields=own_fields(upstream),
+            attempts=self._upstreams.begin_own(upstream),
         )
         if answered.status == 200:
             await self.seen(row.kind, row.object_id, answered.body)
@@ -334,7 +338,9 @@ class Jobs:
         places = jobparts.places(job.parts)
         for name in files:
             path = f"/v1/messages/batches/{row.object_id}/results" if name == "results" else f"/files/{name}/content"
-            reply = await self._upstreams.send(upstream, "GET", path, fields=own_fields(upstream))
+            reply = await self._upstreams.send(
+                upstream, "GET", path, fields=own_fields(upstream), attempts=self._upstreams.begin_own(upstream)
+            )
             try:
                 if reply.status != 200:
                     raise UpstreamError("upstream_error")

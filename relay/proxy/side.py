@@ -48,20 +48,20 @@ class Side:
         self._store = store
         self._config = config
         self._api = api
-        self._upstreams = Upstreams(tls, engine, hooks)
-        self._objects = Objects(store, engine, self._upstreams)
+        self.upstreams = Upstreams(tls, engine, hooks)
+        self._objects = Objects(store, engine, self.upstreams)
         self._aside = Aside(self._objects)
         self.desk = Desk(store, engine, keyring, hooks, keys, lambda: config().timeouts.body_idle_seconds)
-        handlers = ObjectsApi(store, engine, self._upstreams, self._objects, config)
+        handlers = ObjectsApi(store, engine, self.upstreams, self._objects, config)
         self._uploads = Uploads(handlers)
         self._handlers: dict[str, Handler] = {
             "files": lambda call, _: self._uploads.upload(call),
             "file_list": lambda call, _: handlers.list(call, "file"),
-            "realtime": lambda call, _: realtime.serve(call, self._upstreams),
+            "realtime": lambda call, _: realtime.serve(call, self.upstreams),
         }
         for name, kind in OBJECT_ENDPOINTS.items():
             self._handlers[name] = partial(_about, handlers.one, kind)
-        self.jobs = Jobs(store, engine, keyring, keys, self._upstreams, config)
+        self.jobs = Jobs(store, engine, keyring, keys, self.upstreams, config)
         jobs_api = self._jobs_api = JobsApi(handlers, self.jobs)
         handlers.shown = jobs_api.shown
         self._aside.background = jobs_api.background
@@ -86,7 +86,7 @@ class Side:
         keyring.on_stop = self.desk.stop
 
     def configure(self, config: Config, channels: Sequence[Channel]) -> None:
-        self._upstreams.configure(config, channels)
+        self.upstreams.configure(config, channels)
         self._api.upload_bytes_max = config.server.upload_bytes_max
 
     async def start(self) -> None:
@@ -97,7 +97,7 @@ class Side:
         self.desk.stop()
         await self.jobs.stop()
         await self._aside.close()
-        await self._upstreams.close()
+        await self.upstreams.close()
         await self.flush()
 
     async def serve(

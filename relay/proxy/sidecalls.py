@@ -524,7 +524,7 @@ class Desk:
             return call.refuse(error.code, error.param, error.numbers)
         except UpstreamError as error:
             call.retry_after_ns = error.retry_after_ns
-            return call.refuse(error.code)
+            return call.refuse(error.code, error.message)
         except StoreError:
             return call.refuse("store_unavailable")
         except (web.RequestPayloadError, asyncio.CancelledError, ConnectionError):

@@ -27,6 +27,7 @@ from relay.proxy.exchange import HEAD_TAIL, Exchange, ExchangeError
 from relay.proxy.hooks import Hooks
 from relay.wire import answers, upstream_errors
 from relay.wire import headers as wire_headers
+from relay.wire.endpoints import D_ANTHROPIC
 
 ANSWER_BYTES_MAX: Final = 64 << 20  # of an answer that has to be read as a whole
 ERROR_BYTES_MAX: Final = 65_536
@@ -64,8 +65,11 @@ class UpstreamError(Exception):
     """No answer that could be passed on. `code`: a name of relay.errors; `retry_after_ns`: 0 where nobody knows;
     `processed`: the provider may have done what was asked: it was sent, and nothing came back that says otherwise."""
 
-    def __init__(self, code: str, retry_after_ns: int = 0, *, processed: bool = True) -> None:
+    def __init__(
+        self, code: str, retry_after_ns: int = 0, *, processed: bool = True, message: str | None = None
+    ) -> None:
         super().__init__(code)
+        self.message = message  # of the operator, about what is switched off
         self.code = code
         self.retry_after_ns = retry_after_ns
         self.processed = processed
@@ -76,6 +80,14 @@ class Answered(msgspec.Struct):
 
     status: int
     fields: Fields
+    body: bytes
+
+
+class Tried(msgspec.Struct, frozen=True):
+    """An answer to a request that only tries a key."""
+
+    status: int
+    encoding: bytes | None
     body: bytes
 
 
@@ -204,8 +216,33 @@ class Upstreams:
         attempts = Attempts(self._engine, routes)
         code = attempts.begin()
         if code:
-            raise UpstreamError(_CODES[code], attempts.wait_ns, processed=False)
+            raise UpstreamError(_CODES[code], attempts.wait_ns, processed=False, message=attempts.message)
         return attempts
+
+    def begin_own(self, upstream: Upstream, key: int = 0) -> Attempts:
+        """Of the relay's own question about what is there, or of a test of this key: also where it is switched off."""
+        if not key and not upstream.route.channel.off:
+            return self.begin([upstream.route])
+        attempts = Attempts(self._engine, [upstream.route])
+        attempts.begin_there(key)
+        return attempts
+
+    async def ask_with_key(self, upstream: Upstream, key: int, method: str, path: str, data: bytes | None) -> Tried:
+        """A whole answer to a request with this key, errors as they are; nothing is learnt from it. Raises
+        UpstreamError."""
+        fields = [("anthropic-version", "2023-06-01")] if upstream.dialect == D_ANTHROPIC else []
+        if data is not None:
+            fields.append(("Content-Type", "application/json"))
+        attempts = self.begin_own(upstream, key)
+        try:
+            exchange = await self._request(upstream, attempts, method, path, "", fields, data)
+            try:
+                body = await _held_back(exchange, upstream.first_byte_seconds, ANSWER_BYTES_MAX)
+            finally:
+                exchange.close()
+            return Tried(exchange.answer.status, exchange.answer.encoding, body)
+        finally:
+            attempts.leave()
 
     def begin_in_order(self, routes: Iterable[Route]) -> Attempts:
         """The same on the first of them that is in use. Raises UpstreamError, the first one's."""
@@ -405,7 +442,7 @@ def unseen(error: UpstreamError) -> UpstreamError:
     return UpstreamError(codes.get(error.code, error.code), processed=error.processed)
 
 
-async def _held_back(exchange: Exchange, seconds: float) -> bytes:
+async def _held_back(exchange: Exchange, seconds: float, bytes_max: int = ERROR_BYTES_MAX) -> bytes:
     """The body of an error answer. Raises UpstreamError."""
     parts, size = [], 0
     try:
@@ -413,7 +450,7 @@ async def _held_back(exchange: Exchange, seconds: float) -> bytes:
             while data := await exchange.piece():
                 parts.append(data)
                 size += len(data)
-                if size > ERROR_BYTES_MAX:
+                if size > bytes_max:
                     raise UpstreamError("upstream_garbage")
     except TimeoutError:
         exchange.close()

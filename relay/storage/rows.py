@@ -339,6 +339,16 @@ class ScheduledRatesRow(Struct, frozen=True):
     withdrawn_ms: int
 
 
+class SwitchRow(Struct, frozen=True):
+    """Something that an operator has switched off; message "": nothing more is said to callers."""
+
+    kind: str
+    name: str
+    off_ms: int
+    message: str
+    by: str
+
+
 class SetAsideRow(Struct, frozen=True):
     """A record, or a slot of the journal, that could not be recorded. call_id and account_id: what it says; 0: none."""
 

@@ -53,6 +53,7 @@ from relay.storage.rows import (
     ScheduledRatesRow,
     SetAsideRow,
     Spend,
+    SwitchRow,
     UsageRow,
 )
 from relay.storage.verify import CostFunction, Verified
@@ -648,6 +649,39 @@ class Store:
 
         def job(db: Connection) -> list[ScheduledRatesRow]:
             return [ScheduledRatesRow(*row) for row in db.execute("SELECT * FROM rate_schedule ORDER BY id")]
+
+        return await self._read(job)
+
+    async def switch_off(self, kind: str, name: str, *, message: str, by: str) -> SwitchRow:
+        """Again: with another message."""
+        row = SwitchRow(kind, name, self._now_ms(), message, by)
+
+        def job(db: Connection) -> SwitchRow:
+            db.execute("DELETE FROM switches WHERE kind = ? AND name = ?", (kind, name))
+            db.execute(
+                "INSERT INTO switches (kind, name, off_ms, message, by) VALUES (?, ?, ?, ?, ?)",
+                (row.kind, row.name, row.off_ms, row.message, row.by),
+            )
+            return row
+
+        return await self._change(job)
+
+    async def switch_on(self, kind: str, name: str) -> bool:
+        """False: it was not off."""
+
+        def job(db: Connection) -> bool:
+            return db.execute("DELETE FROM switches WHERE kind = ? AND name = ?", (kind, name)).rowcount > 0
+
+        return await self._change(job)
+
+    async def switches(self, kind: str) -> list[SwitchRow]:
+        """What is off of a kind, by name."""
+
+        def job(db: Connection) -> list[SwitchRow]:
+            found = db.execute(
+                "SELECT kind, name, off_ms, message, by FROM switches WHERE kind = ? ORDER BY name", (kind,)
+            )
+            return [SwitchRow(*row) for row in found]
 
         return await self._read(job)
 

@@ -143,6 +143,8 @@ def render_refusal(
         message = f"{message.rstrip('.')}: {_numbers(name, numbers, credit_name)}."
     if (name, param) in _TEXTS:
         field, message = None, _TEXTS[name, str(param)]
+    elif name == "switched_off" and param:
+        field, message = None, f"{message.rstrip('.')}: {param!s}"
     elif name == "idempotency_repeat" and param is not None:
         field, message = None, f"{message} That was {param!s}."
     elif name == "model_not_found" and isinstance(param, str) and " " in param:

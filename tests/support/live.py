@@ -59,8 +59,25 @@ class FakeLive:
     async def rates_scheduled(self) -> None:
         self.told.append(("rates", 0))
 
+    async def channels_switched(self) -> None:
+        self.told.append(("switches", 0))
+
+    def channel_wake(self, name: str, key: int) -> bool:
+        self.told.append((f"wake {name}", key))
+        return key < 3
+
+    async def channel_test(self, name: str) -> list[dict[str, Any]]:
+        key = {"status": 200, "asked": "GET /models", "milliseconds": 1.0}
+        return [{"key": 1, "ok": True, "says": "ok", **key}, {"key": 2, "ok": False, "says": "upstream_account", **key}]
+
     def status(self) -> dict[str, Any]:
-        return {"pid": 1, "uptime_seconds": 5, "open_calls": 0, "draining": self.drained}
+        return {
+            "channels": [{"name": "main", "state": "ok", "failures": 3}],
+            "pid": 1,
+            "uptime_seconds": 5,
+            "open_calls": 0,
+            "draining": self.drained,
+        }
 
     async def reload(self) -> dict[str, Any]:
         if self.config_is_broken:

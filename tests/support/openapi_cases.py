@@ -46,7 +46,7 @@ def known_values(operation: str) -> dict[str, list[Any]]:
     kinds = {"accounts": "acct", "organisations": "org", "keys": "key", "schedule": "sched"}
     kind = next((name for word, name in kinds.items() if f"/{word}/" in operation), "acct")
     return {
-        "id": [f"{kind}_1", f"{kind}_2", f"{kind}_999"],
+        "id": ["sim-openai"] if "/channels/" in operation else [f"{kind}_1", f"{kind}_2", f"{kind}_999"],
         "account": ["acct_1", "acct_999"],
         "key": ["key_1"],
         "since": ["24h", "2026-01-31", "2026-01-31T12:00:00Z"],
