@@ -851,6 +851,7 @@ class Engine:
     body_idle_ticks: int
     write_stall_ticks: int
     keep_alive_ticks: int
+    heartbeat_ns: int
     read_on_ns_max: int
     read_on_tokens_max: int
     keep_source_ip: bool

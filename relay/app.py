@@ -532,6 +532,7 @@ class Relay:
         engine.header_ticks = ticks(timeouts.header_seconds)
         engine.body_idle_ticks = ticks(timeouts.body_idle_seconds)
         engine.write_stall_ticks = ticks(timeouts.write_stall_seconds)
+        engine.heartbeat_ns = round(server.stream_heartbeat_seconds * 1e9)
         engine.read_on_ns_max = round(billing.disconnect_seconds_max * 1e9)
         engine.read_on_tokens_max = billing.disconnect_tokens_max
         engine.keep_source_ip = config.retention.source_ip

@@ -80,6 +80,7 @@ class Server(_Table, frozen=True):
     tls_certificate: str = ""
     tls_key: str = ""
     cors_origins: tuple[Origin, ...] = ()
+    stream_heartbeat_seconds: Annotated[float, Meta(ge=0, le=3600)] = 0.0
 
 
 class Admin(_Table, frozen=True):

@@ -158,6 +158,7 @@ cdef class Call:
     # times (monotonic nanoseconds) and ticks of the sweep
     cdef int64_t began_ns, sent_ns, first_byte_ns, phase_ns
     cdef int64_t active_tick
+    cdef int64_t beat_ns              # of the last heartbeat; 0: none, and no head was sent for one
     cdef int64_t left_ns              # when the client went away while its call is read on; 0: it is there
     cdef int64_t left_tokens
     cdef int64_t wall_ns

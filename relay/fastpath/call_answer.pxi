@@ -213,6 +213,11 @@ cdef int call_begin_answer(Call call, bytes data, Py_ssize_t offset) except -1:
     """The head is good: from here on the client sees this upstream's answer."""
     cdef ResponseHead head = call.head
     cdef int kind, code
+    if call.beat_ns and not call_fits_beats(call):
+        if head.status < 300:
+            return call_attempt_failed(call, E_UPSTREAM_GARBAGE)
+        call_drop_connection(call)
+        return call_refuse(call, E_UPSTREAM_ERROR, None)
     call.state = C_RELAY
     if call.slot != NULL:
         call.slot.status = head.status
@@ -251,6 +256,8 @@ cdef int call_begin_answer(Call call, bytes data, Py_ssize_t offset) except -1:
     call.plain = call.client.http10 and (head.framing == B_CHUNKED or call.annotate)
     call.reframe = not call.plain and (
         call.strip or call.annotate or (head.framing == B_CLOSE and not call.client.http10))
+    if call.beat_ns:
+        call_begun_framing(call)
     if call.strip or call.annotate:
         call.held = Buffer()
     return call_relay(call, data, offset, call_response_head(call))
@@ -260,6 +267,8 @@ cdef bytes call_response_head(Call call):
     cdef ResponseHead head = call.head
     cdef Buffer b = call.engine.buffer
     cdef char[20] text
+    if call.beat_ns:
+        return b""      # it was sent before the first heartbeat
     b.size = 0
     b.add_text(b"HTTP/1.1 ")
     b.add_int(head.status)

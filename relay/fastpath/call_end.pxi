@@ -295,6 +295,8 @@ cdef int call_refuse(Call call, int code, object param, int64_t wanted=-1, int64
     cdef bint reusable = call.client.request_read
     if call.state == C_DONE:
         return 0
+    if call.beat_ns:
+        return call_refuse_begun(call, code)
     if call.admission is not None:
         if call.admission.state == A_NEW:
             wanted, allowed = call.admission.wanted, call.admission.allowed

@@ -54,6 +54,7 @@ cdef class Engine:
     cdef public bytes turn_away_answer            # for a connection above the limit; None: it is only closed
     cdef public int64_t header_ticks, body_idle_ticks, write_stall_ticks, keep_alive_ticks, discard_ticks
     cdef ClientSide nobody            # whose transport is None: the client of calls that are read on after theirs has gone
+    cdef public int64_t heartbeat_ns      # until a stream whose upstream is silent begins with comments; 0: never
     cdef public int64_t read_on_ns_max, read_on_tokens_max
     cdef public bint keep_source_ip, keep_user_agent
     cdef public dict cors             # lines of answers by origin; None: pages of other origins may not call
@@ -682,6 +683,9 @@ cdef class Engine:
         if call.credential is not None and call.credential.over(now + self.wall_offset_ns):
             call_stop(call, E_KEY_EXPIRED)
             return 0
+
+        if self.heartbeat_ns and (call.state == C_HEAD or call.state == C_CONNECT):
+            call_beat(call, now)
         if call.state == C_COLLECT:
             if (self.tick - call.active_tick) * (1_000_000_000 // 4) > call.route.channel.stream_idle_timeout_ns:
                 call_pass_collected(call)
