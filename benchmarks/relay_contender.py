@@ -132,7 +132,8 @@ def start_relay(name: str, setting: Setting, root: Path = ROOT, launcher: Sequen
     """`launcher`: a program that runs the relay's. UnavailableError if relay is not built; ProgramError if it does not
     start."""
     check_built(root)
-    directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=setting.directory))  # a store of its own at every start
+    # A store of its own at every start. A short name: the path of the control socket has at most 107 bytes (unix(7)).
+    directory = Path(tempfile.mkdtemp(prefix="r", dir=setting.directory))
     port = free_port()
     tls = ""
     if setting.client_tls and setting.certificates:

@@ -368,10 +368,14 @@ class Difference(Answer):
 
 
 class Verified(Answer):
-    """`ok`: every balance is what entries and calls say."""
+    """`ok`: every balance is what entries and calls say. `set_aside`: what could not be recorded and was not charged.
+    `unchecked`: what there was no time to look at. `seal`: the last one of the chain over entries and lots."""
 
     ok: bool
     differences: list[Difference]
+    set_aside: list[dict[str, Any]]
+    unchecked: list[str]
+    seal: dict[str, Any]
 
 
 # -- limits in force
@@ -606,6 +610,7 @@ class BackedUp(Answer):
 class Terms(Answer):
     """The figures that the operator publishes, as they are in force."""
 
+    most_in_one_minute: str
     plans: dict[str, dict[str, Any]]
     billing: dict[str, Any]
     retention: dict[str, Any]

@@ -478,6 +478,8 @@ def _request_head(
     target = quote(base.path + path + (f"?{query}" if query else ""), safe=_OF_A_TARGET)
     lines = [f"{method} {target} HTTP/1.1", f"Host: {base.netloc}"]
     lines += [f"{name}: {value}" for name, value in (*fields, *_key_fields(attempts))]
+    if data is not None and not any(name.lower() == "content-type" for name, _ in fields):
+        lines.append("Content-Type: application/json")  # it was read as JSON, whatever its sender calls it
     if isinstance(data, bytes) or (data is None and method == "POST"):
         lines.append(f"Content-Length: {len(data or b'')}")
     return "".join(line + "\r\n" for line in lines).encode("latin-1") + HEAD_TAIL

@@ -50,9 +50,10 @@ _SERVED: Final = frozenset(
 
 def caller(names: Container[str]) -> int | None:
     """Whose SDK the header fields are of, in lower case. None: that is not known."""
+    # Not by where the key stands: that says nothing of the dialect.
     if "anthropic-version" in names:
         return D_ANTHROPIC
-    return D_GEMINI if "x-goog-api-key" in names else None
+    return D_GEMINI if "x-goog-api-client" in names else None
 
 
 def judge(path: str, by: int | None = None) -> tuple[int, str | None]:

@@ -61,8 +61,10 @@ async def send(
 ) -> http1.Message:
     headers = {
         "Authorization": f"Bearer {customer.secret}", "Content-Type": "application/json", "Content-Encoding": coding,
-        "anthropic-version": "2023-06-01", **more,
+        **more,
     }  # fmt: skip
+    if path.startswith("/v1/messages"):  # elsewhere it says that Anthropic's SDK asks
+        headers["anthropic-version"] = "2023-06-01"
     async with await RawClient.connect("127.0.0.1", customer.relay.port) as client:
         if not chunked:
             return await client.request("POST", path, headers, body, timeout_seconds=20)

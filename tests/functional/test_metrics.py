@@ -82,7 +82,8 @@ def chat(model: str, text: str = "Hello", **more: Any) -> dict[str, Any]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def own(simulator: Running, raw: RawUpstream, tmp_path: Path) -> AsyncIterator[RelayProcess]:
     """A relay of the test's own with a listener for metrics."""
-    text = config_text(simulator.base_url, raw.base_url) + '[observe]\nmetrics_listen = "127.0.0.1:0"\n'
+    text = config_text(simulator.base_url, raw.base_url)
+    text = text.replace("[observe]\n", '[observe]\nmetrics_listen = "127.0.0.1:0"\n')
     relay = RelayProcess(tmp_path, text)
     await relay.start()
     yield relay

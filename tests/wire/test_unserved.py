@@ -53,7 +53,7 @@ def test_finding_clients_F26_googles_paths(path):
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/files/f1", "/v1/cachedContents/c1", "/v1/interactions"])
 def test_finding_clients_F26_googles_sdk_asks_under_v1_as_well(path):
     assert judge(path, D_GEMINI) == (D_GEMINI, NOT_SERVED)
-    assert caller({"x-goog-api-key": "k"}) == D_GEMINI
+    assert caller({"x-goog-api-client": "k"}) == D_GEMINI
 
 
 @pytest.mark.parametrize(
