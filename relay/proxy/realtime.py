@@ -239,13 +239,22 @@ class _Relay:
                 elif self.meter.in_response:
                     code = self.session.counted(**self.meter.counted())
                 if code == 0 or done is not None:
-                    await self.near.send_str(message.data)
+                    await self.near.send_str(self.without_operator(message.data))
             elif message.type is WSMsgType.BINARY:
                 await self.near.send_bytes(message.data)
             if code:
                 await self.tell(_CODES[code])
                 return _CODES[code]
         return None if self.far.close_code in (1000, 1001) else "upstream_truncated"
+
+    def without_operator(self, text: str) -> str:
+        """An event, without what it says about the operator's account; that is told to the operator."""
+        changed = wire.without_operator(text)
+        if changed is None:
+            return text
+        if changed[1] == "upstream_account" and self.attempts.route is not None:
+            self.call.desk.hooks.on_event("upstream_account", None, self.attempts.route.channel.name)
+        return changed[0]
 
     def tell_of(self, doubts: list[tuple[str, str, int, int]]) -> None:
         """The operator hears of reports that were not believed."""

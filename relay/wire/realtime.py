@@ -3,8 +3,11 @@
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote
 
+import orjson
+
 from relay import _fastpath
-from relay.wire import documents
+from relay.errors import ERRORS
+from relay.wire import documents, upstream_errors
 from relay.wire.endpoints import F_RESPONSES
 
 # Held for the prompt of the first response, until something is known of it.
@@ -212,3 +215,27 @@ def _format(audio: Any, side: str) -> str:
 
 def _rate(name: object) -> int:
     return _BYTES_PER_SECOND.get(str(name), _G711)
+
+
+def without_operator(text: str) -> tuple[str, str] | None:
+    """An event of the provider whose error is about the operator's account, as the client may see it, and the name of
+    that error in relay.errors. None: it passes as it is."""
+    if '"error"' not in text:  # inside a text of the event the quotes would be escaped
+        return None
+    try:
+        event = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    holder: Any = event
+    if isinstance(event, dict) and event.get("type") != "error":
+        response = event.get("response")
+        holder = response.get("status_details") if isinstance(response, dict) else None
+    error = holder.get("error") if isinstance(holder, dict) else None
+    if not error:
+        return None
+    found = upstream_errors.judge(200, orjson.dumps({"error": error}))
+    if not found.hidden:
+        return None
+    code = upstream_errors.instead(200, found)
+    holder["error"] = {"type": "server_error", "code": code, "message": ERRORS[code].message, "param": None}
+    return orjson.dumps(event).decode(), code

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.wire.realtime import Meter, parse_query, with_model
+from relay.wire.realtime import Meter, parse_query, with_model, without_operator
 
 
 @pytest.mark.parametrize(
@@ -188,3 +188,35 @@ def test_any_report_of_a_session_is_charged_within_its_bound(value: object, plac
     assert 0 < done["input_tokens"] + done["cache_read_tokens"] < 20_000
     assert 0 < done["output_tokens"] <= 65_536
     assert 0 <= done["audio_input_tokens"] <= done["input_tokens"]
+
+
+def test_finding_money_M1_an_event_about_the_operators_account_is_told_without_its_words():
+    quota = {"type": "insufficient_quota", "code": "insufficient_quota", "message": "org-SECRET has no credits"}
+    limit = {
+        "type": "tokens",
+        "code": "rate_limit_exceeded",
+        "message": "Rate limit reached in organization org-SECRET",
+    }
+    details = {"type": "failed", "error": quota}
+    for event, expected in (
+        ({"type": "error", "event_id": "e", "error": quota}, "upstream_account"),
+        ({"type": "response.done", "response": {"id": "r", "status": "failed", "status_details": details}},
+         "upstream_account"),
+        ({"type": "error", "error": limit}, "upstream_unavailable"),
+    ):  # fmt: skip
+        changed = without_operator(json.dumps(event))
+        assert changed is not None
+        assert changed[1] == expected
+        assert "SECRET" not in changed[0]
+        told = json.loads(changed[0])
+        error = told["error"] if told["type"] == "error" else told["response"]["status_details"]["error"]
+        assert error["code"] == expected
+        assert told["type"] == event["type"]
+    for passes in (
+        {"type": "error", "error": {"type": "invalid_request_error", "code": "invalid_value", "message": "account"}},
+        {"type": "response.done", "response": {"status": "completed", "status_details": None}},
+        {"type": "response.output_text.delta", "delta": '{"error": "insufficient_quota"}'},
+        {"type": "error", "error": None}, {"type": "error", "error": []}, {"error": "x"}, ["error"],
+    ):  # fmt: skip
+        assert without_operator(json.dumps(passes)) is None
+    assert without_operator('{"error"') is None
