@@ -31,7 +31,7 @@ from .cases import Case, json_case, stream_case
 from .contenders import Setting, UnavailableError
 from .drivers import LoadClient, Upstream
 from .processes import Cores, ProgramError, Programs, free_port
-from .relay_contender import BEFORE, ROOT, check_built, checkout_before, start_relay
+from .relay_contender import BEFORE, ROOT, check_built, check_optimised, checkout_before, start_relay
 from .scenarios import Load
 
 OUTPUT = TARGET / "instructions"
@@ -222,6 +222,7 @@ def run(
         checkouts["relay-before"] = checkout_before()
     for root in checkouts.values():
         check_built(root)
+        check_optimised(root)
     output.mkdir(parents=True, exist_ok=True)
     found = {}
     for name, root in checkouts.items():

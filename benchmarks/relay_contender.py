@@ -128,6 +128,14 @@ def check_built(root: Path) -> None:
         raise UnavailableError(f"the compiled module in {root} is older than its sources: build it again")
 
 
+def check_optimised(root: Path) -> None:
+    """UnavailableError if RELAY_BUILD=quick made the module: it executes two to three times as many instructions."""
+    if any(b"relay-build: not optimised" in m.read_bytes() for m in (root / "relay").glob("_fastpath.*.so")):
+        raise UnavailableError(
+            f"{root} is built with RELAY_BUILD=quick; build it again: touch setup.py && make .make-build"
+        )
+
+
 def start_relay(name: str, setting: Setting, root: Path = ROOT, launcher: Sequence[str | Path] = ()) -> Target:
     """`launcher`: a program that runs the relay's. UnavailableError if relay is not built; ProgramError if it does not
     start."""

@@ -5,7 +5,7 @@ import pytest
 from benchmarks import instructions
 from benchmarks.contenders import UnavailableError
 from benchmarks.instructions import Figures
-from benchmarks.relay_contender import check_built, checkout_before
+from benchmarks.relay_contender import check_built, check_optimised, checkout_before
 
 # Timers fired 3 and 4 times, by two callers; the function's own lines have no calls to it.
 PROFILE = """\
@@ -57,3 +57,6 @@ def test_a_checkout_that_is_none_is_refused(tmp_path, monkeypatch: pytest.Monkey
     (tmp_path / "relay" / "_fastpath.pyx").touch()
     with pytest.raises(UnavailableError, match="not built"):
         check_built(checkout_before())
+    (tmp_path / "relay" / "_fastpath.x.so").write_bytes(b"...relay-build: not optimised...")
+    with pytest.raises(UnavailableError, match="RELAY_BUILD=quick"):
+        check_optimised(tmp_path)
