@@ -622,6 +622,8 @@ class Channel:
         target: Any,
         *,
         query: bytes | None = None,
+        set_lines: bytes = b"",
+        dropped: frozenset[bytes] = frozenset(),
         priority: int = 0,
         weight: int = 1,
         tags: tuple[str, ...] = (),

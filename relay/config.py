@@ -31,6 +31,7 @@ from relay.config_values import (
     ConfigError,
     Converter,
     Credits,
+    EditedHeader,
     Factor,
     Fault,
     HeaderName,
@@ -46,11 +47,13 @@ from relay.config_values import (
     Price,
     QueryText,
     Secret,
+    Setting,
     TokensPerCall,
     ToolPrices,
     UrlOrNot,
     expand_price,
     is_model_pattern,
+    proxy_fault,
 )
 
 # Bounds keep every product of a rate and a usage inside 128 bits, and every amount inside 64.
@@ -191,6 +194,9 @@ class Channel(_Table, frozen=True):
     ask_usage: Literal["auto", "strip", "off"] = "auto"
     key_header: HeaderName = ""
     query: QueryText = ""
+    set_headers: dict[EditedHeader, Setting] = msgspec.field(default_factory=dict)
+    drop_headers: tuple[EditedHeader, ...] = ()
+    proxy: Setting = Setting("")
     timeouts: ChannelTimeouts = ChannelTimeouts()
 
 
@@ -496,6 +502,14 @@ def _contradictions(tables: Tables, *, read_files: bool) -> list[Fault]:
         for number, secret in enumerate(channel.api_keys):
             if not secret and not secret.source:
                 faults.append(Fault(f"{key}.api_keys[{number}]", "a secret; [] where none is needed", "empty text"))
+        if channel.key_header in (*channel.set_headers, *channel.drop_headers):
+            expected = f"headers other than {key}.key_header, which carries the key"
+            faults.append(Fault(f"{key}.set_headers", expected, channel.key_header))
+        for name, value in channel.set_headers.items():
+            if not value and not value.source:
+                faults.append(Fault(f"{key}.set_headers.{name}", f"text; {key}.drop_headers drops one", "empty text"))
+        if (fault := proxy_fault(channel.proxy.reveal())) is not None:
+            faults.append(Fault(f"{key}.proxy", *fault))
         if channel.ask_usage == "strip" and channel.api != "openai":
             expected = f'"auto" or "off", because {key}.api is "{channel.api}" (its streams report usage unasked)'
             faults.append(Fault(f"{key}.ask_usage", expected, '"strip"'))
@@ -553,7 +567,12 @@ def changed_for_restart(old: Config, new: Config) -> list[str]:
 
 def secrets_of_the_environment(config: Config) -> list[str]:
     """Where the configuration takes a secret from the environment: a process sees no change of it."""
-    found = [secret.source for channel in config.channels for secret in channel.api_keys if secret.source]
+    found = [
+        secret.source
+        for channel in config.channels
+        for secret in (*channel.api_keys, *channel.set_headers.values(), channel.proxy)
+        if secret.source
+    ]
     found.append(config.admin.token.source if config.admin.token else "")
     return sorted({source for source in found if source.startswith("env:")})
 

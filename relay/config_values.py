@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Final, Literal, NamedTuple, NoReturn, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -88,6 +88,10 @@ class Secret:
         raise TypeError("a Secret is not to be serialised")
 
 
+class Setting(Secret):
+    """Text that may hold a secret, or none: env: or file:, or itself without a warning. Blanks may stand in it."""
+
+
 class Listen(msgspec.Struct, frozen=True):
     """Where to listen: `unix_path`, or `host` and `port` (0: any free one)."""
 
@@ -140,6 +144,7 @@ _URL_PATH = re.compile(r"(/[A-Za-z0-9_~@-][A-Za-z0-9._~@:-]*)*")
 MODEL_PLACE: Final = "{model}"  # in a base URL: where the upstream's name of the model goes
 _MODEL_PART = re.compile(r"/\{model\}(?=/|$)")
 _HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
+_EDITED_HEADER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _FRAMING_HEADERS = frozenset(
     (
         "accept-encoding", "connection", "content-length", "content-type", "expect", "host", "te", "trailer",
@@ -149,6 +154,7 @@ _FRAMING_HEADERS = frozenset(
 _QUERY = re.compile(r"[A-Za-z0-9._~%=&:/,+-]{1,256}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(r"[\x21-\x7e]+")
+_SETTING = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
 MODEL_BYTES_MAX: Final = 200
 
@@ -212,6 +218,23 @@ def _header_name(value: object) -> str:
     name = value.lower()
     if name in _FRAMING_HEADERS:
         raise BadValueError(expected, f"{name}, which is part of how a request is sent")
+    return name
+
+
+# Where keys of the caller and of the operator stand, and what the relay itself says.
+_KEPT_HEADERS = frozenset(("authorization", "x-api-key", "x-goog-api-key", "api-key", "proxy-authorization"))
+
+
+def _edited_header(value: object) -> str:
+    """A header that a channel may add or drop, in lower case."""
+    expected = 'the name of a header such as "x-title"'
+    if not isinstance(value, str) or _EDITED_HEADER.fullmatch(value) is None:
+        raise BadValueError(expected)
+    name = value.lower()
+    if name in _FRAMING_HEADERS:
+        raise BadValueError(expected, f"{name}, which is part of how a request is sent")
+    if name in _KEPT_HEADERS:
+        raise BadValueError(f"{expected} (keys belong in api_keys and key_header)", name)
     return name
 
 
@@ -415,11 +438,55 @@ def parse_origin(value: object) -> str:
     return f"{scheme}://{host}" + ("" if port is None or port == default else f":{port}")
 
 
+class Proxy(NamedTuple):
+    """`socks`: SOCKS5, else HTTP CONNECT. Its repr shows no credentials."""
+
+    socks: bool
+    host: str
+    port: int
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Proxy({self.host}:{self.port})"
+
+
+def parse_proxy(text: str) -> Proxy | None:
+    """`http://` or `socks5://`, with a user and password or without; None for "". BadValueError."""
+    if not text:
+        return None
+    expected = 'a proxy such as "http://proxy.example:3128" or "socks5://user:password@proxy.example:1080"'
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise BadValueError(expected, "a wrong host or port") from None
+    if url.scheme not in ("http", "socks5", "socks5h"):
+        raise BadValueError(expected, "another scheme, or none")
+    if not url.hostname or not port or url.path.strip("/") or url.query or url.fragment:
+        raise BadValueError(expected, "no host and port, or more than those")
+    socks = url.scheme != "http"
+    user, password = unquote(url.username or ""), unquote(url.password or "")
+    if socks and max(len(user.encode()), len(password.encode())) > 255:
+        raise BadValueError(expected, "a user or password of more than 255 bytes")
+    return Proxy(socks, url.hostname, port, user, password)
+
+
+def proxy_fault(text: str) -> tuple[str, str] | None:
+    """What is expected of a proxy and what stands there. None: it is one, or none at all."""
+    try:
+        parse_proxy(text)
+    except BadValueError as bad:
+        return bad.expected, bad.got or "text"
+    return None
+
+
 Price = Annotated[Decimal, Parsed(_price)]
 Credits = Annotated[Decimal, Parsed(_credits)]
 Factor = Annotated[Decimal, Parsed(_factor)]
 Name = Annotated[str, Parsed(_name)]
 HeaderName = Annotated[str, Parsed(_header_name)]
+EditedHeader = Annotated[str, Parsed(_edited_header)]
 QueryText = Annotated[str, Parsed(_query)]
 ModelName = Annotated[str, Parsed(_model)]
 ModelMap = Annotated[dict[str, str], Parsed(_models)]
@@ -446,12 +513,13 @@ UrlOrNot = Annotated[str, Parsed(parse_url_or_not)]
 ListenAtOrNot = Annotated[Listen | None, Parsed(parse_listen_or_not)]
 
 
-def read_secret(text: object, *, resolve: bool) -> Secret:
+def read_secret(text: object, *, resolve: bool, cls: type[Secret] = Secret) -> Secret:
     """`env:NAME`, `file:PATH` (relative to the working directory) or a literal. BadValueError: no usable value there.
 
     resolve False leaves references unread: for commands that only talk to a running relay.
     """
     expected = 'a secret: "env:NAME", "file:PATH" or the value itself'
+    pattern = _SETTING if cls is Setting else _SECRET
     if not isinstance(text, str):
         raise BadValueError(expected)
     if text.startswith("env:"):
@@ -470,17 +538,17 @@ def read_secret(text: object, *, resolve: bool) -> Secret:
                 raise BadValueError(f"a secret in {where}", reason) from None
     else:
         if not text:
-            return Secret("")
-        if _SECRET.fullmatch(text) is None:
+            return cls("")
+        if pattern.fullmatch(text) is None:
             raise BadValueError(expected, "text with spaces or characters that are not ASCII")
-        return Secret(text)
+        return cls(text)
     if not resolve:
-        return Secret("", text)
+        return cls("", text)
     if not value:
         raise BadValueError(f"a secret in {where}", "nothing: it is not set or empty")
-    if _SECRET.fullmatch(value) is None:
+    if pattern.fullmatch(value) is None:
         raise BadValueError(f"a secret in {where}", "text with spaces or characters that are not ASCII")
-    return Secret(value, text)
+    return cls(value, text)
 
 
 def expand_price(rate: msgspec.Struct, field: str, fallback: Decimal) -> None:
@@ -562,8 +630,8 @@ class Converter:
         if origin is dict:
             key_hint, value_hint = typing.get_args(hint)
             return self._dict(key_hint, value_hint, value, key)
-        if hint is Secret:
-            return self._secret(value, key)
+        if hint is Secret or hint is Setting:
+            return self._secret(value, key, hint)
         if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
             result = self.table(hint, value, key)
             return _FAILED if result is None else result
@@ -608,15 +676,20 @@ class Converter:
         for name, entry in value.items():
             path = f"{key}.{_shown(name)}"
             # A name at fault is shown: keys of tables are no secrets.
-            good = self.value(key_hint, name, path), self.value(value_hint, entry, path)
-            result[name] = good[1] if good[0] is not _FAILED else _FAILED
+            known, item = self.value(key_hint, name, path), self.value(value_hint, entry, path)
+            if known is _FAILED:
+                result[name] = _FAILED
+            elif known in result:
+                result[name] = self._fault(path, "each name once, in whatever letters", "the same again")
+            else:
+                result[known] = item
         return _FAILED if any(entry is _FAILED for entry in result.values()) else result
 
-    def _secret(self, value: Any, key: str) -> Any:
-        secret = self._parsed(lambda text: read_secret(text, resolve=self.resolve_secrets), value, key)
+    def _secret(self, value: Any, key: str, cls: type[Secret]) -> Any:
+        secret = self._parsed(lambda text: read_secret(text, resolve=self.resolve_secrets, cls=cls), value, key)
         if secret is _FAILED and isinstance(value, str) and _REFERENCE.match(value):
-            return Secret("", value)  # the fault is told; a secret that is not at hand says nothing about the rest
-        if isinstance(secret, Secret) and secret and not secret.source:
+            return cls("", value)  # the fault is told; a secret that is not at hand says nothing about the rest
+        if type(secret) is Secret and secret and not secret.source:
             self.warnings.append(f'{key}: the secret stands in the file itself; "env:NAME" or "file:PATH" keeps it out')
         return secret
 

@@ -114,7 +114,8 @@ def test_the_shipped_file_has_every_key_at_its_default(monkeypatch):
     [channel] = loaded.channels
     for field in msgspec.structs.fields(config.Channel):
         if not field.required and field.name != "timeouts":
-            assert getattr(channel, field.name) == field.default, field.name
+            default = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+            assert getattr(channel, field.name) == default, field.name
     for field in config.ChannelTimeouts.__struct_fields__:
         assert getattr(channel.timeouts, field) == getattr(loaded.timeouts, field)
 
@@ -460,6 +461,26 @@ def test_not_model_names(name):
             'api = "gemini"',
         ),
         (CHANNEL + "key_header = 'api key'", "channels[0].key_header", "the name of a header", "text"),
+        (CHANNEL + "set_headers = { Host = 'x' }", "channels[0].set_headers.Host", "the name of a header", "host"),
+        (CHANNEL + "set_headers = { x-api-key = 'x' }", "channels[0].set_headers.x-api-key", "api_keys", "x-api-key"),
+        (CHANNEL + "set_headers = { 'a:b' = 'x' }", "channels[0].set_headers.a:b", "the name of a header", "text"),
+        (
+            CHANNEL + 'set_headers = { x-title = "a\\r\\nb" }',
+            "channels[0].set_headers.x-title",
+            "a secret",
+            "not ASCII",
+        ),
+        (CHANNEL + "set_headers = { x-title = '' }", "channels[0].set_headers.x-title", "drop_headers", "empty text"),
+        (
+            CHANNEL + "drop_headers = ['content-length']",
+            "channels[0].drop_headers[0]",
+            "the name of a header",
+            "content",
+        ),
+        (CHANNEL + "key_header = 'x-k'\ndrop_headers = ['X-K']", "channels[0].set_headers", "key_header", "x-k"),
+        (CHANNEL + "set_headers = { A = 'x', a = 'y' }", "channels[0].set_headers.a", "each name once", "again"),
+        (CHANNEL + "proxy = 'proxy.example:3128'", "channels[0].proxy", "http://proxy.example:3128", "scheme"),
+        (CHANNEL + "proxy = 'http://proxy.example'", "channels[0].proxy", "http://proxy.example:3128", "port"),
         (CHANNEL + "key_header = 'Host'", "channels[0].key_header", "the name of a header", "host"),
         (CHANNEL + "query = '?api-version=1'", "channels[0].query", "without the question mark", "text"),
         (CHANNEL + "query = 'a=b c'", "channels[0].query", "without the question mark", "text"),

@@ -113,7 +113,7 @@ cdef int call_send(Call call, UpstreamConnection connection) except -1:
     b.add_text(b" HTTP/1.1\r\n")
     b.add_bytes(channel.host_line)
     b.add_bytes(call.upstream_key.line)
-    b.add_bytes(call.passed_fields)
+    b.add_bytes(channel.edited(call.passed_fields) if channel.edits else call.passed_fields)
     if call.form_type is not None:
         b.add(b"Content-Type: ", 14)
         b.add_bytes(call.form_type)

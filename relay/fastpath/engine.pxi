@@ -683,7 +683,6 @@ cdef class Engine:
         if call.credential is not None and call.credential.over(now + self.wall_offset_ns):
             call_stop(call, E_KEY_EXPIRED)
             return 0
-
         if self.heartbeat_ns and (call.state == C_HEAD or call.state == C_CONNECT):
             call_beat(call, now)
         if call.state == C_COLLECT:

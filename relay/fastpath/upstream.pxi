@@ -57,6 +57,9 @@ cdef class Channel:
     cdef readonly int priority, weight
     cdef bytes base_path               # of base_url, without a trailing slash
     cdef bytes query                   # added to every request's; None: nothing
+    cdef bytes set_lines               # fields added to every request
+    cdef frozenset dropped             # names, in lower case, of a caller's that do not go on; those that are set among them
+    cdef bint edits                    # either of them
     cdef bytes host_line               # b"Host: ...\r\n"
     cdef readonly list keys            # UpstreamKey, at least one
     cdef Py_ssize_t next_key
@@ -82,6 +85,7 @@ cdef class Channel:
     cdef public object target          # what the connect hook needs: host, port, TLS context
 
     def __init__(self, str name, int dialect, bytes host, bytes base_path, list key_lines, object target, *, bytes query=None,
+                 bytes set_lines=b"", frozenset dropped=frozenset(),
                  int priority=0, int weight=1, tuple tags=(), Breaker breaker=None, bint ask_usage=False, int64_t connect_timeout_ns=5_000_000_000,
                  int64_t first_byte_timeout_ns=120_000_000_000, int64_t answer_timeout_ns=600_000_000_000, int64_t stream_idle_timeout_ns=300_000_000_000):
         if not key_lines:
@@ -92,6 +96,9 @@ cdef class Channel:
         self.weight = weight
         self.base_path = base_path
         self.query = query
+        self.set_lines = set_lines
+        self.dropped = dropped
+        self.edits = bool(set_lines or dropped)
         self.host_line = b"Host: " + host + b"\r\n"
         self.keys = [UpstreamKey(line, number) for number, line in enumerate(key_lines, 1)]
         self.single = len(key_lines) == 1
@@ -105,6 +112,12 @@ cdef class Channel:
         self.answer_timeout_ns = answer_timeout_ns
         self.stream_idle_timeout_ns = stream_idle_timeout_ns
         self.idle = []
+
+    cdef bytes edited(self, bytes fields):
+        """A caller's field lines as they go on here."""
+        cdef bytes line
+        return b"".join([line + b"\r\n" for line in fields.split(b"\r\n")[:-1]
+                         if line.partition(b":")[0].lower() not in self.dropped]) + self.set_lines
 
     @property
     def idle_connections(self):

@@ -13,7 +13,7 @@ from relay import config as configuration
 from relay import shipped_rates
 from relay._fastpath import Breaker, Channel, Engine, Model, Rate, Route
 from relay._fastpath import Endpoint as CompiledEndpoint
-from relay.config_values import MODEL_PLACE
+from relay.config_values import MODEL_PLACE, parse_proxy
 from relay.policy import pricing, tokenizers
 from relay.policy.calibration import Calibrations
 from relay.proxy.connect import Target
@@ -76,8 +76,12 @@ def build_channel(config: configuration.Config, channel: configuration.Channel, 
         url.netloc.rpartition("@")[2].encode("ascii"),
         url.path.rstrip("/").encode("ascii"),
         [header + b": " + prefix + key.reveal().encode("ascii") + b"\r\n" for key in channel.api_keys] or [b""],
-        Target(host, port, tls if secure else None),
+        Target(host, port, tls if secure else None, parse_proxy(channel.proxy.reveal())),
         query=channel.query.encode("ascii") or None,
+        set_lines="".join(f"{name}: {value.reveal()}\r\n" for name, value in channel.set_headers.items()).encode(
+            "ascii"
+        ),
+        dropped=frozenset(name.encode("ascii") for name in (*channel.drop_headers, *channel.set_headers)),
         priority=channel.priority,
         weight=channel.weight,
         tags=channel.tags,

@@ -7,16 +7,19 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, cast
 
 from relay._fastpath import Call, Channel, UpstreamConnection
+from relay.config_values import Proxy
+from relay.proxy.tunnels import open_tunnel
 
 log = logging.getLogger("relay.upstream")
 
 
 class Target(NamedTuple):
-    """Where a channel's connections go. `tls` None: plain TCP."""
+    """Where a channel's connections go. `tls` None: plain TCP. `proxy`: through which; None: straight there."""
 
     host: str
     port: int
     tls: ssl.SSLContext | None
+    proxy: Proxy | None = None
 
 
 class _Resuming(ssl.SSLContext):
@@ -58,13 +61,13 @@ def tls_context() -> ssl.SSLContext:
 
 async def open_connection(target: Target, protocol: Callable[[], asyncio.BaseProtocol]) -> asyncio.BaseProtocol:
     """A new connection. Raises what CONNECT_ERRORS has."""
-    _, made = await asyncio.get_running_loop().create_connection(
-        protocol,
-        target.host,
-        target.port,
-        ssl=target.tls,
-        server_hostname=target.host if target.tls else None,
-    )
+    loop = asyncio.get_running_loop()
+    name = target.host if target.tls else None
+    if target.proxy is not None:
+        tunnel = await open_tunnel(target.proxy, target.host, target.port)
+        _, made = await loop.create_connection(protocol, sock=tunnel, ssl=target.tls, server_hostname=name)
+    else:
+        _, made = await loop.create_connection(protocol, target.host, target.port, ssl=target.tls, server_hostname=name)
     return made
 
 

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -21,10 +21,11 @@ from relay import _fastpath
 from relay._fastpath import Attempts, Channel, Engine, Route
 from relay.config import Channel as ConfiguredChannel
 from relay.config import Config
-from relay.config_values import MODEL_PLACE
+from relay.config_values import MODEL_PLACE, Proxy
 from relay.proxy.connect import CONNECT_ERRORS, Target, open_connection
 from relay.proxy.exchange import HEAD_TAIL, Exchange, ExchangeError
 from relay.proxy.hooks import Hooks
+from relay.proxy.tunnels import Tunnels
 from relay.wire import answers, upstream_errors
 from relay.wire import headers as wire_headers
 from relay.wire.endpoints import D_ANTHROPIC
@@ -54,7 +55,14 @@ class Upstream(msgspec.Struct, frozen=True):
     answer_seconds: float
     idle_seconds: float
     models: dict[str, str]
+    set_headers: dict[str, str]
+    drop_headers: frozenset[str]  # in lower case; those that are set among them
     key_digest: bytes  # of its first key: channels with the same one at the same place are one account upstream
+
+    def edited(self, fields: Fields) -> Fields:
+        """A request's fields as they go on here."""
+        kept = [(name, value) for name, value in fields if name.lower() not in self.drop_headers]
+        return [*kept, *self.set_headers.items()]
 
     @property
     def account(self) -> tuple[object, ...]:
@@ -188,7 +196,7 @@ class Upstreams:
         self._tls = tls
         self._engine = engine
         self._hooks = hooks
-        self._sockets: aiohttp.ClientSession | None = None
+        self._sockets: dict[Proxy | None, aiohttp.ClientSession] = {}
         self.by_name: dict[str, Upstream] = {}
 
     def configure(self, config: Config, channels: Sequence[Channel]) -> None:
@@ -263,21 +271,22 @@ class Upstreams:
         return upstream
 
     async def close(self) -> None:
-        if self._sockets is not None:
-            await self._sockets.close()
+        for session in self._sockets.values():
+            await session.close()
 
-    def _open_sockets(self) -> aiohttp.ClientSession:
+    def _open_sockets(self, proxy: Proxy | None) -> aiohttp.ClientSession:
         """For WebSockets: a refusal's body is read, which aiohttp would throw away."""
-        if self._sockets is None:
-            self._sockets = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=self._tls, limit=0, force_close=True),
+        if proxy not in self._sockets:
+            options: dict[str, Any] = {"ssl": self._tls, "limit": 0, "force_close": True}
+            self._sockets[proxy] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(**options) if proxy is None else Tunnels(proxy, **options),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
                 trust_env=False,
                 raise_for_status=_read_refusal,
             )
-        return self._sockets
+        return self._sockets[proxy]
 
     async def send(
         self,
@@ -387,9 +396,9 @@ class Upstreams:
         """A WebSocket, by the attempt under way. Raises UpstreamError; HandshakeError with a refusal."""
         try:
             async with asyncio.timeout(upstream.connect_seconds + upstream.first_byte_seconds):
-                return await self._open_sockets().ws_connect(
+                return await self._open_sockets(upstream.target.proxy).ws_connect(
                     _url(upstream, path, query),
-                    headers=[*fields, *_key_fields(attempts)],
+                    headers=[*upstream.edited(fields), *_key_fields(attempts)],
                     protocols=protocols,
                     max_msg_size=bytes_max,
                     compress=0,
@@ -477,8 +486,9 @@ def _request_head(
     query = "&".join(part for part in (query, upstream.query) if part)
     target = quote(base.path + path + (f"?{query}" if query else ""), safe=_OF_A_TARGET)
     lines = [f"{method} {target} HTTP/1.1", f"Host: {base.netloc}"]
-    lines += [f"{name}: {value}" for name, value in (*fields, *_key_fields(attempts))]
-    if data is not None and not any(name.lower() == "content-type" for name, _ in fields):
+    sent = upstream.edited(fields)
+    lines += [f"{name}: {value}" for name, value in (*sent, *_key_fields(attempts))]
+    if data is not None and not any(name.lower() == "content-type" for name, _ in sent):
         lines.append("Content-Type: application/json")  # it was read as JSON, whatever its sender calls it
     if isinstance(data, bytes) or (data is None and method == "POST"):
         lines.append(f"Content-Length: {len(data or b'')}")
@@ -567,5 +577,7 @@ def _upstream(config: Config, configured: ConfiguredChannel, channel: Channel, e
         answer_seconds=seconds(own.answer_seconds, default.answer_seconds),
         idle_seconds=seconds(own.stream_idle_seconds, default.stream_idle_seconds),
         models=dict(configured.models),
+        set_headers={name: value.reveal() for name, value in configured.set_headers.items()},
+        drop_headers=frozenset((*configured.drop_headers, *configured.set_headers)),
         key_digest=hashlib.sha256(configured.api_keys[0].reveal().encode() if configured.api_keys else b"").digest(),
     )
