@@ -700,6 +700,9 @@ class Model:
     rate: Rate | None
     def __init__(self, name: str, rate: Rate | None) -> None: ...
     def add_route(self, route: Route) -> None: ...
+    def add_fallback(self, dialect: int, model: Model) -> None:
+        """Tried when all channels of this model have failed in this dialect. All routes of `model` rename."""
+
     def routes_of(self, dialect: int) -> list[Route]: ...
     @property
     def elsewhere(self) -> str | None:

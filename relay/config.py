@@ -33,6 +33,7 @@ from relay.config_values import (
     Credits,
     EditedHeader,
     Factor,
+    FallbackModels,
     Fault,
     HeaderName,
     Listen,
@@ -197,6 +198,7 @@ class Channel(_Table, frozen=True):
     set_headers: dict[EditedHeader, Setting] = msgspec.field(default_factory=dict)
     drop_headers: tuple[EditedHeader, ...] = ()
     proxy: Setting = Setting("")
+    fallback_models: FallbackModels = msgspec.field(default_factory=dict)
     timeouts: ChannelTimeouts = ChannelTimeouts()
 
 
@@ -644,6 +646,13 @@ def _routing_faults(tables: Tables) -> list[Fault]:
             if tag in names - {channel.name}:
                 expected = "a tag that is not the name of another channel: x-relay-channel takes both"
                 faults.append(Fault(f"channels[{index}].tags[{number}]", expected, tag))
+        for model, other in channel.fallback_models.items():
+            key = f"channels[{index}].fallback_models.{model}"
+            if model not in channel.models:
+                faults.append(Fault(key, "a model of this channel", "another name"))
+            elif other == model or not any(by.api == channel.api and other in by.models for by in tables.channels):
+                expected = f'another model that a channel with api = "{channel.api}" serves'
+                faults.append(Fault(key, expected, other))
         for model in channel.models:
             served[channel.api, model] += 1
             if served[channel.api, model] == CHANNELS_PER_MODEL_MAX + 1:

@@ -317,6 +317,15 @@ def _tool_prices(value: object) -> dict[str, Decimal]:
     return prices
 
 
+def _fallback_models(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise BadValueError('a table { model = "another" }')
+    for model, other in value.items():
+        if not is_model_name(model) or not is_model_name(other):
+            raise BadValueError("names of models", kind(other), f".{_shown(model)}")
+    return dict(value)
+
+
 def _tokens_per_call(value: object) -> dict[str, int]:
     expected = 'a number of tokens (0 = no limit) or a table { "*" = 100000, "gpt-4o" = 32000 }'
     if isinstance(value, dict):
@@ -492,6 +501,7 @@ ModelName = Annotated[str, Parsed(_model)]
 ModelMap = Annotated[dict[str, str], Parsed(_models)]
 ModelFactors = Annotated[dict[str, Decimal], Parsed(_model_factors)]
 ToolPrices = Annotated[dict[str, Decimal], Parsed(_tool_prices)]
+FallbackModels = Annotated[dict[str, str], Parsed(_fallback_models)]
 TokensPerCall = Annotated[dict[str, int], Parsed(_tokens_per_call)]
 Origin = Annotated[str, Parsed(parse_origin)]
 Network = Annotated[IPv4Network | IPv6Network, Parsed(_network)]

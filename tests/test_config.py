@@ -115,6 +115,7 @@ def test_the_shipped_file_has_every_key_at_its_default(monkeypatch):
     for field in msgspec.structs.fields(config.Channel):
         if not field.required and field.name != "timeouts":
             default = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+            default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
             assert getattr(channel, field.name) == default, field.name
     for field in config.ChannelTimeouts.__struct_fields__:
         assert getattr(channel.timeouts, field) == getattr(loaded.timeouts, field)
@@ -859,3 +860,17 @@ def test_a_price_that_is_scheduled_brings_its_model_to_the_channels_that_match()
 def test_what_is_no_pattern(models):
     with pytest.raises(ConfigError):
         patterns(models)
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "expected"),
+    [
+        ('{ "my-first" = "my-first" }', "my-first", "another model"),
+        ('{ "my-first" = "nobodys" }', "my-first", "another model"),
+        ('{ "nobodys" = "my-first" }', "nobodys", "a model of this channel"),
+    ],
+)
+def test_fallback_models_that_cannot_be_meant(table, key, expected):
+    text = PATTERNS.format(models=f'["my-*"]\nfallback_models = {table}', shipped="false")
+    found = faults(text)
+    assert expected in found[f"channels[0].fallback_models.{key}"][0]

@@ -105,6 +105,7 @@ cdef class Call:
     cdef ApiKey key
     cdef Credential credential        # of that key: the secret that the caller sent
     cdef Model model
+    cdef Model fallback               # taken in place of the model asked for, whose channels have failed; None: not so
     cdef list routes                  # that it may take
     cdef Route route
     cdef Route made_on                # of a job that Python makes for this call: for the record alone

@@ -229,7 +229,11 @@ cdef int call_admit(Call call) except -1:
         if endpoint.format != F_MODERATIONS:
             return E_MISSING_MODEL
         name = DEFAULT_MODERATION      # the provider's own default
-    call.model = <Model>engine.models.get(name)
+    if call.fallback is not None:
+        name = call.fallback.key
+        call.model = call.fallback
+    else:
+        call.model = <Model>engine.models.get(name)
     code = call_check_access(call, name)
     if code:
         return code

@@ -199,8 +199,9 @@ cdef int call_judge_error(Call call) except -1:
         if instead:
             call.wait_ns = wait_ns
             return call_attempt_failed(call, instead, blame)
-        if call_may_retry(call) and call.engine.retry_budget.left() and (
-                call.engine.another_way(call.routes, call.tried, channel, call.endpoint.format, now) or (blame == BLAME_KEY and call_other_key(call, now) is not None)):
+        if call.engine.retry_budget.left() and (call_may_retry(call) and (
+                call.engine.another_way(call.routes, call.tried, channel, call.endpoint.format, now) or (blame == BLAME_KEY and call_other_key(call, now) is not None))
+                or call_may_fall_back(call)):
             return call_attempt_failed(call, E_UPSTREAM_FAILED, blame)
         if blame == BLAME_CHANNEL:
             call_attempt_bad(call, E_UPSTREAM_ERROR)

@@ -52,6 +52,8 @@ cdef int call_forward(Call call) except -1:
     cdef Route route = call.engine.choose(call, now)
     cdef int code
     if route is None:
+        if call_may_fall_back(call) and call_fall_back(call):
+            return 0
         if call.attempts:
             return call_refuse(call, call_status_of_failure(call), None)
         code = call.engine.no_way(call.routes, call.endpoint.format, now, &call.wait_ns)
@@ -180,7 +182,8 @@ cdef int call_attempt_failed(Call call, int code, int blame=BLAME_CHANNEL) excep
             call.tried = []
         call.tried.append(channel)
     if blame == BLAME_CHANNEL_FOR_ALL or not call_may_retry(call) or (key is None and not call.engine.another_way(call.routes, call.tried, channel, call.endpoint.format, now)):
-        call_refuse(call, code, None)
+        if blame == BLAME_CHANNEL_FOR_ALL or not call_may_fall_back(call) or not call.engine.retry_budget.take() or not call_fall_back(call):
+            call_refuse(call, code, None)
     elif not call.engine.retry_budget.take():
         call_refuse(call, code, None)
     elif key is not None:
@@ -201,7 +204,49 @@ cdef UpstreamKey call_other_key(Call call, int64_t now):
 
 
 cdef bint call_may_retry(Call call) noexcept:
-    return call.endpoint.inference and call.attempts < call.engine.attempts_max
+    return call.endpoint.inference and call.attempts < (
+        call.engine.attempts_max if call.fallback is None else 2 * call.engine.attempts_max)
+
+
+cdef bint call_may_fall_back(Call call) except -1:
+    """Whether the operator has named another model for one whose channels have failed, which this key may use.
+
+    Once, and not where the caller has chosen the channel, or where something lies at one.
+    """
+    cdef RequestScanner scanner = call.scanner
+    if call.model.fallbacks is None or not call.model.fallbacks[call.endpoint.dialect] or not call.endpoint.inference \
+            or call.endpoint.free or call.wanted_channel is not None or scanner.request.files or scanner.stored_context:
+        return False
+    return call_fallback_model(call) is not None
+
+
+cdef Model call_fallback_model(Call call):
+    cdef Model model
+    for model in call.model.fallbacks[call.endpoint.dialect]:
+        if model.rate is not None and call.key.check_model(model.key) == E_NONE:
+            return model
+    return None
+
+
+cdef bint call_fall_back(Call call) except -1:
+    """Admits the call again, as one for the other model, and sends it on. False: the limits or the balance do not allow
+    it. What the first admission took has been given back then, and the refusal is that of the failure."""
+    cdef Admission first = call.admission
+    cdef int64_t now = monotonic_ns()
+    cdef int code
+    call.fallback = call_fallback_model(call)
+    first.release(now)
+    call_drop_slot(call)
+    call.search_each = False
+    call.extras = None
+    call.extras_nano = call.affinity = call.wait_ns = 0
+    code = call_admit(call)
+    if code:
+        call.admission = None
+        return False
+    call.tried = None
+    call_forward(call)
+    return True
 
 
 cdef int call_attempt_good(Call call, int64_t now) except -1:

@@ -33,6 +33,14 @@ cdef bint call_open_slot(Call call, Rate rate) except -1:
     return True
 
 
+cdef void call_drop_slot(Call call) noexcept:
+    """The call has taken nothing any more, and has not ended."""
+    cdef Slot* slot = call.slot
+    if slot != NULL:
+        call.slot = NULL
+        call.engine.journal.release(slot)
+
+
 cdef int call_note_route(Call call) except -1:
     cdef Slot* slot = call.slot
     if slot != NULL:

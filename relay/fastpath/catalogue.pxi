@@ -10,6 +10,7 @@ cdef class Model:
     cdef public bint searches              # every answer to a chat is a search
     cdef public str served_at              # the paths of its dialects, for who asks at another; None: no price
     cdef list routes                       # one list of Route per dialect
+    cdef list fallbacks                    # likewise of Model: tried in turn when all routes have failed; None: there are none
 
     def __init__(self, str name, Rate rate):
         self.name = name
@@ -19,6 +20,12 @@ cdef class Model:
 
     def add_route(self, Route route):
         (<list>self.routes[route.channel.dialect]).append(route)
+
+    def add_fallback(self, int dialect, Model model):
+        """`model` stands for this one in calls that no channel answers; all its routes rename."""
+        if self.fallbacks is None:
+            self.fallbacks = [[], [], []]
+        (<list>self.fallbacks[dialect]).append(model)
 
     def routes_of(self, int dialect):
         return list(self.routes[dialect])

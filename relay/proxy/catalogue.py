@@ -115,27 +115,38 @@ def build_models(
             if model is None:
                 model = models[public.encode()] = Model(public, rates.get(public))
             model.searches |= tools.searches_always(upstream)
-            renamed = orjson.dumps(upstream) if upstream != public else None
-            learnt = calibrations.pair(upstream, configured.name)
-            table = tokenizers.table_for(upstream)
-            model.add_route(
-                Route(
-                    channel,
-                    upstream,
-                    table,
-                    renamed,
-                    base_path=base_path(configured, upstream),
-                    models_path=models_path(configured),
-                    prompts=learnt.prompt,
-                    outputs=learnt.output,
-                )
-            )
+            model.add_route(_route(configured, channel, upstream, calibrations, renamed=upstream != public))
+    for configured, channel in zip(config.channels, channels, strict=True):
+        for public, other in configured.fallback_models.items():
+            instead = Model(other, rates.get(other))
+            for by, to in zip(config.channels, channels, strict=True):
+                if to.dialect == channel.dialect and other in by.models:
+                    instead.searches |= tools.searches_always(by.models[other])
+                    instead.add_route(_route(by, to, by.models[other], calibrations, renamed=True))
+            models[public.encode()].add_fallback(channel.dialect, instead)
     for model in models.values():
         if model.rate is not None:
             kind = (_about(model) or {}).get("kind", "")
             dialects = [dialect for dialect in range(len(endpoints.DIALECT_NAMES)) if model.routes_of(dialect)]
             model.served_at = " and ".join(wire_models.path_of(dialect, model.name, kind) for dialect in dialects)
     return models
+
+
+def _route(
+    configured: configuration.Channel, channel: Channel, upstream: str, calibrations: Calibrations, *, renamed: bool
+) -> Route:
+    """`renamed`: the name in the request is another than the upstream's."""
+    learnt = calibrations.pair(upstream, configured.name)
+    return Route(
+        channel,
+        upstream,
+        tokenizers.table_for(upstream),
+        orjson.dumps(upstream) if renamed else None,
+        base_path=base_path(configured, upstream),
+        models_path=models_path(configured),
+        prompts=learnt.prompt,
+        outputs=learnt.output,
+    )
 
 
 def listed(config: configuration.Config, models: dict[bytes, Model]) -> dict[str, wire_models.Listed]:

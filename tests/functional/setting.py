@@ -22,6 +22,11 @@ PRICES: dict[str, tuple[str, ...]] = {
     "raw-uncounted": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
     "raw-claude-uncounted": ("1", "2", "0.5", "1.5", "2", "0", "0"),
     "raw-gemini-uncounted": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
+    # Nobody answers for these: another model is taken.
+    "gpt-falls": ("9", "9", "9", "9", "9", "0", "0"),
+    "claude-falls": ("9", "9", "9", "9", "9", "0", "0"),
+    "gemini-falls": ("9", "9", "9", "9", "9", "0", "0"),
+    "raw-falls": ("0.001", "0.001", "0.001", "0.001", "0.001", "0", "0"),
     "raw/with-slash": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
     "raw-strip": ("1", "2", "0.5", "1.5", "1.5", "0", "0"),
     "raw-claude": ("1", "2", "0.5", "1.5", "2", "0", "0"),
@@ -132,6 +137,21 @@ key_rest_seconds = 0
             "sim-media", "openai", simulator + "/v1",
             '["dall-e-3", "gpt-image-1", "tts-1", "gpt-4o-mini-tts", "omni-moderation-latest", "rerank-tokens", '
             '"rerank-searches", "gpt-4o-transcribe", "whisper-1", "sora-2"]', SIM_KEY,
+        ),
+        channel(
+            "falls", "openai", nowhere, '["gpt-falls"]', "nobody", 'fallback_models = { "gpt-falls" = "gpt-4o" }',
+        ),
+        channel(
+            "claude-falls", "anthropic", "http://127.0.0.1:9", '["claude-falls"]', "nobody",
+            'fallback_models = { "claude-falls" = "claude-sonnet-5" }',
+        ),
+        channel(
+            "gemini-falls", "gemini", "http://127.0.0.1:9", '["gemini-falls"]', "nobody",
+            'fallback_models = { "gemini-falls" = "gemini-2.5-flash" }',
+        ),
+        channel(
+            "raw-falls", "openai", raw + "/v1", '["raw-falls"]', RAW_KEY,
+            'fallback_models = { "raw-falls" = "gpt-4o" }',
         ),
         channel("down", "openai", nowhere, '["gpt-down", "gpt-failover"]', "nobody"),
         channel("after-down", "openai", simulator + "/v1", '["gpt-failover"]', SIM_KEY, "priority = 1"),
