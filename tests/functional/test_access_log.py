@@ -67,7 +67,8 @@ async def own(
     simulator: Running, raw: RawUpstream, collector: Collector, tmp_path: Path
 ) -> AsyncIterator[RelayProcess]:
     text = config_text(simulator.base_url, raw.base_url)
-    text += f'[observe]\naccess_log = "{tmp_path / "calls.jsonl"}"\nspans = "{collector.url}"\n'
+    observed = f'[observe]\naccess_log = "{tmp_path / "calls.jsonl"}"\nspans = "{collector.url}"\n'
+    text = text.replace("[observe]\n", observed)
     relay = RelayProcess(tmp_path, text)
     await relay.start()
     yield relay
@@ -211,7 +212,8 @@ async def test_a_log_that_nobody_reads_delays_no_call(simulator: Running, raw: R
                 os.write(writer, b"\n" * 4096)
             except BlockingIOError:
                 break
-        text = config_text(simulator.base_url, raw.base_url) + f'[observe]\naccess_log = "{pipe}"\n'
+        text = config_text(simulator.base_url, raw.base_url)
+        text = text.replace("[observe]\n", f'[observe]\naccess_log = "{pipe}"\n')
         relay = await RelayProcess(tmp_path, text).start()
         customer = await relay.customer()
         for _ in range(3):
