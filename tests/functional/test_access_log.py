@@ -68,7 +68,7 @@ async def own(
 ) -> AsyncIterator[RelayProcess]:
     text = config_text(simulator.base_url, raw.base_url)
     observed = f'[observe]\naccess_log = "{tmp_path / "calls.jsonl"}"\nspans = "{collector.url}"\n'
-    text = text.replace("[observe]\n", observed)
+    text = text.replace("[observe]\nunknown_models = true\n", observed)  # that keeps names of models, on request
     relay = RelayProcess(tmp_path, text)
     await relay.start()
     yield relay
