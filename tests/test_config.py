@@ -114,7 +114,6 @@ def test_the_shipped_file_has_every_key_at_its_default(monkeypatch):
     [channel] = loaded.channels
     for field in msgspec.structs.fields(config.Channel):
         if not field.required and field.name != "timeouts":
-            default = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
             default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
             assert getattr(channel, field.name) == default, field.name
     for field in config.ChannelTimeouts.__struct_fields__:
