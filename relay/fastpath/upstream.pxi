@@ -116,7 +116,9 @@ cdef class Channel:
     cdef bytes edited(self, bytes fields):
         """A caller's field lines as they go on here."""
         cdef bytes line
-        return b"".join([line + b"\r\n" for line in fields.split(b"\r\n")[:-1]
+        cdef list lines = fields.split(b"\r\n")
+        lines.pop()     # what comes after the last line end: nothing
+        return b"".join([line + b"\r\n" for line in lines
                          if line.partition(b":")[0].lower() not in self.dropped]) + self.set_lines
 
     @property
