@@ -170,6 +170,8 @@ class Rate:
     audio_output: int
     image_input: int
     image_output: int
+    audio_cache_read: int
+    image_cache_read: int
     discount_ppb: int
     output_tokens_max: int
     prices_priority: bool
@@ -194,6 +196,8 @@ class Rate:
         audio_output: int = -1,
         image_input: int = -1,
         image_output: int = -1,
+        audio_cache_read: int = -1,
+        image_cache_read: int = -1,
         discount_ppb: int = 1_000_000_000,
         output_tokens_max: int = 0,
         inference_geo: int = 0,
@@ -221,6 +225,8 @@ class Rate:
         audio_output_tokens: int = 0,
         image_input_tokens: int = 0,
         image_output_tokens: int = 0,
+        audio_cache_read_tokens: int = 0,
+        image_cache_read_tokens: int = 0,
         service: int = 0,
     ) -> int:
         """Nano-credits, rounded up once; usage is clamped to [0, 2^40], the result to 2^61.
@@ -959,6 +965,8 @@ class Session:
         audio_input_tokens: int = 0,
         audio_output_tokens: int = 0,
         image_input_tokens: int = 0,
+        audio_cache_read_tokens: int = 0,
+        image_cache_read_tokens: int = 0,
         estimated: bool = False,
     ) -> int:
         """A response has ended with this usage, the provider's or our estimate. 0, or an index into ERROR_CODES: the

@@ -219,6 +219,8 @@ class RateTier(_Table, frozen=True):
     audio_output: Price = UNSET_PRICE
     image_input: Price = UNSET_PRICE
     image_output: Price = UNSET_PRICE
+    audio_cache_read: Price = UNSET_PRICE
+    image_cache_read: Price = UNSET_PRICE
     image: Price = UNSET_PRICE
     video_second: Price = UNSET_PRICE
     web_search: Price = UNSET_PRICE
@@ -228,9 +230,9 @@ class Rate(_Table, frozen=True):
     """Prices of one public model, in credits: tokens per million, the rest per piece.
 
     Prices that are left out fall back to a dearer neighbour, never to free: cache_read and cache_write to input,
-    cache_write_1h to cache_write, tokens of audio and images to those of text (of pictures in an answer only where they
-    have no price of their own, `image`). After construction every field is a number. `tools` has what each use of a
-    tool that the provider runs costs, `web_search` among it where that has a price.
+    cache_write_1h to cache_write, tokens of audio and images to those of text, read from a cache or not (of pictures in
+    an answer only where they have no price of their own, `image`). After construction every field is a number. `tools`
+    has what each use of a tool that the provider runs costs, `web_search` among it where that has a price.
     """
 
     model: ModelName
@@ -246,6 +248,8 @@ class Rate(_Table, frozen=True):
     audio_output: Price = UNSET_PRICE
     image_input: Price = UNSET_PRICE
     image_output: Price = UNSET_PRICE
+    audio_cache_read: Price = UNSET_PRICE
+    image_cache_read: Price = UNSET_PRICE
     output_tokens_max: Count = 0
     inference_geo: bool = False
     video_sizes: tuple[Name, ...] = ()
@@ -263,6 +267,8 @@ class Rate(_Table, frozen=True):
         expand_price(self, "audio_input", self.input)
         expand_price(self, "audio_output", self.output)
         expand_price(self, "image_input", self.input)
+        expand_price(self, "audio_cache_read", self.cache_read)
+        expand_price(self, "image_cache_read", self.cache_read)
         expand_price(self, "image_output", Decimal(0) if self.image > 0 else self.output)
 
 

@@ -56,6 +56,8 @@ CALL_DETAILS: Final = (
     "image_input_tokens",
     "service",
     "image_output_tokens",
+    "audio_cache_read_tokens",
+    "image_cache_read_tokens",
 )
 
 # A line of a call's bill, in order; `kind` is the name of its price, tokens are of `model`.

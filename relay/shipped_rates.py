@@ -17,7 +17,7 @@ from typing import Any, Final
 
 _NAMES: Final = frozenset({
     "input", "output", "cache_read", "cache_write", "cache_write_1h", "audio_input", "audio_output", "image_input",
-    "image_output", "image", "video_second", "web_search",
+    "image_output", "audio_cache_read", "image_cache_read", "image", "video_second", "web_search",
 })  # fmt: skip
 
 

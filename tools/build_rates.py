@@ -56,6 +56,8 @@ FIELDS = {
     "audio_output": ("output_cost_per_audio_token", "output_audio_mtok"),
     "image_input": ("input_cost_per_image_token", "input_image_mtok"),
     "image_output": ("output_cost_per_image_token", "output_image_mtok"),
+    "audio_cache_read": ("cache_read_input_audio_token_cost", "cache_audio_read_mtok"),
+    "image_cache_read": ("cache_read_input_image_token_cost", "cache_image_read_mtok"),
 }
 SERVICES = {
     "batch": ("_batches", {"processing": "batch"}),
@@ -114,8 +116,8 @@ ADDED: dict[str, dict[str, Any]] = {
     # https://developers.openai.com/api/docs/models/gpt-image-2.6-sunburst, read 2026-11-30: what the picture tool of
     # the Responses API takes where a request names none.
     "gpt-image-2.6-sunburst": {
-        "provider": "openai", "cache_read": "1.25", "image_input": "8", "image_output": "30", "input": "5",
-        "output": "30", "sources": 1,
+        "provider": "openai", "cache_read": "1.25", "image_cache_read": "2", "image_input": "8", "image_output": "30",
+        "input": "5", "output": "30", "sources": 1,
     },
 }  # fmt: skip
 

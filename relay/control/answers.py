@@ -442,6 +442,8 @@ class Prices(Answer):
     audio_output: Price | UnsetType = UNSET
     image_input: Price | UnsetType = UNSET
     image_output: Price | UnsetType = UNSET
+    audio_cache_read: Price | UnsetType = UNSET
+    image_cache_read: Price | UnsetType = UNSET
 
 
 class Tier(Prices, kw_only=True):

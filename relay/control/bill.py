@@ -51,12 +51,16 @@ def _quantities(call: CallRow, details: CallDetails) -> dict[str, int]:
     image_in = min(details.image_input_tokens, call.input_tokens - audio_in)
     audio_out = min(details.audio_output_tokens, call.output_tokens)
     image_out = min(details.image_output_tokens, call.output_tokens - audio_out)
+    audio_read = min(details.audio_cache_read_tokens, call.cache_read_tokens)
+    image_read = min(details.image_cache_read_tokens, call.cache_read_tokens - audio_read)
     hour = min(details.cache_write_1h_tokens, call.cache_write_tokens)
     return {
         "input": call.input_tokens - audio_in - image_in,
         "audio_input": audio_in,
         "image_input": image_in,
-        "cache_read": call.cache_read_tokens,
+        "cache_read": call.cache_read_tokens - audio_read - image_read,
+        "audio_cache_read": audio_read,
+        "image_cache_read": image_read,
         "cache_write": call.cache_write_tokens - hour,
         "cache_write_1h": hour,
         "output": call.output_tokens - audio_out - image_out,

@@ -164,6 +164,11 @@ def _odd_prices(rate: Rate) -> list[str]:
     if rate.cache_read >= rate.input > 0:
         price = decimal_text(rate.cache_read)
         warnings.append(f"{rate.model}: cache_read ({price}) is not below input ({decimal_text(rate.input)})")
+    for name, whole in (("audio_cache_read", "audio_input"), ("image_cache_read", "image_input")):
+        cached, plain = getattr(rate, name), getattr(rate, whole)
+        if cached > plain or cached == plain > rate.input:
+            texts = f"{name} ({decimal_text(cached)}) is not below {whole} ({decimal_text(plain)})"
+            warnings.append(f"{rate.model}: {texts}")
     for name in ("cache_write", "cache_write_1h"):
         price = getattr(rate, name)
         low, high = sorted((rate.input, rate.output))
@@ -205,7 +210,7 @@ def _against_the_lists(config: Config, rate: Rate, today: datetime.date | None) 
             warnings += [f"{rate.model}: its provider changes its price on {day}" for day in ahead]
             warnings += [f"{rate.model}: its provider changed its price on {day}, after this card" for day in passed]
     else:
-        for name in ("input", "output", "image_output"):
+        for name in ("input", "output", "image_output", "audio_cache_read", "image_cache_read"):
             if name not in entry or (name == "image_output" and rate.image):
                 continue
             listed, own = Decimal(entry[name]), getattr(rate, name) * pricing.discount_of(config, rate.model)

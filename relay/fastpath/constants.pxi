@@ -183,6 +183,8 @@ ctypedef struct Usage:
     int64_t audio_output_tokens
     int64_t image_input_tokens
     int64_t image_output_tokens
+    int64_t audio_cache_read_tokens      # ... and among cache_read_tokens
+    int64_t image_cache_read_tokens
     int64_t service              # SERVICE_*: how the provider says that it served the call
 
 # Service tiers: what providers charge by, beside what was used.

@@ -108,6 +108,7 @@ cdef void weigh_prompt(const Report* r, const Bounds* most, const Usage* own, Ve
     v.estimated = True
     v.usage.input_tokens = own.input_tokens
     v.usage.cache_read_tokens = v.usage.cache_write_tokens = v.usage.cache_write_1h_tokens = 0
+    v.usage.audio_cache_read_tokens = v.usage.image_cache_read_tokens = 0
     v.usage.audio_input_tokens = own.audio_input_tokens
     v.usage.image_input_tokens = own.image_input_tokens
 
@@ -173,6 +174,7 @@ cdef void only_pieces(Verdict* v, int dimension) noexcept nogil:
     cdef Usage* u = &v.usage
     u.input_tokens = u.output_tokens = u.cache_read_tokens = u.cache_write_tokens = u.cache_write_1h_tokens = 0
     u.audio_input_tokens = u.audio_output_tokens = u.image_input_tokens = u.image_output_tokens = 0
+    u.audio_cache_read_tokens = u.image_cache_read_tokens = 0
     for i in range(DIMENSIONS):
         if i != dimension:
             v.doubts[i] = DOUBT_NONE
@@ -266,6 +268,8 @@ cdef dict usage_document(const Usage* u):
         "audio_output_tokens": u.audio_output_tokens,
         "image_input_tokens": u.image_input_tokens,
         "image_output_tokens": u.image_output_tokens,
+        "audio_cache_read_tokens": u.audio_cache_read_tokens,
+        "image_cache_read_tokens": u.image_cache_read_tokens,
         "service": u.service,
     }
 
@@ -286,6 +290,8 @@ cdef Usage usage_of_document(dict found) except *:
     u.audio_output_tokens = _clamped(get("audio_output_tokens", 0))
     u.image_input_tokens = _clamped(get("image_input_tokens", 0))
     u.image_output_tokens = _clamped(get("image_output_tokens", 0))
+    u.audio_cache_read_tokens = _clamped(get("audio_cache_read_tokens", 0))
+    u.image_cache_read_tokens = _clamped(get("image_cache_read_tokens", 0))
     u.service = _clamped(get("service", 0))
     return u
 

@@ -255,10 +255,11 @@ RECOVERED_LINE = "recovered"      # records.RECOVERED_LINE
 
 cdef tuple more_of(const Usage* u, bytes digest, int64_t body, tuple lines):
     if lines is None and digest is None and not (u.cache_write_1h_tokens | u.audio_input_tokens | u.audio_output_tokens
-                               | u.image_input_tokens | u.image_output_tokens | u.service):
+                               | u.image_input_tokens | u.image_output_tokens | u.audio_cache_read_tokens
+                               | u.image_cache_read_tokens | u.service):
         return None
     return (u.cache_write_1h_tokens, u.audio_input_tokens, u.audio_output_tokens, u.image_input_tokens, u.service,
-            u.image_output_tokens, digest, body) + (() if lines is None else (lines,))
+            u.image_output_tokens, u.audio_cache_read_tokens, u.image_cache_read_tokens, digest, body) + (() if lines is None else (lines,))
 
 
 cdef dict slot_document(Slot* slot):

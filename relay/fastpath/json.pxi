@@ -358,7 +358,7 @@ cdef void json_open(Json* j, TokenTable t, uint8_t c) noexcept nogil:
         json_fault(j, E_MALFORMED_JSON, 0)
         return
     if d < j.frame_max:
-        j.frames[d].node = <uint8_t>v
+        j.frames[d].node = <uint16_t>v
         j.frames[d].seen = 0
     elif v != NODE_RAW:
         v = NODE_SKIP           # nothing we know lies so deep; from here on every node is that of its parent
@@ -366,7 +366,7 @@ cdef void json_open(Json* j, TokenTable t, uint8_t c) noexcept nogil:
         json_text_begin(j, &NODES[v])
         count_byte(t, &j.counter, c)
     j.depth = d
-    j.node = <uint8_t>v
+    j.node = <uint16_t>v
     if array:
         j.kinds[d >> 6] |= <uint64_t>1 << (d & 63)
         j.state = J_VALUE_OR_END

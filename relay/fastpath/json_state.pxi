@@ -118,41 +118,45 @@ cdef enum:
 cdef enum:
     NODE_SKIP = 0
     NODE_RAW = 1
-    NODE_MAX = 256
-    KEY_MAX = 256
+    NODE_MAX = 320
+    KEY_MAX = 320
+    CHILD_BITS = 10         # of a node in CHILD; what is left is for 64 places
+    CHILD_MASK = 1023
+
+assert NODE_MAX <= CHILD_MASK + 1
 
 ctypedef struct Node:
     uint8_t action      # its meaning to the owner
     uint8_t types       # T_* it accepts
     uint8_t flags       # NF_*
     uint8_t mode        # M_* of its strings
-    uint8_t elem        # node of the elements of an array
-    uint8_t rest        # node of the values of unknown keys
+    uint16_t elem       # node of the elements of an array
+    uint16_t rest       # node of the values of unknown keys
+    uint16_t key        # the key that leads here, for error messages
     uint8_t slot        # argument of the action
-    uint8_t key         # the key that leads here, for error messages
 
 cdef Node NODES[NODE_MAX]
-cdef uint16_t CHILD[NODE_MAX][KEY_MAX]      # node | place among its siblings << 8; 0: not ours
+cdef uint16_t CHILD[NODE_MAX][KEY_MAX]      # node | place among its siblings << CHILD_BITS; 0: not ours
 
 ctypedef struct KnownKey:
+    uint16_t chain                          # next key with the same hash, 0 none
     uint8_t size
-    uint8_t chain                           # next key with the same hash, 0 none
     uint8_t text[KEY_BYTES_MAX]
 
 cdef KnownKey KEYS[KEY_MAX]
-cdef uint8_t KEY_HEADS[512]
+cdef uint16_t KEY_HEADS[512]
 
 ctypedef struct Frame:
     uint64_t seen       # bits of the keys that stood in this object
-    uint8_t node
+    uint16_t node
 
 ctypedef struct Json:
     uint8_t owner
     uint8_t strict
     uint8_t line            # stop at line ends: the text of one SSE line ends there
     uint8_t state
-    uint8_t node            # of the innermost container
-    uint8_t value_node      # of the value that is read or comes next
+    uint16_t node           # of the innermost container
+    uint16_t value_node     # of the value that is read or comes next
     uint8_t in_key
     uint8_t mode            # M_* of the string that is read
     uint8_t utf8_left       # continuation bytes that must come
@@ -167,8 +171,8 @@ ctypedef struct Json:
     uint8_t negative
     uint8_t fraction        # a digit other than 0 behind the point
     uint8_t text_over       # the string was longer than Json.text
-    uint8_t error_key
-    uint8_t misspelt        # a key of ours that stands in other letters: told at the end, where nothing else is wrong
+    uint16_t error_key
+    uint16_t misspelt       # a key of ours that stands in other letters: told at the end, where nothing else is wrong
     uint8_t complete        # the outermost value has ended
     uint8_t closed_empty    # the container that was closed last had nothing in it
     int error
@@ -192,7 +196,7 @@ cdef inline void json_reset(Json* j, int root) noexcept nogil:
     """Stand before a new document; the counter goes on."""
     j.state = J_VALUE
     j.node = NODE_SKIP
-    j.value_node = <uint8_t>root
+    j.value_node = <uint16_t>root
     j.in_key = 0
     j.mode = M_SKIP
     j.utf8_left = 0
@@ -208,7 +212,7 @@ cdef inline void json_reset(Json* j, int root) noexcept nogil:
 
 cdef void json_fault(Json* j, int code, int key) noexcept nogil:
     j.error = code
-    j.error_key = <uint8_t>key
+    j.error_key = <uint16_t>key
     j.state = J_ERROR
 
 
@@ -277,18 +281,18 @@ cdef inline void json_key(Json* j, const uint8_t* p, Py_ssize_t n) noexcept nogi
         child = CHILD[j.node][k]
         if child:
             if not j.strict:
-                j.value_node = <uint8_t>child if exact else NODES[j.node].rest
+                j.value_node = <uint16_t>(child & CHILD_MASK) if exact else NODES[j.node].rest
                 return
             # Some servers match keys whatever their case: `Model` beside `model` is as ambiguous as a repetition, and
             # `Stream` or `N` alone would be read there and not here.
-            bit = <uint64_t>1 << (child >> 8)
+            bit = <uint64_t>1 << (child >> CHILD_BITS)
             if j.frames[j.depth].seen & bit:
                 json_fault(j, E_DUPLICATE_KEY, k)
                 return
             j.frames[j.depth].seen |= bit
             if exact:
-                j.value_node = <uint8_t>child
+                j.value_node = <uint16_t>(child & CHILD_MASK)
                 return
             if not j.misspelt:
-                j.misspelt = <uint8_t>k
+                j.misspelt = <uint16_t>k
     j.value_node = NODES[j.node].rest

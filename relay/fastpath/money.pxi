@@ -35,6 +35,7 @@ cdef extern from * nogil:
         int64_t input, output, cache_read, cache_write, cache_write_1h;   /* nano-credits per 10^6 tokens */
         int64_t image, video_second, web_search;                           /* nano-credits per unit */
         int64_t audio_input, audio_output, image_input, image_output;      /* nano-credits per 10^6 tokens */
+        int64_t audio_cache_read, image_cache_read;                        /* ... of those read from a cache */
         int64_t prompt;      /* the dearest way a prompt token can be charged */
         int64_t reply;       /* ... and an output token */
         int64_t ppb;         /* discount in parts per 10^9 */
@@ -68,12 +69,12 @@ cdef extern from * nogil:
         return relay_price(parts + relay_unit_parts(p, images, seconds, searches), p->ppb);
     }
 
-    /* The same with tokens that are priced apart. They are among input and output, so each is a correction by the
+    /* The same with tokens that are priced apart. They are among input, output and cache reads, so each is a correction by the
        difference of two prices: below zero for what is cheaper, but never the sum, and modulo 2^128 that is the same. */
     static inline int64_t relay_cost_apart(const relay_prices *p, int64_t input, int64_t output, int64_t cache_read,
                                            int64_t cache_write, int64_t cache_write_1h, int64_t images, int64_t seconds,
                                            int64_t searches, int64_t audio_in, int64_t audio_out, int64_t image_in,
-                                           int64_t image_out) {
+                                           int64_t image_out, int64_t audio_read, int64_t image_read) {
         relay_u128 parts = RELAY_TIMES(input, p->input) + RELAY_TIMES(output, p->output)
                            + RELAY_TIMES(cache_read, p->cache_read) + RELAY_TIMES(cache_write, p->cache_write)
                            + RELAY_TIMES(cache_write_1h, p->cache_write_1h);
@@ -81,10 +82,14 @@ cdef extern from * nogil:
         if (image_in > input - audio_in) image_in = input - audio_in;
         if (audio_out > output) audio_out = output;
         if (image_out > output - audio_out) image_out = output - audio_out;
+        if (audio_read > cache_read) audio_read = cache_read;
+        if (image_read > cache_read - audio_read) image_read = cache_read - audio_read;
         parts += RELAY_TIMES(audio_in, p->audio_input) - RELAY_TIMES(audio_in, p->input);
         parts += RELAY_TIMES(image_in, p->image_input) - RELAY_TIMES(image_in, p->input);
         parts += RELAY_TIMES(audio_out, p->audio_output) - RELAY_TIMES(audio_out, p->output);
         parts += RELAY_TIMES(image_out, p->image_output) - RELAY_TIMES(image_out, p->output);
+        parts += RELAY_TIMES(audio_read, p->audio_cache_read) - RELAY_TIMES(audio_read, p->cache_read);
+        parts += RELAY_TIMES(image_read, p->image_cache_read) - RELAY_TIMES(image_read, p->cache_read);
         return relay_price(parts + relay_unit_parts(p, images, seconds, searches), p->ppb);
     }
 
@@ -111,6 +116,7 @@ cdef extern from * nogil:
         int64_t input, output, cache_read, cache_write, cache_write_1h
         int64_t image, video_second, web_search
         int64_t audio_input, audio_output, image_input, image_output
+        int64_t audio_cache_read, image_cache_read
         int64_t prompt, reply
         int64_t ppb
     int64_t COST_MAX "RELAY_COST_MAX"
@@ -119,7 +125,7 @@ cdef extern from * nogil:
     int64_t price_cost_apart "relay_cost_apart"(
         const Prices* p, int64_t input, int64_t output, int64_t cache_read, int64_t cache_write, int64_t cache_write_1h,
         int64_t images, int64_t seconds, int64_t searches, int64_t audio_in, int64_t audio_out, int64_t image_in,
-        int64_t image_out)
+        int64_t image_out, int64_t audio_read, int64_t image_read)
     int64_t price_prompt "relay_prompt"(const Prices* p, int64_t input, int64_t cache_read, int64_t cache_write,
                                         int64_t cache_write_1h)
     int64_t price_bound "relay_bound"(const Prices* p, int64_t prompt_tokens, int64_t output_tokens, int64_t images,
@@ -141,8 +147,8 @@ cdef class Rate:
 
     Nano-credits per 10^6 tokens, or per unit (image, video second, web search), each in [0, 2^53]. `discount_ppb` is a
     factor in parts per 10^9. `model` is the public name; `output_tokens_max` the model's own bound on output (0: unknown).
-    Tokens of audio and images, among the input and among the output, have prices of their own (-1: as text; those of
-    pictures in an answer cost nothing beside a price of the picture itself, `image`).
+    Tokens of audio and images, among the input, among what was read from caches and among the output, have prices of
+    their own (-1: as text; those of pictures in an answer cost nothing beside a price of the picture itself, `image`).
 
     `tiers` makes a price depend on the call: a table {(above, service): prices} of whole sets of prices. A call is
     charged at the tier of the largest `above` that its whole prompt (read from and written to caches included) exceeds,
@@ -165,7 +171,7 @@ cdef class Rate:
 
     def __cinit__(self, *, model, card, input=0, output=0, cache_read=0, cache_write=0, cache_write_1h=0, image=0,
                   video_second=0, web_search=0, audio_input=-1, audio_output=-1, image_input=-1, image_output=-1,
-                  discount_ppb=1000000000, output_tokens_max=0, inference_geo=False, tools=None,
+                  audio_cache_read=-1, image_cache_read=-1, discount_ppb=1000000000, output_tokens_max=0, inference_geo=False, tools=None,
                   tiers=None):
         cdef int level, service
         cdef Prices* p
@@ -173,12 +179,13 @@ cdef class Rate:
             "input": input, "output": output, "cache_read": cache_read, "cache_write": cache_write,
             "cache_write_1h": cache_write_1h, "image": image, "video_second": video_second, "web_search": web_search,
             "audio_input": audio_input, "audio_output": audio_output, "image_input": image_input,
-            "image_output": image_output,
+            "image_output": image_output, "audio_cache_read": audio_cache_read, "image_cache_read": image_cache_read,
         })
         p = &self.prices
         self.levels = 1
         self.plain = (p.audio_input == p.input and p.image_input == p.input and p.audio_output == p.output
-                      and p.image_output == p.output and not tiers)
+                      and p.image_output == p.output and p.audio_cache_read == p.cache_read
+                      and p.image_cache_read == p.cache_read and not tiers)
         self.bounds[0] = self.prices
         if tiers:
             self.set_tiers(tiers)
@@ -249,7 +256,8 @@ cdef class Rate:
             p = &self.matrix[level * SERVICES + (u.service if 0 <= u.service < SERVICES else SERVICE_STANDARD)]
         return price_cost_apart(p, u.input_tokens, u.output_tokens, u.cache_read_tokens, u.cache_write_tokens,
                                 u.cache_write_1h_tokens, u.images, u.video_seconds, u.web_searches,
-                                u.audio_input_tokens, u.audio_output_tokens, u.image_input_tokens, u.image_output_tokens)
+                                u.audio_input_tokens, u.audio_output_tokens, u.image_input_tokens, u.image_output_tokens,
+                                u.audio_cache_read_tokens, u.image_cache_read_tokens)
 
     input = property(lambda self: (<Rate>self).prices.input)
     output = property(lambda self: (<Rate>self).prices.output)
@@ -263,11 +271,13 @@ cdef class Rate:
     audio_output = property(lambda self: (<Rate>self).prices.audio_output)
     image_input = property(lambda self: (<Rate>self).prices.image_input)
     image_output = property(lambda self: (<Rate>self).prices.image_output)
+    audio_cache_read = property(lambda self: (<Rate>self).prices.audio_cache_read)
+    image_cache_read = property(lambda self: (<Rate>self).prices.image_cache_read)
     discount_ppb = property(lambda self: (<Rate>self).prices.ppb)
 
     def cost(self, input_tokens=0, output_tokens=0, cache_read_tokens=0, cache_write_tokens=0, cache_write_1h_tokens=0,
              images=0, video_seconds=0, web_searches=0, audio_input_tokens=0, audio_output_tokens=0, image_input_tokens=0,
-             image_output_tokens=0, service=0):
+             image_output_tokens=0, audio_cache_read_tokens=0, image_cache_read_tokens=0, service=0):
         """Cost in nano-credits of that usage, each number clamped to [0, 2^40] first."""
         cdef Usage usage = usage_from(input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,
                                       cache_write_1h_tokens, images, video_seconds, web_searches)
@@ -275,6 +285,8 @@ cdef class Rate:
         usage.audio_output_tokens = _clamped(audio_output_tokens)
         usage.image_input_tokens = _clamped(image_input_tokens)
         usage.image_output_tokens = _clamped(image_output_tokens)
+        usage.audio_cache_read_tokens = _clamped(audio_cache_read_tokens)
+        usage.image_cache_read_tokens = _clamped(image_cache_read_tokens)
         usage.service = _clamped(service)
         return self.cost_of(&usage)
 
@@ -306,9 +318,12 @@ cdef Prices _prices(object discount_ppb, dict given) except *:
     p.audio_output = _price_apart(given, "audio_output", p.output)
     p.image_input = _price_apart(given, "image_input", p.input)
     p.image_output = _price_apart(given, "image_output", 0 if p.image else p.output)
+    p.audio_cache_read = _price_apart(given, "audio_cache_read", p.cache_read)
+    p.image_cache_read = _price_apart(given, "image_cache_read", p.cache_read)
     p.ppb = _checked(discount_ppb, "discount_ppb", PPB_MAX)
     # A prompt may be charged as written to a cache, which costs more than plain input; a hold must cover that.
     p.prompt = max(max(max(p.input, p.cache_read), max(p.cache_write, p.cache_write_1h)), max(p.audio_input, p.image_input))
+    p.prompt = max(p.prompt, max(p.audio_cache_read, p.image_cache_read))
     p.reply = max(max(p.output, p.audio_output), p.image_output)
     return p
 

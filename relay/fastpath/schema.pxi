@@ -159,7 +159,7 @@ def _key(str name):
     memcpy(KEYS[k].text, p, n)
     h = key_hash(p, n)
     KEYS[k].chain = KEY_HEADS[h]
-    KEY_HEADS[h] = <uint8_t>k
+    KEY_HEADS[h] = <uint16_t>k
     return k
 
 
@@ -182,8 +182,8 @@ def _node(int action=0, int types=T_ANY, int flags=0, int mode=M_SKIP, int slot=
     NODES[v].flags = <uint8_t>flags
     NODES[v].mode = <uint8_t>mode
     NODES[v].slot = <uint8_t>slot
-    NODES[v].rest = <uint8_t>rest
-    NODES[v].elem = <uint8_t>(v if elem < 0 else elem)
+    NODES[v].rest = <uint16_t>rest
+    NODES[v].elem = <uint16_t>(v if elem < 0 else elem)
     NODES[v].key = 0
     return v
 
@@ -199,9 +199,9 @@ def _keys(int parent, dict children):
             k = _key(name)
             if CHILD[parent][k]:
                 raise AssertionError("key linked twice: " + name)
-            CHILD[parent][k] = <uint16_t>(child | _children[parent] << 8)
+            CHILD[parent][k] = <uint16_t>(child | _children[parent] << CHILD_BITS)
             if not NODES[child].key:
-                NODES[child].key = <uint8_t>k
+                NODES[child].key = <uint16_t>k
         _children[parent] += 1
     NODES[parent].flags |= NF_KEYS
 
@@ -209,8 +209,8 @@ def _keys(int parent, dict children):
 def _link(int parent, str name, int child):
     """Another node for a key that is linked, in a copy."""
     cdef int k = _key(name)
-    CHILD[parent][k] = <uint16_t>(child | (CHILD[parent][k] & 0xFF00))
-    NODES[child].key = <uint8_t>k
+    CHILD[parent][k] = <uint16_t>(child | (CHILD[parent][k] & ~CHILD_MASK))
+    NODES[child].key = <uint16_t>k
 
 
 _texts = []

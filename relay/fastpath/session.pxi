@@ -95,7 +95,7 @@ cdef class Session:
 
     def reported(self, *, int64_t input_tokens=0, int64_t output_tokens=0, int64_t cache_read_tokens=0,
                  int64_t audio_input_tokens=0, int64_t audio_output_tokens=0, int64_t image_input_tokens=0,
-                 bint estimated=False):
+                 int64_t audio_cache_read_tokens=0, int64_t image_cache_read_tokens=0, bint estimated=False):
         """A response has ended with this usage. 0, or an index into ERROR_CODES: the session has to end."""
         cdef Usage* u = &self.usage
         self.estimated |= estimated
@@ -106,6 +106,10 @@ cdef class Session:
         u.audio_output_tokens = min(u.output_tokens, clamp_usage(u.audio_output_tokens + clamp_usage(audio_output_tokens)))
         u.image_input_tokens = min(u.input_tokens - u.audio_input_tokens,
                                    clamp_usage(u.image_input_tokens + clamp_usage(image_input_tokens)))
+        u.audio_cache_read_tokens = min(u.cache_read_tokens,
+                                        clamp_usage(u.audio_cache_read_tokens + clamp_usage(audio_cache_read_tokens)))
+        u.image_cache_read_tokens = min(u.cache_read_tokens - u.audio_cache_read_tokens,
+                                        clamp_usage(u.image_cache_read_tokens + clamp_usage(image_cache_read_tokens)))
         self.seen = True
         memset(&self.pending, 0, sizeof(Usage))
         return self.covered()

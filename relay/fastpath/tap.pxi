@@ -759,6 +759,8 @@ cdef void tap_normalise(const Tap* s, Usage* u) noexcept nogil:
     u.image_output_tokens = min(u.output_tokens - u.audio_output_tokens, reported(s, V_IMAGE_TOKENS))
     if s.format == F_IMAGES and s.values[V_IMAGE_TOKENS] < 0:
         u.image_output_tokens = u.output_tokens     # the older models do not say it: they answer in nothing else
+    u.audio_cache_read_tokens = min(u.cache_read_tokens, reported(s, V_AUDIO_CACHED))
+    u.image_cache_read_tokens = min(u.cache_read_tokens - u.audio_cache_read_tokens, reported(s, V_IMAGE_CACHED))
     u.service = s.service
 
 
@@ -931,6 +933,8 @@ def tap(int format, int kind, list chunks not None, TokenTable table not None, b
         "audio_output_tokens": usage.audio_output_tokens,
         "image_input_tokens": usage.image_input_tokens,
         "image_output_tokens": usage.image_output_tokens,
+        "audio_cache_read_tokens": usage.audio_cache_read_tokens,
+        "image_cache_read_tokens": usage.image_cache_read_tokens,
         "service": usage.service,
         "usage_seen": bool(it.usage_seen),
         "output_seen": bool(it.output_seen),

@@ -32,7 +32,14 @@ DIMENSIONS: Final = (
     "web_search",
 )
 # Tokens that may be priced apart from text, and the price that they have otherwise (`apart`).
-APART: Final = {"audio_input": "input", "audio_output": "output", "image_input": "input", "image_output": "output"}
+APART: Final = {
+    "audio_input": "input",
+    "audio_output": "output",
+    "image_input": "input",
+    "image_output": "output",
+    "audio_cache_read": "cache_read",
+    "image_cache_read": "cache_read",
+}
 ALL_DIMENSIONS: Final = (*DIMENSIONS, *APART)
 # What a price that is not stated follows where it is the same without the condition of a tier.
 _FOLLOWS: Final = {"cache_read": "input", "cache_write": "input", "cache_write_1h": "cache_write"}
@@ -261,6 +268,10 @@ class Details(Protocol):
     @property
     def image_output_tokens(self) -> int: ...
     @property
+    def audio_cache_read_tokens(self) -> int: ...
+    @property
+    def image_cache_read_tokens(self) -> int: ...
+    @property
     def service(self) -> int: ...
 
 
@@ -361,12 +372,14 @@ def cost_by_card(body: str, call: Billed) -> int:
         SERVICES[call.details.service] if call.details else "standard",
     )
     ppb = units.parse_credits(stated.get("discount", card["discount"]))  # parts per 10^9, as nano-credits are
-    audio_in = audio_out = image_in = image_out = 0
+    audio_in = audio_out = image_in = image_out = audio_read = image_read = 0
     if call.details is not None:
         audio_in = min(call.details.audio_input_tokens, call.input_tokens)
         image_in = min(call.details.image_input_tokens, call.input_tokens - audio_in)
         audio_out = min(call.details.audio_output_tokens, call.output_tokens)
         image_out = min(call.details.image_output_tokens, call.output_tokens - audio_out)
+        audio_read = min(call.details.audio_cache_read_tokens, call.cache_read_tokens)
+        image_read = min(call.details.image_cache_read_tokens, call.cache_read_tokens - audio_read)
     beside = sum(line_by_card(card, call, line) for line in call.lines)
 
     def total(hour: int) -> int:
@@ -377,7 +390,9 @@ def cost_by_card(body: str, call: Billed) -> int:
             + (call.output_tokens - audio_out - image_out) * prices["output"]
             + audio_out * prices["audio_output"]
             + image_out * prices["image_output"]
-            + call.cache_read_tokens * prices["cache_read"]
+            + (call.cache_read_tokens - audio_read - image_read) * prices["cache_read"]
+            + audio_read * prices["audio_cache_read"]
+            + image_read * prices["image_cache_read"]
             + (call.cache_write_tokens - hour) * prices["cache_write"]
             + hour * prices["cache_write_1h"]
             + 1_000_000

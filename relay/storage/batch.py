@@ -78,7 +78,7 @@ ADD_SPEND: Final = ManyRows(
 )
 DETAILS: Final = len(CALL_DETAILS)
 INSERT_LINES: Final = "INSERT INTO call_lines VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-INSERT_DETAILS: Final = "INSERT INTO call_details VALUES (?, ?, ?, ?, ?, ?, ?)"
+INSERT_DETAILS: Final = "INSERT INTO call_details VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 REPLACE_LOT_USE: Final = ManyRows("REPLACE INTO lot_use VALUES", 3)
 
 # Largest lengths of the text columns of a call, as in the schema: where a record breaks one, the text goes, not the

@@ -43,7 +43,7 @@ STATE_OPEN: Final = 1
 STATE_ENDED: Final = 2
 MEASURES: Final = CALL_COLUMNS[CALL_COLUMNS.index("input_tokens") : CALL_COLUMNS.index("usage_source")]
 DETAILS: Final = len(CALL_DETAILS)
-_MAGIC = b"relay-journal-3\n"
+_MAGIC = b"relay-journal-4\n"
 _HEADER = struct.Struct("<16sII16s36s")  # magic, slot bytes, slots, store id, boot id; then the CRC-32 of these
 
 

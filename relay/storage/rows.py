@@ -194,6 +194,8 @@ class CallDetails(Struct, frozen=True):
     image_input_tokens: int = 0
     service: int = 0
     image_output_tokens: int = 0
+    audio_cache_read_tokens: int = 0
+    image_cache_read_tokens: int = 0
 
 
 class CallLine(Struct, frozen=True):

@@ -25,6 +25,8 @@ MEASURES: Final = (
     "audio_output_tokens",
     "image_input_tokens",
     "image_output_tokens",
+    "audio_cache_read_tokens",
+    "image_cache_read_tokens",
 )
 BATCHES: Final = ("batch", "message_batch", "gemini_batch")  # priced in the provider's batch service
 Doubt = tuple[

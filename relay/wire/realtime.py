@@ -145,6 +145,8 @@ _CHARGED: Final = (
     "audio_input_tokens",
     "image_input_tokens",
     "audio_output_tokens",
+    "audio_cache_read_tokens",
+    "image_cache_read_tokens",
 )
 
 
@@ -162,6 +164,7 @@ def _report(usage: dict[str, Any]) -> dict[str, int]:
     given, cached = _tokens(usage, "input_tokens"), _tokens(details, "cached_tokens")
     cached = min(given, cached)
     sound = min(_tokens(output_details, "audio_tokens"), _tokens(usage, "output_tokens"))
+    cached_sound = min(cached, _tokens(of_cached, "audio_tokens"))
     heard = min(given - cached, max(0, _tokens(details, "audio_tokens") - _tokens(of_cached, "audio_tokens")))
     seen = max(0, _tokens(details, "image_tokens") - _tokens(of_cached, "image_tokens"))
     return {
@@ -173,6 +176,8 @@ def _report(usage: dict[str, Any]) -> dict[str, int]:
         "audio_input_tokens": heard,
         "image_input_tokens": min(given - cached - heard, seen),
         "audio_output_tokens": sound,
+        "audio_cache_read_tokens": cached_sound,
+        "image_cache_read_tokens": min(cached - cached_sound, _tokens(of_cached, "image_tokens")),
     }
 
 

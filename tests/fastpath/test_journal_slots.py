@@ -49,10 +49,10 @@ def test_what_the_record_has_beside_it():
     assert left()["more"] is None
     usage = Usage(input_tokens=9, cache_write_tokens=1, cache_write_1h_tokens=2, audio_input_tokens=3, service=3)
     document = left(usage_seen=2, usage=usage)
-    assert document["more"] == (2, 3, 0, 0, 3, 0, None, 0)
+    assert document["more"] == (2, 3, 0, 0, 3, 0, 0, 0, None, 0)
     assert document["cache_write_tokens"] == 3
     key = (ctypes.c_uint8 * 32)(*range(32))
-    assert left(idempotency=key, idempotency_body=7)["more"] == (0, 0, 0, 0, 0, 0, bytes(range(32)), 7)
+    assert left(idempotency=key, idempotency_body=7)["more"] == (0, 0, 0, 0, 0, 0, 0, 0, bytes(range(32)), 7)
     # Nothing was delivered: the key is free.
     assert left(idempotency=key, delivered=0, status=0, counted_tokens=0)["more"] is None
 

@@ -35,7 +35,8 @@ SLOTS = 4
 PRICES: list[dict[str, int]] = [
     {"input": 4 * 10**9, "output": 16 * 10**9, "cache_read": 4 * 10**8},
     {"input": 4 * 10**9, "output": 16 * 10**9, "cache_read": 4 * 10**8}
-    | {"audio_input": 32 * 10**9, "audio_output": 64 * 10**9, "image_input": 5 * 10**9},
+    | {"audio_input": 32 * 10**9, "audio_output": 64 * 10**9, "image_input": 5 * 10**9}
+    | {"audio_cache_read": 3 * 10**8, "image_cache_read": 5 * 10**8},
     {"input": 333_333_333, "output": 7},
     {},
 ]
@@ -142,7 +143,7 @@ class Sessions(RuleBasedStateMachine):
         expected |= {"channel": "voice", "upstream_model": "upstream-name"} if one["forwarded"] else {"channel": None}
         assert told == told | expected
         more = dict(zip(CALL_DETAILS, record[C_MORE], strict=False)) if len(record) > C_MORE else {}
-        for name in ("audio_input", "audio_output", "image_input"):
+        for name in ("audio_input", "audio_output", "image_input", "audio_cache_read", "image_cache_read"):
             assert more.get(f"{name}_tokens", 0) == (used[name] if expected["usage_source"] != "none" else 0)
         assert self.journal.holds(one["id"])
 

@@ -9,7 +9,7 @@ import pytest
 from relay._fastpath import tap
 from relay.policy import tokenizers
 from tests.support import tap_oracle
-from tests.support.tap_oracle import CHAT, GENERATE, JSON, MESSAGES, RESPONSES
+from tests.support.tap_oracle import CHAT, GENERATE, IMAGES, JSON, MESSAGES, RESPONSES
 
 TABLE = tokenizers.table_for("gpt-4o")
 
@@ -116,6 +116,7 @@ def test_finding_clients_F13_cached_sound_and_pictures():
     }  # fmt: skip
     result = found(GENERATE, {"usageMetadata": usage})
     assert (result["input_tokens"], result["cache_read_tokens"], result["audio_input_tokens"]) == (2000, 8000, 0)
+    assert (result["audio_cache_read_tokens"], result["image_cache_read_tokens"]) == (8000, 0)
     usage["cacheTokensDetails"] = [{"modality": "AUDIO", "tokenCount": 5000}, {"modality": "TEXT", "tokenCount": 3000}]
     assert found(GENERATE, {"usageMetadata": usage})["audio_input_tokens"] == 2000
     given = {
@@ -125,6 +126,14 @@ def test_finding_clients_F13_cached_sound_and_pictures():
     }
     result = found(CHAT, chat(prompt_tokens_details=given))
     assert (result["input_tokens"], result["audio_input_tokens"], result["image_input_tokens"]) == (300, 50, 0)
+    assert (result["cache_read_tokens"], result["audio_cache_read_tokens"]) == (700, 450)
+    # Names of Responses, images and realtime sessions; never more than was read in all.
+    given |= {"cached_tokens_details": {"audio_tokens": 600, "image_tokens": 600}}
+    for name in ("input_tokens_details", "input_token_details"):
+        usage = {"input_tokens": 1000, "output_tokens": 1, name: given}
+        for format in (RESPONSES, IMAGES):
+            result = found(format, {"usage": usage})
+            assert (result["audio_cache_read_tokens"], result["image_cache_read_tokens"]) == (600, 100)
 
 
 def test_what_is_used_beside_tokens():

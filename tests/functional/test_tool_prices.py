@@ -33,6 +33,12 @@ cache_read = 0.1
 cache_write = 1.25
 cache_write_1h = 2
 [[rates]]
+model = "heard"
+input = 1
+output = 2
+audio_input = 32
+audio_cache_read = 8
+[[rates]]
 model = "free-tools"
 input = 1
 output = 2
@@ -40,7 +46,8 @@ web_search = 0
 tools = { file_search = 0, new_tool = 0 }
 """
 OPENAI = (
-    '["gpt-5.5", "gpt-4o-search-preview", "m", "dear", "cached", "grok-4.20", "free-tools", "mistral-small-latest"]'
+    '["gpt-5.5", "gpt-4o-search-preview", "m", "dear", "cached", "grok-4.20", "free-tools", "heard", '
+    '"mistral-small-latest"]'
 )
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 GEMINI = "/v1beta/models/gemini-3.5-flash:generateContent"
@@ -442,3 +449,54 @@ async def test_a_killed_relay_charges_what_tools_have_used(lenient: RelayProcess
     assert (record["error_code"], record["cost"]) == ("recovered", "0.21212")
     assert await customer.settled_nano() == 100 * 10**9 - nano("0.21212")
     assert (await lenient.command("ledger verify"))["differences"] == []
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_finding_clients_F13_cached_sound_has_its_own_price(
+    strict: RelayProcess, raw: RawUpstream, streamed: bool
+) -> None:
+    """2,000 tokens of text, 8,000 of sound read from a cache, 10 of output: .0006 + .0008 + .000025."""
+    customer = await strict.customer()
+    method = "streamGenerateContent?alt=sse" if streamed else "generateContent"
+    document = {
+        **PLAIN[GEMINI],
+        "usageMetadata": {
+            "promptTokenCount": 10000, "candidatesTokenCount": 10, "totalTokenCount": 10010,
+            "cachedContentTokenCount": 8000,
+            "promptTokensDetails": [
+                {"modality": "TEXT", "tokenCount": 2000}, {"modality": "AUDIO", "tokenCount": 8000}
+            ],
+            "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 8000}],
+        },
+    }  # fmt: skip
+    whole = answer(document)
+    if streamed:
+        event = b"data: " + json.dumps(document).encode() + b"\n\n"
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n"
+        whole = head % len(event) + event
+    text, _ = raw.script(whole)
+    path = f"/v1beta/models/gemini-2.5-flash:{method}"
+    assert (await send(customer, path, body(path, "", text * 800))).status == 200
+    call = await customer.call()
+    assert (call["cost"], call["cache_read_tokens"]) == ("0.001425", 8000)
+    bill = (await strict.command("calls show", id=str(call["id"])))["bill"]
+    assert {line["what"]: line["quantity"] for line in bill} == {
+        "input": 2000, "audio_cache_read": 8000, "output": 10
+    }  # fmt: skip
+    assert (await strict.command("ledger verify"))["ok"]
+
+
+async def test_finding_clients_F13_cached_sound_of_chat(strict: RelayProcess, raw: RawUpstream) -> None:
+    """A prompt of 1,000 tokens: 300 plain (50 of them sound), 700 read from a cache (450 of them sound)."""
+    customer = await strict.customer()
+    usage = {
+        "prompt_tokens": 1000, "completion_tokens": 20, "total_tokens": 1020,
+        "prompt_tokens_details": {
+            "cached_tokens": 700, "audio_tokens": 500,
+            "cached_tokens_details": {"audio_tokens": 450, "text_tokens": 250},
+        },
+    }  # fmt: skip
+    text, _ = raw.script(answer({**PLAIN[CHAT], "usage": usage}))
+    assert (await send(customer, CHAT, body(CHAT, "heard", text * 80))).status == 200
+    parts = (250 * 1, 50 * 32, 450 * 8, 250 * 1, 20 * 2)  # credits per million: cache_read is 1 there, sound from it 8
+    assert nano((await customer.call())["cost"]) == sum(parts) * 1000

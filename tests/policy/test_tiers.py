@@ -55,6 +55,8 @@ def exact(table: dict[tuple[int, str], dict[str, int]], ppb: int, usage: dict[st
     image_in = min(usage["image_input"], usage["input"] - audio_in)
     audio_out = min(usage["audio_output"], usage["output"])
     image_out = min(usage["image_output"], usage["output"] - audio_out)
+    audio_read = min(usage["audio_cache_read"], usage["cache_read"])
+    image_read = min(usage["image_cache_read"], usage["cache_read"] - audio_read)
     tokens = {
         **{name: usage[name] for name in TOKENS},
         "input": usage["input"] - audio_in - image_in,
@@ -63,6 +65,9 @@ def exact(table: dict[tuple[int, str], dict[str, int]], ppb: int, usage: dict[st
         "audio_output": audio_out,
         "image_input": image_in,
         "image_output": image_out,
+        "cache_read": usage["cache_read"] - audio_read - image_read,
+        "audio_cache_read": audio_read,
+        "image_cache_read": image_read,
     }
     cost = sum((Fraction(count * prices[name], 10**6) for name, count in tokens.items()), Fraction(0))
     cost += sum(usage[name] * prices[name] for name in PIECES)
@@ -231,8 +236,9 @@ def billed(model: str, **fields: Any) -> Any:
 
 def test_a_card_gives_every_cost_again() -> None:
     audio = ConfiguredRate(
-        model="audio", input=Decimal(1), output=Decimal(2), audio_input=Decimal(30), image_input=Decimal(4)
-    )
+        model="audio", input=Decimal(1), output=Decimal(2), audio_input=Decimal(30), image_input=Decimal(4),
+        cache_read=Decimal("0.5"), audio_cache_read=Decimal(3),
+    )  # fmt: skip
     pictures = ConfiguredRate(
         model="pictures", input=Decimal("0.5"), output=Decimal(3), audio_output=Decimal(7), image_output=Decimal(60),
         tiers=(RateTier(service="batch", image_output=Decimal(30)), RateTier(service="flex", output=Decimal("1.5"))),
@@ -262,6 +268,8 @@ def test_a_card_gives_every_cost_again() -> None:
                     audio_output_tokens=usage["audio_output"],
                     image_input_tokens=usage["image_input"],
                     image_output_tokens=usage["image_output"],
+                    audio_cache_read_tokens=usage["audio_cache_read"],
+                    image_cache_read_tokens=usage["image_cache_read"],
                     service=service,
                 ),
             )

@@ -40,7 +40,7 @@ async def left_by_a_dead_process(data_dir: Path, *slots: dict, credits_nano: int
 
 def write_file(data_dir: Path, data: bytes, store_id: bytes, *, boot: bytes | None = None, slots: int = SLOTS) -> None:
     fixed = struct.pack(
-        "<16sII16s36s", b"relay-journal-3\n", _fastpath.JOURNAL_SLOT_SIZE, slots, store_id, boot or journal.boot_id()
+        "<16sII16s36s", b"relay-journal-4\n", _fastpath.JOURNAL_SLOT_SIZE, slots, store_id, boot or journal.boot_id()
     )
     header = (fixed + struct.pack("<I", zlib.crc32(fixed))).ljust(HEADER, b"\0")
     (data_dir / journal.NAME).write_bytes(header + data)

@@ -370,7 +370,7 @@ async def test_a_record_with_details_keeps_them(tmp_path: Path):
     """Cache writes of both kinds at the most: their sum is a number of the record."""
     store = await store_with_card(tmp_path, 10**18)
     record = call_record(0, cache_write_tokens=2**41, cost_nano=0, rate_card=None)
-    store.append_calls([(*record, (2**40, 0, 0, 0, 0, 0, None, 0))])
+    store.append_calls([(*record, (2**40, 0, 0, 0, 0, 0, 0, 0, None, 0))])
     await store.flush()
     (row,) = await store.calls()
     assert row.cache_write_tokens == 2**41

@@ -23,13 +23,13 @@ async def test_costs_are_computed_again_from_details(store):
     card = pricing.card_id(CARD)
     await store.put_rate_card(card, CARD)
     usage = {"input_tokens": 10, "output_tokens": 1, "cache_write_tokens": 5, "rate_card": card}
-    hour = (*call_record(1, cost_nano=10_000 + 2000 + 3 * 2000 + 2 * 4000, **usage), (2, 0, 0, 0, 0, 0, None, 0))
-    audio = (*call_record(2, cost_nano=4 * 10_000 + 6000 + 2000 + 10_000, **usage), (0, 4, 0, 0, 0, 0, None, 0))
-    priority = (*call_record(3, cost_nano=30_000 + 6000 + 5000, **usage), (0, 0, 0, 0, 3, 0, None, 0))
+    hour = (*call_record(1, cost_nano=10_000 + 2000 + 3 * 2000 + 2 * 4000, **usage), (2, 0, 0, 0, 0, 0, 0, 0, None, 0))
+    audio = (*call_record(2, cost_nano=4 * 10_000 + 6000 + 2000 + 10_000, **usage), (0, 4, 0, 0, 0, 0, 0, 0, None, 0))
+    priority = (*call_record(3, cost_nano=30_000 + 6000 + 5000, **usage), (0, 0, 0, 0, 3, 0, 0, 0, None, 0))
     store.append_calls([hour, audio, priority, call_record(4, cost_nano=22_000, **usage)])
     await store.flush()
     assert await store.verify(cost_of) == []
-    wrong = (*call_record(5, cost_nano=22_001, **usage), (1, 0, 0, 0, 0, 0, None, 0))
+    wrong = (*call_record(5, cost_nano=22_001, **usage), (1, 0, 0, 0, 0, 0, 0, 0, None, 0))
     store.append_calls([wrong])
     await store.flush()
     [difference] = await store.verify(cost_of)
@@ -38,11 +38,11 @@ async def test_costs_are_computed_again_from_details(store):
 
 async def test_details_go_with_their_calls(store):
     await customer(store, credits=1)
-    store.append_calls([(*call_record(1), (1, 2, 3, 4, 0, 0, b"k" * 32, 5))])
+    store.append_calls([(*call_record(1), (1, 2, 3, 4, 0, 0, 0, 0, b"k" * 32, 5))])
     await store.flush()
     assert await store.idempotency_key(b"k" * 32, 0) == (5, first_call_id(NOON_MS) + 1)
     await store.delete_calls_before(NOON_MS + MS_PER_DAY)
-    store.append_calls([(*call_record(1), (9, 0, 0, 0, 0, 0, None, 0))])  # would meet its old details
+    store.append_calls([(*call_record(1), (9, 0, 0, 0, 0, 0, 0, 0, None, 0))])  # would meet its old details
     await store.flush()
     assert await store.verify() == []
 
@@ -52,8 +52,8 @@ async def test_keys_are_found_for_as_long_as_asked_and_then_pruned(store, mend):
     await customer(store, credits=1)
     later = NOON_MS + MS_PER_DAY
     records = [
-        (*call_record(1), (0, 0, 0, 0, 0, 0, b"a" * 32, 7)),
-        (*call_record(2, time_ms=later), (0, 0, 0, 0, 0, 0, b"b" * 32, 2**63 - 1)),
+        (*call_record(1), (0, 0, 0, 0, 0, 0, 0, 0, b"a" * 32, 7)),
+        (*call_record(2, time_ms=later), (0, 0, 0, 0, 0, 0, 0, 0, b"b" * 32, 2**63 - 1)),
     ]
     if mend:  # the slow way, of a group with something wrong in it
         records = [mended_call(record) for record in records]
@@ -65,7 +65,7 @@ async def test_keys_are_found_for_as_long_as_asked_and_then_pruned(store, mend):
     assert await store.idempotency_key(b"a" * 32, first + 1) is None
     assert await store.idempotency_key(b"c" * 32, 0) is None
     # The same key a day later belongs to the later call.
-    store.append_calls([(*call_record(3, time_ms=later), (0, 0, 0, 0, 0, 0, b"a" * 32, 8))])
+    store.append_calls([(*call_record(3, time_ms=later), (0, 0, 0, 0, 0, 0, 0, 0, b"a" * 32, 8))])
     await store.flush()
     assert await store.idempotency_key(b"a" * 32, 0) == (8, second + 1)
     assert await store.delete_idempotency_keys_before(later) == 0

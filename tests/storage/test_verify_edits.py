@@ -37,7 +37,7 @@ async def fill(folder: Path) -> None:
     calls = [call_record(n, organisation_id=first.id, model=f"m{n % 40}") for n in range(600)]
     calls += [call_record(1000, account_id=2, key_id=2, organisation_id=second.id, cost_nano=0)]
     calls += [call_record(1001, account_id=2, key_id=2, cost_nano=50, write_off_nano=50)]
-    calls += [(*call_record(1002, cost_nano=7, organisation_id=first.id), (1, 0, 0, 0, 0, 0, b"d" * 32, 5))]
+    calls += [(*call_record(1002, cost_nano=7, organisation_id=first.id), (1, 0, 0, 0, 0, 0, 0, 0, b"d" * 32, 5))]
     calls += [call_record(1003, cost_nano="none")]
     store.append_calls(calls)
     store.append_events([(NOON_MS, "limit", "x", 1, 1, "key", "main", None, 1, f"{n} {'d' * 400}") for n in range(90)])

@@ -31,6 +31,8 @@ FIELDS = (
     "audio_output_tokens",
     "image_input_tokens",
     "image_output_tokens",
+    "audio_cache_read_tokens",
+    "image_cache_read_tokens",
     "service",
 )
 INPUT, OUTPUT, INPUT_BAD, OUTPUT_BAD = 1, 2, 4, 8
@@ -70,7 +72,7 @@ def weigh(
         doubts["input_tokens"] = why, prompt, most["prompt_tokens"] if why == "above_bound" else ours["input_tokens"]
     if why and not (why == "invalid" and prompt >= ours["input_tokens"]):
         estimated = True
-        usage |= dict.fromkeys(PROMPT, 0)
+        usage |= dict.fromkeys((*PROMPT, "audio_cache_read_tokens", "image_cache_read_tokens"), 0)
         for name in ("input_tokens", "audio_input_tokens", "image_input_tokens"):
             usage[name] = ours[name]
 

@@ -23,7 +23,10 @@ SECOND = 10**9
 TOKEN_DIMENSIONS = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
 UNIT_DIMENSIONS = ("image", "video_second", "web_search")
 # Among which tokens they are.
-APART = {"audio_input": "input", "image_input": "input", "audio_output": "output", "image_output": "output"}
+APART = {
+    "audio_input": "input", "image_input": "input", "audio_output": "output", "image_output": "output",
+    "audio_cache_read": "cache_read", "image_cache_read": "cache_read",
+}  # fmt: skip
 REPLIES = ("output", "audio_output", "image_output")
 SERVICES = range(4)
 

@@ -10,7 +10,10 @@ from typing import Any
 
 from tests.support.money_oracle import CallOracle, clamp
 
-TOKENS = ("input", "output", "cache_read", "audio_input", "audio_output", "image_input")
+TOKENS = (
+    "input", "output", "cache_read", "audio_input", "audio_output", "image_input",
+    "audio_cache_read", "image_cache_read",
+)  # fmt: skip
 
 
 @dataclass
@@ -28,6 +31,9 @@ class SessionOracle:
         # Sound and pictures are among the rest and never more than that.
         for name, room in (("audio_input", "input"), ("audio_output", "output"), ("image_input", "input")):
             most = self.finished[room] - (self.finished["audio_input"] if name == "image_input" else 0)
+            self.finished[name] = min(most, self.finished[name] + clamp(usage.get(name, 0)))
+        for name in ("audio_cache_read", "image_cache_read"):
+            most = self.finished["cache_read"] - (name == "image_cache_read") * self.finished["audio_cache_read"]
             self.finished[name] = min(most, self.finished[name] + clamp(usage.get(name, 0)))
         self.counted = {}
         self.reports += 1

@@ -25,6 +25,8 @@ class Prices(ctypes.Structure):
             "audio_output",
             "image_input",
             "image_output",
+            "audio_cache_read",
+            "image_cache_read",
             "prompt",
             "reply",
             "ppb",
@@ -39,7 +41,8 @@ class Usage(ctypes.Structure):
         (name, ctypes.c_int64)
         for name in (
             *("cache_write_1h_tokens", "images", "video_seconds", "web_searches"),
-            *("audio_input_tokens", "audio_output_tokens", "image_input_tokens", "image_output_tokens", "service"),
+            *("audio_input_tokens", "audio_output_tokens", "image_input_tokens", "image_output_tokens"),
+            *("audio_cache_read_tokens", "image_cache_read_tokens", "service"),
         )
     ]
 
@@ -155,4 +158,6 @@ _MORE = (
     "image_input_tokens",
     "service",
     "image_output_tokens",
+    "audio_cache_read_tokens",
+    "image_cache_read_tokens",
 )

@@ -581,6 +581,9 @@ class Oracle:
         out["audio_output_tokens"] = min(out["output_tokens"], get("audio_out", 0))
         of_images = get("image_tokens", out["output_tokens"] if self.format == IMAGES else 0)
         out["image_output_tokens"] = min(out["output_tokens"] - out["audio_output_tokens"], of_images)
+        out["audio_cache_read_tokens"] = min(out["cache_read_tokens"], get("audio_cached", 0))
+        of_cached = out["cache_read_tokens"] - out["audio_cache_read_tokens"]
+        out["image_cache_read_tokens"] = min(of_cached, get("image_cached", 0))
         out["service"] = self.service
         return out
 

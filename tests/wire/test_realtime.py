@@ -57,6 +57,8 @@ def test_what_a_response_reports() -> None:
         "audio_input_tokens": 76,
         "image_input_tokens": 7,
         "audio_output_tokens": 60,
+        "audio_cache_read_tokens": 4,
+        "image_cache_read_tokens": 2,
     }
     assert not meter.in_response
 
