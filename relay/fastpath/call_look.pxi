@@ -487,3 +487,12 @@ cdef int call_says_instead(Call call, bytes event) except -1:
     call.error_status = found[0]
     verdict = call_judge(call, <int>found[0], <bytes>found[1], None, b"", &scope, &instead, &wait_ns)
     return E_UPSTREAM_ACCOUNT if verdict == V_ACCOUNT else instead
+
+
+cdef int call_says_of_part(Call call, bytes part) except -1:
+    """The same of an error of which the beginning has passed already, by what is left of it."""
+    cdef int verdict, scope, instead
+    cdef int64_t wait_ns
+    call.error_status = 502
+    verdict = call_judge(call, 200, b"{" + part, None, b"", &scope, &instead, &wait_ns)
+    return E_UPSTREAM_ACCOUNT if verdict == V_ACCOUNT else instead

@@ -105,16 +105,18 @@ cdef bint call_ended_early(Call call):
 cdef Py_ssize_t call_payload(Call call, const uint8_t* p, Py_ssize_t n, Buffer out) except -1:
     """Body bytes: a copy into the tap, and into `out` where we frame ourselves. Returns how many may pass (all, unless cut)."""
     cdef Py_ssize_t i = 0, k
+    cdef bint error_seen, begun
     if call.looking and not call_look_again(call, p, n):
         return 0
     if call.tap is None:
         i = n
     elif call.head.compressed:
         i = call_copy_compressed(call, p, n)
-    elif call.metered or call.annotate or call.left_ns:
+    elif call.tap.tap.kind != K_JSON or call.left_ns:
         while i < n:
+            begun = not call.tap.at_boundary
             k = call.tap.feed_event(p + i, n - i)
-            if call.tap.error_seen and call.tap.event_ended and not call_error_may_pass(call, p + i, k):
+            if (call.tap.error_seen or call.tap.tap.type == EV_FAILED or call.tap.tap.type == EV_ERROR) and not call_error_may_pass(call, p + i, k, begun):
                 break
             if call.held is not None:
                 call_hold_event(call, p + i, k, out)
@@ -130,8 +132,11 @@ cdef Py_ssize_t call_payload(Call call, const uint8_t* p, Py_ssize_t n, Buffer o
                 call.cut_code = E_CLIENT_GONE
                 break
     else:
+        error_seen = call.tap.error_seen
         call.tap.feed(p, n)
         i = n
+        if call.tap.error_seen and not error_seen and call.head_sent and not call_late_error_may_pass(call, p, n):
+            i = 0
     if i:
         call.body_sent = True
     if (call.reframe or call.plain) and call.held is None and i:
@@ -163,13 +168,29 @@ cdef bint call_grow(Call call) except -1:
     return code == 0
 
 
-cdef bint call_error_may_pass(Call call, const uint8_t* p, Py_ssize_t n) except -1:
-    """An error event inside a stream passes, unless it is about the operator's account: then the stream is cut."""
-    cdef bytes event = PyBytes_FromStringAndSize(<const char*>p, n)
-    cdef int code
-    if call.held is not None:
-        event = PyBytes_FromStringAndSize(call.held.data, call.held.size) + event
-    code = call_says_instead(call, event)
+cdef bint call_error_may_pass(Call call, const uint8_t* p, Py_ssize_t n, bint begun) except -1:
+    """An error event inside a stream passes, unless it is about the operator's account: then the stream is cut.
+
+    It is judged when it is there. One whose rest has not come is not waited for: the stream is cut before it, because
+    what comes next may name the account. `begun`: its first bytes have passed, or been held, before these.
+    """
+    cdef Tap* tap = &call.tap.tap
+    cdef bint held = call.held is not None and not call.event_passes
+    cdef bytes event
+    cdef int code = 0
+    if call.tap.event_ended:
+        if not tap.event_error:
+            return True
+    elif held or not (tap.tells_error or tap.type == EV_FAILED or tap.type == EV_ERROR):
+        return True
+    elif tap.json.state != J_DONE:
+        code = E_UPSTREAM_ERROR
+    if not code:
+        event = PyBytes_FromStringAndSize(<const char*>p, n)
+        if held:
+            event = PyBytes_FromStringAndSize(call.held.data, call.held.size) + event
+            begun = False
+        code = call_says_of_part(call, event) if begun or tap.event_error == 2 else call_says_instead(call, event)
     if not code:
         return True
     call.cut = True
@@ -177,6 +198,19 @@ cdef bint call_error_may_pass(Call call, const uint8_t* p, Py_ssize_t n) except 
     if call.held is not None:
         call.held.size = 0
     return False
+
+
+cdef bint call_late_error_may_pass(Call call, const uint8_t* p, Py_ssize_t n) except -1:
+    """The same for one document, in which an error stands in p and the head has passed before."""
+    cdef bytes part = PyBytes_FromStringAndSize(<const char*>p, n)
+    cdef int code = call_says_of_part(call, part)
+    if code != E_UPSTREAM_ACCOUNT and call_gave_nothing(call):
+        code = code or (E_UPSTREAM_ERROR if call.tap.tap.json.state != J_DONE else 0)
+    elif code != E_UPSTREAM_ACCOUNT:
+        code = 0        # words of the answer itself
+    call.cut = code != 0
+    call.cut_code = code
+    return code == 0
 
 
 cdef Py_ssize_t call_copy_compressed(Call call, const uint8_t* p, Py_ssize_t n) except -1:
@@ -199,8 +233,15 @@ cdef Py_ssize_t call_copy_compressed(Call call, const uint8_t* p, Py_ssize_t n) 
 cdef int call_copy_decoded(Call call, bytes piece) except -1:
     cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(piece)
     cdef Py_ssize_t i = 0, n = PyBytes_GET_SIZE(piece)
+    cdef Py_ssize_t k
+    cdef bint begun
     while i < n and not call.cut:
-        i += call.tap.feed_event(p + i, n - i)
+        begun = not call.tap.at_boundary
+        k = call.tap.feed_event(p + i, n - i)
+        if call.tap.tap.kind != K_JSON and (call.tap.error_seen or call.tap.tap.type == EV_FAILED or call.tap.tap.type == EV_ERROR) and \
+                not call_error_may_pass(call, p + i, k, begun):
+            return 0
+        i += k
         if call.metered and call.tap.event_ended:
             if not call.prompt_known and call.tap.usage_seen:
                 call_correct_prompt(call)

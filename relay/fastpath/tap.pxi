@@ -60,11 +60,13 @@ ctypedef struct Tap:
     uint8_t usage_only
     uint8_t in_event                # the present event has had a usage object
     uint8_t event_usage             # the last one had
+    uint8_t event_error             # the last one told of an error; 2: and was no whole JSON
     uint8_t done                    # terminal, by anything
     uint8_t finish
     uint8_t error
     # of the present event
     uint8_t type
+    uint8_t tells_error             # an error object stands in it
     uint8_t thought                 # slot of the name under which it tells thoughts: OpenRouter does under three
     uint8_t has_choices
     uint8_t has_usage
@@ -121,6 +123,7 @@ ctypedef struct Tap:
 cdef void tap_event_forget(Tap* s) noexcept nogil:
     s.type = EV_OTHER
     s.thought = 0
+    s.tells_error = False
     s.has_choices = s.has_usage = s.has_list = s.ends = s.in_event = s.event_output = False
     s.choices_in_event = s.searches_in_event = s.images_in_event = s.files_in_event = 0
 
@@ -191,6 +194,9 @@ cdef void tap_event_end(Tap* s, bint complete) noexcept nogil:
     s.events += 1
     s.usage_only = complete and s.has_choices and not s.choices_in_event and s.has_usage
     s.event_usage = complete and s.in_event
+    s.event_error = 0
+    if s.tells_error or s.type == EV_FAILED or s.type == EV_ERROR:
+        s.event_error = 1 if complete else 2
     if s.model_size:
         s.root = TAP_ROOTS[s.format]        # where it is named does not matter any more
     if not complete:
@@ -354,7 +360,7 @@ cdef void tap_scalar(Tap* s, const Node* node, int type) noexcept nogil:
         s.ends = s.finish = True
     elif action == U_ERROR:
         if type != T_BOOL or j.magnitude:
-            s.error = True
+            s.error = s.tells_error = True
     elif action == U_INDEX:
         if type == T_INTEGER and not j.negative:
             tap_choice(s, <int>(j.magnitude & (TAP_CHOICES - 1)))
@@ -415,7 +421,7 @@ cdef void tap_open(Tap* s, const Node* node, bint array) noexcept nogil:
             if node.slot:
                 s.has_usage = True
     elif action == U_ERROR:
-        s.error = True
+        s.error = s.tells_error = True
     elif action == U_ITERATIONS:
         for i in range(W_DETAIL - V_COUNT):
             s.added[i] = s.advised[i] = 0
@@ -528,7 +534,7 @@ cdef void tap_line_end(Tap* s, TokenTable t, uint8_t c) noexcept nogil:
         tap_not_done(s, t)
     if blank:
         s.ended = True
-        s.usage_only = s.event_usage = False
+        s.usage_only = s.event_usage = s.event_error = False
         if s.data_lines:
             tap_event_end(s, s.json.state == J_DONE)
         tap_event_begin(s)

@@ -7,8 +7,7 @@ has for it and the form in which that dialect's SDKs read an error; what it is a
 import re
 from typing import Any, Final
 
-import orjson
-
+from relay.wire.documents import dumps, loads
 from relay.wire.endpoints import D_ANTHROPIC
 
 DOCUMENT: Final = 0  # a JSON object or a stream of events, as far as its first bytes tell
@@ -72,7 +71,7 @@ def find_error(dialect: int, body: bytes, whole: bool) -> tuple[int, bytes] | No
             shown: dict[str, Any] = {"error": error}
             if dialect == D_ANTHROPIC:
                 shown = {"type": "error", "error": error}
-            return _status(document, error), orjson.dumps(shown)
+            return _status(document, error), dumps(shown)
     return None
 
 
@@ -83,8 +82,8 @@ def _documents(body: bytes, whole: bool) -> list[Any]:
         bare = text.lstrip(b"[, \t\r\n").rstrip(b"], \t\r\n")
         for found in (text, bare, b"[" + bare + b"]"):
             try:
-                value = orjson.loads(found)
-            except orjson.JSONDecodeError:
+                value = loads(found)
+            except ValueError:
                 continue
             return value if isinstance(value, list) else [value]
         return []
@@ -94,8 +93,8 @@ def _documents(body: bytes, whole: bool) -> list[Any]:
         lines = re.split(rb"\r\n|\n|\r", event)
         data = b"\n".join(line[5:].strip() for line in lines if line.startswith(b"data:"))
         try:
-            documents.append(orjson.loads(data))
-        except orjson.JSONDecodeError:
+            documents.append(loads(data))
+        except ValueError:
             continue
     return documents
 
