@@ -110,8 +110,7 @@ class ChatApps:
         return live.available_nano if live is not None else await self._store.balance(caller.account_id)
 
     async def _used_nano(self, caller: Caller) -> int:
-        found = await self._store.usage([], account_id=caller.account_id, key_id=caller.key_id, limit=1)
-        return sum(row.cost_nano for row in found)
+        return sum((await self._store.charged(caller.account_id, key_id=caller.key_id)).values())
 
 
 def _credits(nano: int) -> float:

@@ -58,13 +58,14 @@ async def document(store: Store, by: list[str], params: commands.UsagePeriod, no
 
 
 async def spent(store: Store, now_ms: int, *, account_id: int, key_id: int | None = None) -> Document:
-    """What ended calls of this UTC day and month cost, as far as they are committed: it waits for no disk."""
+    """What was charged for ended calls of this UTC day and month, as caps count it, as far as it is committed: it waits
+    for no disk."""
     today = now_ms // MS_PER_DAY
     month_began = units.first_day_of_month(units.month_of_day(today))
-    found = await store.usage(["day"], account_id=account_id, key_id=key_id, since_day=month_began, limit=ROWS_MAX)
+    charged = await store.charged(account_id, key_id=key_id, since_day=month_began)
     return {
-        "daily": units.format_credits(sum(row.cost_nano for row in found if row.day == today)),
-        "monthly": units.format_credits(sum(row.cost_nano for row in found)),
+        "daily": units.format_credits(max(charged.get(today, 0), 0)),
+        "monthly": units.format_credits(max(sum(charged.values()), 0)),
     }
 
 

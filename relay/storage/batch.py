@@ -19,6 +19,7 @@ from relay.records import (
     C_ACCOUNT,
     C_COST_NANO,
     C_ID,
+    C_KEY,
     C_MORE,
     C_WRITE_OFF_NANO,
     CALL_COLUMNS,
@@ -27,6 +28,7 @@ from relay.records import (
     EVENT_COLUMNS,
     CallRecord,
     EventRecord,
+    call_day,
 )
 from relay.storage.aside import put_record
 from relay.storage.calls import INSERT_IDEMPOTENCY
@@ -76,6 +78,10 @@ ADD_COMMON_ROLLUPS: Final = ManyRows(
 ADD_SPEND: Final = ManyRows(
     "INSERT INTO spend VALUES", 3, "ON CONFLICT DO UPDATE SET cost_nano = cost_nano + excluded.cost_nano"
 )
+ADD_WRITTEN_OFF: Final = """
+    INSERT INTO written_off VALUES (?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET amount_nano = amount_nano + excluded.amount_nano
+"""
 DETAILS: Final = len(CALL_DETAILS)
 INSERT_LINES: Final = "INSERT INTO call_lines VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_DETAILS: Final = "INSERT INTO call_details VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -272,6 +278,11 @@ class BatchWriter:
                 "INSERT INTO entries (account_id, kind, amount_nano, call_id, reason, time_ms)"
                 " VALUES (?, 'write_off', ?, ?, '', ?)",
                 [(*write_off, now_ms) for write_off in write_offs],
+            )
+            key_ids = {call[C_ID]: call[C_KEY] or 0 for call in calls}
+            connection.executemany(
+                ADD_WRITTEN_OFF,
+                [(account, key_ids[call_id], call_day(call_id), amount) for account, amount, call_id in write_offs],
             )
         if used:
             connection.executemany("UPDATE keys SET last_used_day = max(last_used_day, ?) WHERE id = ?", used)

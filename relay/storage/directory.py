@@ -10,7 +10,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from relay.records import CALL_IDS_PER_DAY, MS_PER_DAY
+from relay.records import MS_PER_DAY
+from relay.storage import charged
 from relay.storage.errors import Conflict, NotFound, StoreError
 from relay.storage.ledger import balance_of, require_account
 from relay.storage.rows import (
@@ -339,39 +340,20 @@ def load_key(connection: sqlite3.Connection, public_id: str, now_ms: int) -> tup
         organisation_spend = None
         day = now_ms // MS_PER_DAY
         first_day = first_day_of_month(day)
-        month = month_index(day)
         if account_row.organisation_id:
             organisation_row = organisation(connection, account_row.organisation_id)
-            sums = connection.execute(
-                "SELECT coalesce(sum(cost_nano) FILTER (WHERE day = ?1), 0), coalesce(sum(cost_nano), 0)"
-                " FROM accounts CROSS JOIN spend ON account_id = accounts.id"
-                " WHERE organisation_id = ?2 AND organisation_id != 0 AND day BETWEEN ?3 AND ?1",
-                (day, account_row.organisation_id, first_day),
-            ).fetchone()
-            organisation_spend = Spend(day, sums[0], month, sums[1])
-        account_sums = connection.execute(
-            "SELECT coalesce(sum(cost_nano) FILTER (WHERE day = ?1), 0), coalesce(sum(cost_nano), 0)"
-            " FROM spend WHERE account_id = ?2 AND day BETWEEN ?3 AND ?1",
-            (day, account_row.id, first_day),
-        ).fetchone()
-        key_sums = connection.execute(
-            "SELECT coalesce(sum(cost_nano) FILTER (WHERE day = ?1), 0), coalesce(sum(cost_nano), 0)"
-            " FROM rollups WHERE account_id = ?2 AND key_id = ?3 AND day BETWEEN ?4 AND ?1",
-            (day, account_row.id, key_row.id, first_day),
-        ).fetchone()
+            organisation_spend = _spend(
+                charged.of_organisation(connection, account_row.organisation_id, first_day, day), day
+            )
         (batch,) = connection.execute("SELECT batch FROM store").fetchone()
-        if organisation_spend is not None:
-            organisation_spend = _charged(connection, organisation_spend, 0, 0, account_row.organisation_id)
         loaded = LoadedKey(
             credential=credential,
             key=key_row,
             account=account_row,
             organisation=organisation_row,
             balance_nano=balance_of(connection, account_row.id),
-            key_spend=_charged(connection, Spend(day, key_sums[0], month, key_sums[1]), account_row.id, key_row.id, 0),
-            account_spend=_charged(
-                connection, Spend(day, account_sums[0], month, account_sums[1]), account_row.id, 0, 0
-            ),
+            key_spend=_spend(charged.of_key(connection, account_row.id, key_row.id, first_day, day), day),
+            account_spend=_spend(charged.of_account(connection, account_row.id, first_day, day), day),
             organisation_spend=organisation_spend,
         )
         return loaded, batch
@@ -379,33 +361,9 @@ def load_key(connection: sqlite3.Connection, public_id: str, now_ms: int) -> tup
         connection.execute("COMMIT")
 
 
-# What was written off of calls that began in a period. Of a key: as long as the calls' records are there.
-SELECT_WRITTEN_OFF: Final = """
-    SELECT coalesce(sum(amount_nano) FILTER (WHERE call_id >= :today), 0), coalesce(sum(amount_nano), 0)
-    FROM entries
-    WHERE account_id = :account_id AND kind = 'write_off' AND call_id >= :first AND call_id < :end
-        AND (:key_id = 0 OR EXISTS (SELECT 1 FROM calls WHERE calls.id = call_id AND key_id = :key_id))
-"""
-SELECT_WRITTEN_OFF_OF_ORGANISATION: Final = """
-    SELECT coalesce(sum(amount_nano) FILTER (WHERE call_id >= :today), 0), coalesce(sum(amount_nano), 0)
-    FROM accounts CROSS JOIN entries ON entries.account_id = accounts.id
-    WHERE organisation_id = :organisation_id AND organisation_id != 0
-        AND kind = 'write_off' AND call_id >= :first AND call_id < :end
-"""
-
-
-def _charged(connection: sqlite3.Connection, cost: Spend, account_id: int, key_id: int, organisation_id: int) -> Spend:
-    """What was charged of that cost: caps do not count what was written off."""
-    parameters = {
-        "account_id": account_id, "key_id": key_id, "organisation_id": organisation_id,
-        "first": first_day_of_month(cost.day) * CALL_IDS_PER_DAY, "today": cost.day * CALL_IDS_PER_DAY,
-        "end": (cost.day + 1) * CALL_IDS_PER_DAY,
-    }  # fmt: skip
-    if organisation_id:
-        row = connection.execute(SELECT_WRITTEN_OFF_OF_ORGANISATION, parameters).fetchone()
-    else:
-        row = connection.execute(SELECT_WRITTEN_OFF, parameters).fetchone()
-    return Spend(cost.day, max(cost.daily_nano - row[0], 0), cost.month, max(cost.monthly_nano - row[1], 0))
+def _spend(by_day: dict[int, int], day: int) -> Spend:
+    """Of sums by day of a month up to now; never below zero, whatever an older relay has left out."""
+    return Spend(day, max(by_day.get(day, 0), 0), month_index(day), max(sum(by_day.values()), 0))
 
 
 def month_index(day: int) -> int:

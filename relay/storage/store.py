@@ -23,7 +23,7 @@ from relay.records import (
     call_day,
     first_call_id,
 )
-from relay.storage import aside, backup, calls, directory, events, journal, ledger, usage, verify
+from relay.storage import aside, backup, calls, charged, directory, events, journal, ledger, usage, verify
 from relay.storage.batch import BatchWriter
 from relay.storage.database import Connection, Worker, open_reader, open_writer
 from relay.storage.errors import Conflict, NotFound, StoreError
@@ -805,6 +805,16 @@ class Store:
                 limit=limit,
             )
         )
+
+    async def charged(self, account_id: int, *, key_id: int | None = None, since_day: int = 0) -> dict[int, int]:
+        """What was charged to an account, or to one of its keys, by day; of calls that are committed."""
+
+        def job(db: Connection) -> dict[int, int]:
+            if key_id is None:
+                return charged.of_account(db, account_id, since_day, DAY_MAX)
+            return charged.of_key(db, account_id, key_id, since_day, DAY_MAX)
+
+        return await self._read(job)
 
     async def events(
         self, *, since_ms: int = 0, kind: str | None = None, account_id: int | None = None, limit: int = 1000

@@ -70,6 +70,16 @@ COMPARE_SPEND: Final = """
     GROUP BY 1, 2 HAVING sum(expected) != sum(found) LIMIT :limit
 """
 
+# The sums per key of what was written off, against the entries.
+COMPARE_WRITTEN_OFF: Final = """
+    SELECT account_id, day, sum(expected), sum(found) FROM (
+        SELECT account_id, call_id / :ids_per_day AS day, amount_nano AS expected, 0 AS found
+        FROM entries WHERE kind = 'write_off'
+        UNION ALL SELECT account_id, day, 0, amount_nano FROM written_off
+    )
+    GROUP BY 1, 2 HAVING sum(expected) != sum(found) LIMIT :limit
+"""
+
 # A lot's remainder is what entries gave and took less what calls used; it is open exactly if something remains.
 COMPARE_LOTS: Final = """
     SELECT lots.id, account_id, granted_nano, is_open, used_nano, remaining_nano,
@@ -200,6 +210,8 @@ def _sums(connection: sqlite3.Connection) -> list[Difference]:
                 differences.append(Difference("rollup", account_id, subject, expected, found))
     for account_id, day, expected, found in connection.execute(COMPARE_SPEND, {"limit": DIFFERENCES_MAX}):
         differences.append(Difference("spend", account_id, f"day {day}", expected, found))
+    for account_id, day, expected, found in connection.execute(COMPARE_WRITTEN_OFF, parameters):
+        differences.append(Difference("spend", account_id, f"day {day} written off", expected, found))
     return differences
 
 

@@ -90,3 +90,18 @@ async def test_finding_newcomer_8_sums_outlive_their_calls(filled: Operations, s
 async def test_unknown_groups_are_refused_with_what_is_expected(filled: Operations, by: str):
     with pytest.raises(CommandError, match="by: expected some of day, month, model, key, account, organisation"):
         await usage(filled, by=by)
+
+
+async def test_finding_money_L7_what_was_written_off_is_not_spent(filled: Operations, store: Store):
+    """As caps count: of the account and of the key, before and after retention has deleted the call."""
+    call_id = units.call_id(NOW_MS, 100)
+    day = NOW_MS // MS_PER_DAY
+    await store.add_credit(1, 1000, kind="trial")
+    store.append_calls([call_record(id=call_id, account_id=1, key_id=1, cost_nano=100, write_off_nano=92, day=day)])
+    await store.flush()
+    for _ in range(2):
+        for command, name in (("account show", "acct_1"), ("key show", "key_1")):
+            shown = await filled.run(COMMANDS[command], read_params(COMMANDS[command], {"id": name}))
+            assert shown["spent"]["daily"] == "0.000000016"
+        await store.delete_calls_before(NOW_MS + 1)
+    assert (await usage(filled, account="acct_1", by="day"))["usage"][-1]["cost"] == "0.000000108"

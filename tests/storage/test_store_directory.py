@@ -1,5 +1,7 @@
 """Organisations, accounts, keys, credentials, and the one read that the proxy makes of them."""
 
+import sqlite3
+
 import pytest
 
 from relay.records import MS_PER_DAY
@@ -203,3 +205,41 @@ async def test_finding_money_L7_caps_do_not_count_what_was_written_off(store):
         assert (spend.daily_nano, spend.monthly_nano) == (140 * number, 210 * number)
         await store.flush()
     assert await store.verify() == []
+
+
+async def test_finding_money_L7_a_write_off_stays_out_of_caps_when_retention_has_deleted_its_call(store):
+    """Of a key, too, whose cap for the month is longer than the records are kept; and after a restart."""
+    organisation = await store.create_organisation("o")
+    await customer(store, credits=1, organisation_id=organisation.id)
+    days = [NOON_MS - 2 * MS_PER_DAY, NOON_MS - MS_PER_DAY, NOON_MS]
+    mine = {"organisation_id": organisation.id, "cost_nano": 100, "write_off_nano": 30}
+    store.append_calls([call_record(number, time_ms=time_ms, **mine) for number, time_ms in enumerate(days)])
+    await store.flush()
+    assert await store.delete_calls_before(NOON_MS - 1) == 2
+    loaded = await store.find_credential("a")
+    for spend in (loaded.key_spend, loaded.account_spend, loaded.organisation_spend):
+        assert (spend.daily_nano, spend.monthly_nano) == (70, 210)
+    today = NOON_MS // MS_PER_DAY
+    assert await store.charged(1, key_id=1) == {today - 2: 70, today - 1: 70, today: 70}
+    assert await store.charged(1, since_day=today) == {today: 70}
+    assert await store.verify() == []
+
+
+async def test_finding_money_L7_write_offs_of_an_older_store_are_summed_up(tmp_path):
+    """Those of calls whose records are there, by key; the others count for the account alone."""
+    store = await Store.open(tmp_path, now_ms=lambda: NOON_MS)
+    await customer(store, credits=1)
+    mine = {"cost_nano": 100, "write_off_nano": 30}
+    store.append_calls([call_record(1, time_ms=NOON_MS - MS_PER_DAY, **mine), call_record(2, **mine)])
+    await store.flush()
+    await store.delete_calls_before(NOON_MS - 1)
+    await store.close()
+    connection = sqlite3.connect(tmp_path / "relay.db", isolation_level=None)
+    connection.executescript("DROP TABLE written_off; PRAGMA user_version = 11;")
+    connection.close()
+    store = await Store.open(tmp_path, now_ms=lambda: NOON_MS)
+    loaded = await store.find_credential("a")
+    assert (loaded.key_spend.daily_nano, loaded.key_spend.monthly_nano) == (70, 170)
+    assert (loaded.account_spend.daily_nano, loaded.account_spend.monthly_nano) == (70, 140)
+    assert await store.verify() == []
+    await store.close()

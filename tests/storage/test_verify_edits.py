@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.records import MS_PER_DAY
 from relay.storage import Store, StoreUnusable, verify
 from relay.storage.database import open_reader
 from relay.storage.rows import JobRow, ObjectRow
@@ -112,6 +113,10 @@ EDITS = {
         "INSERT INTO entries VALUES (90, 2, 'trial', 9, 0, '', NULL, 1); INSERT INTO lots VALUES (90, 2, 'trial', 9, 1,"
         " 0, 1); INSERT INTO lot_use VALUES (90, 0, 9); INSERT INTO entry_lots VALUES (90, 90, 9)",
         ("unsealed", "entry_90"),
+    ),
+    "sum of what was written off": (
+        "UPDATE written_off SET amount_nano = 49",
+        ("spend", f"day {NOON_MS // MS_PER_DAY} written off"),
     ),
     "organisation of a call": (
         "UPDATE calls SET organisation_id = 2 WHERE id = (SELECT min(id) FROM calls)",
