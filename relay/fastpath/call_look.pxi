@@ -233,6 +233,11 @@ cdef bytes call_first_bytes(Call call, const uint8_t* p, Py_ssize_t n, bint* who
     return found
 
 
+cdef bytes call_plain_bytes(Call call, bytes data):
+    """What raw bytes hold of the body, whatever its coding is said to be."""
+    return decode_chunked([data])[0] if call.head.framing == B_CHUNKED else data
+
+
 cdef int call_look(Call call, bytes data, Py_ssize_t offset) except -1:
     """The head of an answer is good. Its body, as far as it is there, stands at `offset`."""
     cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(data) + offset
@@ -253,9 +258,12 @@ cdef int call_look(Call call, bytes data, Py_ssize_t offset) except -1:
                 found = call_look_for(call, p + start, size)
     if found == LOOK_MORE and n:
         first = call_first_bytes(call, p, n, &whole, &readable)
-        if not readable:
-            call.shape = SHAPE_UNKNOWN       # it passes, and is counted by its bytes
-            found = LOOK_GOOD
+        if not readable:      # it passes, and is counted by its bytes, unless it is a plain error under a wrong label
+            first = call_plain_bytes(call, PyBytes_FromStringAndSize(<const char*>p, n))
+            found = call_look_for(call, <const uint8_t*>PyBytes_AS_STRING(first), PyBytes_GET_SIZE(first))
+            if found != LOOK_ERROR:
+                call.shape = SHAPE_UNKNOWN
+                found = LOOK_GOOD
         else:
             found = call_look_for(call, <const uint8_t*>PyBytes_AS_STRING(first), PyBytes_GET_SIZE(first))
             if found == LOOK_MORE and whole:      # nothing; or a compression that gives nothing, which passes as above
@@ -381,9 +389,9 @@ cdef int call_first_read(Call call, bytes data, Py_ssize_t offset, bint ended) e
     if ended and call_means_nothing(call):
         if tap.tap.kind == K_SSE:
             return E_UPSTREAM_GARBAGE
-        body = data[offset:]
-        if call.head.framing == B_CHUNKED:
-            body = decode_chunked([body])[0]
+        body = call_plain_bytes(call, data[offset:])
+        if call.head.compressed:
+            body = call.engine.hooks.read_coded(call.head.encoding, body) or b""
         if call.engine.hooks.error_in_answer(call.endpoint.dialect, body, True) is not None:
             return E_UPSTREAM_ERROR
     return 0
@@ -399,11 +407,10 @@ cdef bint call_gave_nothing(Call call) noexcept:
 cdef bint call_means_nothing(Call call) noexcept:
     """A whole answer in which nothing stands that its dialect knows: gateways send their errors so."""
     cdef UsageTap tap = call.tap
-    if call.endpoint.free or not (call.endpoint.format <= F_RESPONSES or call.endpoint.format == F_MESSAGES
-                                  or call.endpoint.format == F_GENERATE):
+    if call.endpoint.free or tap.usage_seen or tap.finish_seen or tap.error_seen or not call_gave_nothing(call):
         return False
-    if tap.usage_seen or tap.finish_seen or tap.error_seen or not call_gave_nothing(call):
-        return False
+    if not (call.endpoint.format <= F_RESPONSES or call.endpoint.format == F_MESSAGES or call.endpoint.format == F_GENERATE):
+        return tap.tap.kind != K_SSE and tap.tap.json.state != J_ERROR      # what answers is not told apart here
     if tap.tap.kind == K_SSE:      # [DONE] alone
         return tap.events <= 1 and (call.endpoint.format == F_CHAT or call.endpoint.format == F_COMPLETIONS)
     return not (tap.tap.has_choices or tap.tap.has_list or tap.tap.in_event or tap.tap.json.state == J_ERROR)
@@ -457,8 +464,10 @@ cdef bint call_error_known(Call call, bint whole) except -1:
     cdef bytes data = b"".join(call.error_parts), body
     cdef bint all_there, readable
     cdef ResponseHead head = call.head
-    body = call_first_bytes(call, <const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &all_there, &readable) \
-        if head.compressed else decode_chunked([data])[0] if head.framing == B_CHUNKED else data
+    body = call_plain_bytes(call, data)
+    if head.compressed:
+        body = call_first_bytes(call, <const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &all_there,
+                                &readable) or body
     found = call.engine.hooks.error_in_answer(call.endpoint.dialect, body, whole)
     if found is None:
         return False

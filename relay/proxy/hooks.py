@@ -78,6 +78,9 @@ class Hooks:
     def decoder(self, encoding: bytes) -> decoders.Decoder | None:
         return decoders.decoder(encoding)
 
+    def read_coded(self, encoding: bytes, body: bytes) -> bytes | None:
+        return decoders.read(encoding, body)
+
     def render_refusal(
         self,
         dialect: int,

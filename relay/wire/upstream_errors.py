@@ -285,17 +285,18 @@ _PREFIX: Final = re.compile(
     re.I,
 )
 _PLACES: Final = ("error", "errors", "detail", "details", "metadata", "raw", "response", "innererror", "inner_error",
-                  "cause", "err", "fault", "base_resp", "previous_errors", "data", "status_details")  # fmt: skip
-_NAMES: Final = ("code", "type", "status", "reason", "error_code", "errorCode", "error_type", "status_code", "__type",
+                  "cause", "err", "fault", "base_resp", "previous_errors", "data", "status_details",
+                  "result")  # fmt: skip
+_NAMES: Final = ("code", "type", "status", "reason", "error_code", "errorcode", "error_type", "status_code", "__type",
                  "limit_source")  # fmt: skip
-_TEXTS: Final = ("message", "msg", "detail", "error", "error_message", "errorMessage", "error_msg", "description",
+_TEXTS: Final = ("message", "msg", "detail", "error", "error_message", "errormessage", "error_msg", "description",
                  "error_description", "status_msg", "title", "raw", "reason")  # fmt: skip
 _NODES_MAX: Final = 256
 _DEPTH_MAX: Final = 32
 _TEXT_MAX: Final = 2048
 _MARKUP: Final = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]{0,2048}>", re.I | re.S)
-_BROKEN_NAME: Final = re.compile(rf'"({"|".join(_NAMES)})"\s*:\s*(?:"([^"\\]{{1,200}})"|([0-9]{{1,9}}))')
-_BROKEN_TEXT: Final = re.compile(rf'"({"|".join(_TEXTS)})"\s*:\s*"((?:[^"\\]|\\.){{1,{_TEXT_MAX}}})')
+_BROKEN_NAME: Final = re.compile(rf'"({"|".join(_NAMES)})"\s*:\s*(?:"([^"\\]{{1,200}})"|([0-9]{{1,9}}))', re.I)
+_BROKEN_TEXT: Final = re.compile(rf'"({"|".join(_TEXTS)})"\s*:\s*"((?:[^"\\]|\\.){{1,{_TEXT_MAX}}})', re.I)
 
 
 class _Read:
@@ -307,7 +308,8 @@ class _Read:
         self.texts: list[str] = []
         self.details: list[Any] = []
         self._nodes = 0
-        self.text = body.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
+        # What is ASCII in UTF-16 and UTF-32 is ASCII between zeros.
+        self.text = body.replace(b"\0", b"").decode("utf-8", "replace").lstrip("\ufeff\ufffd \t\r\n")
         for part in self._parts():
             self._document(part, 0)
 
@@ -332,9 +334,13 @@ class _Read:
                 self._kind(name or int(number), depth)
             self.texts += [found for _, found in _BROKEN_TEXT.findall(text[:65_536])]
         elif text.startswith("<"):
-            self.texts += [line.strip() for line in _MARKUP.sub("\n", text[:65_536]).split("\n") if line.strip()][:64]
+            for line in _MARKUP.sub("\n", text[:65_536]).split("\n")[:256]:
+                if line.strip():
+                    self._sentence(line.strip(), depth)
         elif text:
             self.texts.append(text[:_TEXT_MAX])
+            if depth == 0 and (start := text.find("{", 0, 1024)) >= 0:
+                self._document(text[start:], depth + 1)
 
     def _node(self, node: Any, depth: int) -> None:
         self._nodes += 1
@@ -346,6 +352,7 @@ class _Read:
         elif isinstance(node, str):
             self._sentence(node, depth)
         elif isinstance(node, dict):
+            node = {name.lower(): value for name, value in node.items()}
             for name in _NAMES:
                 if name in node:
                     self._kind(node[name], depth)

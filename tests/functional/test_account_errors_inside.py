@@ -9,7 +9,7 @@ import pytest
 from tests.functional.raw_upstream import RawUpstream, Step, Turn
 from tests.functional.relay_process import Customer, RelayProcess
 from tests.functional.streams import CHAT, COMPLETIONS, GEMINI, GEMINI_ARRAY, MESSAGES, RESPONSES, Sample, head
-from tests.support.http1 import STREAM_HEAD, Message, chunk_bytes, request_bytes
+from tests.support.http1 import STREAM_HEAD, Message, chunk_bytes, request_bytes, response_bytes
 from tests.support.rawclient import RawClient
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -162,3 +162,42 @@ async def test_an_error_event_after_another_is_looked_at_by_itself(relay: RelayP
     )
     answer = await ask(customer, raw, sampled(CHAT), STREAM_HEAD + chunk_bytes(CHAT.events[0]), Turn(0.01), *steps)
     assert (answer.complete, answer.body) == (True, CHAT.events[0] + harmless + text + rest)
+
+
+NOT_TEXT = {
+    "embeddings": posted("/v1/embeddings", model="raw-chat", input="TEXT"),
+    "images": posted("/v1/images/generations", model="raw-picture", prompt="TEXT"),
+    "moderations": posted("/v1/moderations", model="raw-chat", input="TEXT"),
+    "rerank": posted("/v1/rerank", model="raw-chat", query="TEXT", documents=["a"]),
+    "transcription": posted("/v1/audio/transcriptions"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_TEXT)
+async def test_finding_clients_F3_errors_of_gateways_where_the_answer_is_no_text(
+    relay: RelayProcess, raw: RawUpstream, name: str
+):
+    customer = await relay.customer()
+    bodies = (
+        {"code": 503, "message": "no channel available"},
+        {"success": False, "code": "503", "msg": "nothing here"},
+    )
+    for body in bodies:
+        answer = await ask(customer, raw, NOT_TEXT[name], response_bytes(json.dumps(body).encode()))
+        assert (answer.status, "error" in json.loads(answer.body)) == (503, True)
+    assert {record["cost"] for record in await customer.calls(2)} == {"0"}
+    assert await customer.settled_nano() == 100 * 10**9
+
+
+@pytest.mark.parametrize("coding", ["gzip", "x-unknown", "gzip, gzip"])
+async def test_finding_wire_M7_a_plain_error_that_is_called_compressed(
+    relay: RelayProcess, raw: RawUpstream, coding: str
+):
+    customer = await relay.customer()
+    request = posted("/v1/chat/completions", model="raw-chat", messages=[{"role": "user", "content": "TEXT"}])
+    answer = await ask(
+        customer, raw, request, response_bytes(json.dumps(PLAIN).encode(), headers={"content-encoding": coding})
+    )
+    assert answer.status == 503
+    assert b"SECRET" not in answer.raw
+    assert ((await customer.call())["error_code"], (await customer.call())["cost"]) == ("upstream_account", "0")

@@ -240,3 +240,27 @@ def test_every_row_has_its_source():
         assert form.date
         assert form.kinds or form.begins
         assert all(kind == kind.lower() for kind in form.kinds)
+
+
+TOLD = json.dumps({"error": {"message": "Your credit balance is too low to access the API.", "type": "x"}})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        TOLD.encode("utf-16"),
+        TOLD.encode("utf-16-le"),
+        TOLD.encode("utf-16-be"),
+        TOLD.encode("utf-32"),
+        b"while(1);" + TOLD.encode(),
+        b")]}'\n" + TOLD.encode(),
+        b"<html><body><pre>" + TOLD.encode() + b"</pre></body></html>",
+        b"HTTP 400 from the backend: " + TOLD.encode(),
+        TOLD.replace("error", "Error").replace("message", "Message").encode(),
+        TOLD.upper().encode(),
+        b'{"result":' + TOLD.encode() + b"}",
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+def test_finding_money_M1_an_account_error_in_any_coding_and_wrapping(body: bytes):
+    assert judge(400, body).verdict == ACCOUNT
