@@ -88,6 +88,7 @@ def weigh_report(
     images: int = 0,
     video_seconds: int = 0,
     web_searches: int = ...,
+    priority: bool = False,
     delivered: bool = True,
     shown: bool = False,
     final: bool = True,
@@ -235,12 +236,24 @@ class Rate:
         """
 
     def bound(
-        self, prompt_tokens: int, output_tokens: int, images: int = 0, video_seconds: int = 0, web_searches: int = 0
+        self,
+        prompt_tokens: int,
+        output_tokens: int,
+        images: int = 0,
+        video_seconds: int = 0,
+        web_searches: int = 0,
+        priority: bool = False,
     ) -> int:
-        """The most that such a call can cost: every token at its dearest price, in the dearest service."""
+        """The most that such a call can cost: every token at its dearest price. `priority`: it asks for that."""
 
     def affordable(
-        self, prompt_tokens: int, budget_nano: int, images: int = 0, video_seconds: int = 0, web_searches: int = 0
+        self,
+        prompt_tokens: int,
+        budget_nano: int,
+        images: int = 0,
+        video_seconds: int = 0,
+        web_searches: int = 0,
+        priority: bool = False,
     ) -> int:
         """The most output tokens with `bound` within the budget."""
 
@@ -345,6 +358,7 @@ class Admission:
     output_limit: int
     max_cost_nano: int
     day: int  # on which the call began, by its id; -1: today
+    priority: bool
     images: int
     video_seconds: int
     web_searches: int

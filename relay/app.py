@@ -454,7 +454,7 @@ class Relay:
                     channel,
                     None,
                     count,
-                    f"{model}: {dimension} {reported}, {'at most' if why == 'above_bound' else 'counted'} {expected}",
+                    _doubt_detail(model, dimension, why, reported, expected),
                 )
                 for (channel, model, dimension, why), (count, reported, expected) in doubts.items()
             ]
@@ -772,6 +772,12 @@ class Relay:
         except ValueError:
             return refusal(dialect, "invalid_value")
         return web.Response(body=body, content_type="application/json")
+
+
+def _doubt_detail(model: str, dimension: str, why: str, reported: int, expected: int) -> str:
+    if dimension == "service_tier":
+        return f"{model}: service_tier priority, which was not asked for: charged as standard"
+    return f"{model}: {dimension} {reported}, {'at most' if why == 'above_bound' else 'counted'} {expected}"
 
 
 def bound_waiting(listener: socket.socket) -> None:

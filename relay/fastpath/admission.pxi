@@ -19,7 +19,8 @@ cdef class Admission:
     """The hold of one call and everything else it took: NEW -> OPEN -> SETTLED or RELEASED, or raises.
 
     Numbers are plain C fields, so that a slot of the in-flight journal can mirror them. `images`, `video_seconds` and
-    `web_searches` are what the call may use of what is priced per unit: set before `admit`, they are part of the hold.
+    `web_searches` are what the call may use of what is priced per unit, `priority` is the service that it asks for: set
+    before `admit`, they are part of the hold.
     """
     cdef readonly int state
     cdef readonly bint stream
@@ -35,6 +36,7 @@ cdef class Admission:
     cdef readonly int64_t output_limit           # where a limit of tokens per call ends a stream; -1: nowhere
     cdef readonly int64_t max_cost_nano          # -1: none
     cdef public int64_t day                      # UTC day on which the call began, by its id; -1: that of its end
+    cdef public bint priority                    # the dearer service is asked for: held for, and charged where the answer names it
     cdef public int64_t images
     cdef public int64_t video_seconds
     cdef public int64_t web_searches
@@ -61,6 +63,7 @@ cdef class Admission:
         self.output_bound = self.output_limit = self.max_cost_nano = -1
         self.day = -1
         self.images = self.video_seconds = self.web_searches = self.extras_hold_nano = self.extras_nano = 0
+        self.priority = False
         self.took_requests = self.took_tokens = 0
         self.retry_after_ns = 0
         self.cost_nano = self.written_off_nano = 0
@@ -135,7 +138,7 @@ cdef class Admission:
         self.web_searches = clamp_usage(self.web_searches)
         self.rate = rate
         self.prompt_hold_tokens = prompt_tokens + (prompt_tokens * policy.prompt_margin_permille + 999) // 1000
-        self.bounds = rate.bound_prices(self.prompt_hold_tokens)
+        self.bounds = rate.bound_prices(self.prompt_hold_tokens, self.priority)
 
         # Tokens per call. Where the caller names no bound, the prompt counts here and a stream ends at the limit.
         self.output_limit = -1
@@ -347,7 +350,7 @@ cdef class Admission:
             raise RuntimeError("only an open admission can be corrected")
         self.prompt_hold_tokens = (usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
                                    + usage.cache_write_1h_tokens)
-        self.bounds = self.rate.bound_prices(self.prompt_hold_tokens)
+        self.bounds = self.rate.bound_prices(self.prompt_hold_tokens, self.priority)
         if self.rate.plain:       # else which price each token has is not known before the end
             self.prompt_hold_tokens = price_prompt(self.bounds, usage.input_tokens, usage.cache_read_tokens,
                                                    usage.cache_write_tokens, usage.cache_write_1h_tokens)

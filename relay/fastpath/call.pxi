@@ -123,6 +123,8 @@ cdef class Call:
     # answer
     cdef UsageTap tap
     cdef Bounds most                  # that it can report
+    cdef bint weighed                 # the answer has ended, and `verdict` is what its report is believed
+    cdef Verdict verdict
     cdef object decoder               # decompresses a copy for the tap
     cdef ResponseHead head
     cdef bytes head_bytes             # of an answer's head that is not complete yet

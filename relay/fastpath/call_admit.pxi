@@ -264,6 +264,7 @@ cdef int call_admit(Call call) except -1:
     call.prompt_tokens = (<Route>call.routes[0]).prompts.apply_tokens(call.prompt_counted)
     call.admission = Admission()
     call.admission.extras_hold_nano, call.extras_nano = call.extras_nano, 0
+    call.admission.priority = scanner.priority
     if scanner.web_search:
         call.admission.web_searches = engine.policy.hold_web_searches
     bound = call_output_bound(call) if endpoint.format < F_MODERATIONS else call_media_bound(call, rate)

@@ -356,7 +356,6 @@ cdef void call_broken(Call call, object error):
 cdef int call_end(Call call, int code, int status, bint complete) except -1:
     """The one ending: the hold is settled or released, the record written. Everything else only leads here."""
     cdef Usage usage
-    cdef Verdict verdict
     cdef int64_t now
     cdef str source = "none"
     cdef UsageTap tap = call.tap
@@ -371,15 +370,16 @@ cdef int call_end(Call call, int code, int status, bint complete) except -1:
         if call.endpoint.free:
             admission.release(now, call.attempts > 0)
         elif tap is not None and call.body_sent and status < 400:
-            tap.finish()
-            call_weigh(call, tap, complete, &verdict)
-            usage = verdict.usage
-            source = "estimated" if verdict.estimated else "upstream"
-            if verdict.doubted:
-                call.engine.note_report(call, &verdict)
+            if not (complete and call.weighed):
+                tap.finish()
+                call_weigh(call, tap, complete, &call.verdict)
+            usage = call.verdict.usage
+            source = "estimated" if call.verdict.estimated else "upstream"
+            if call.verdict.doubted:
+                call.engine.note_report(call, &call.verdict)
             call_compare_model(call, tap)
             if tap.terminal_seen or (complete and not tap.error_seen):
-                call_learn(call, tap, &verdict)
+                call_learn(call, tap, &call.verdict)
             if tap.tap.used or call.extras is not None:
                 admission.extras_nano = call_extras_nano(call, tap)
             call.cost_nano = admission.settle(&usage, now, now + call.engine.wall_offset_ns)

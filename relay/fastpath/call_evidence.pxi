@@ -14,6 +14,7 @@ cdef void call_bounds(Call call) noexcept:
         call.most.video_seconds = max(call.most.video_seconds, 2 * <int64_t>call.form.seconds + 2)
     call.most.video_seconds = max(call.most.video_seconds, call.seconds_estimate)
     call.most.web_searches = max(call.most.web_searches, call.admission.web_searches)
+    call.most.priority = call.admission.priority
     call.tap.tap.output_most = call.most.output_tokens
 
 
@@ -75,9 +76,14 @@ cdef int call_compare_model(Call call, UsageTap tap) except -1:
     cdef bytes named
     if tap.tap.model_size == 0 or (n == tap.tap.model_size and memcmp(asked, tap.tap.model, n) == 0):
         return 0
+    named = route.named_last
+    if named is not None and PyBytes_GET_SIZE(named) == tap.tap.model_size \
+            and memcmp(PyBytes_AS_STRING(named), tap.tap.model, tap.tap.model_size) == 0:
+        return 0        # most providers name a dated snapshot, always the same
     named = tap.tap.model[:tap.tap.model_size]
     if route.named is None:
         route.named = set()
+    route.named_last = named
     if named in route.named or len(route.named) >= MODELS_NAMED_MAX:
         return 0
     route.named.add(named)

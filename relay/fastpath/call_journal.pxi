@@ -52,11 +52,10 @@ cdef int call_note_route(Call call) except -1:
     return 0
 
 
-cdef void call_note_delivery(Call call) noexcept:
-    """What is written to the client up to now, for the journal: a handful of stores."""
+cdef void call_note_delivery(Call call, bint ended) noexcept:
+    """What is written to the client up to now, for the journal: a handful of stores. `ended`: it is all of the answer."""
     cdef Slot* slot = call.slot
     cdef UsageTap tap = call.tap
-    cdef Verdict verdict
     if slot == NULL or not call.body_sent or tap is None:
         return
     slot.counted_tokens = call_counted(call)
@@ -64,13 +63,16 @@ cdef void call_note_delivery(Call call) noexcept:
         slot.usage.image_output_tokens = call_picture_tokens(call, tap)
     elif tap.tap.fresh or tap.terminal_seen:
         tap.tap.fresh = False
-        call_weigh(call, tap, False, &verdict)
-        slot.usage = verdict.usage
-        slot.source = 2 if verdict.estimated else 0
+        if ended:
+            tap.finish()
+        call_weigh(call, tap, ended, &call.verdict)
+        call.weighed = ended and not call.left_ns     # what has been weighed to its end is not weighed again there
+        slot.usage = call.verdict.usage
+        slot.source = 2 if call.verdict.estimated else 0
         # The prompt is the reported one where that is believed; output is final with the end of the answer.
         slot.usage_seen = 2 if tap.terminal_seen else 1
     if not call.admission.rate.plain:
-        slot_cost(slot, call.admission.rate, tap.tap.service)
+        slot_cost(slot, call.admission.rate, believed_service(tap.tap.service, call.admission.priority))
     if tap.tap.used or call.extras is not None:
         slot_extras(slot, call_extras_nano(call, tap))
     slot.delivered = 1

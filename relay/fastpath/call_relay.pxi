@@ -76,7 +76,8 @@ cdef int call_relay(Call call, bytes data, Py_ssize_t offset, bytes head) except
         if i - trailer != tail:      # trailer fields are dropped: they tell of the upstream's account, as in a head
             data = data[:trailer] + data[i - tail:i]
             i = PyBytes_GET_SIZE(data)
-    call_note_delivery(call)     # before the write: a process killed inside it must not have given away what it wrote
+    # Before the write: a process killed inside it must not have given away what it wrote.
+    call_note_delivery(call, ended and not (bad or call.cut))
     call_write_out(call, data, offset, i, head, out, ended)
     if call.cut:
         return call_fail(call, call.cut_code)

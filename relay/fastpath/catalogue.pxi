@@ -46,6 +46,7 @@ cdef class Route:
     cdef bytes model_path              # behind it where the dialect has the model in its paths
     cdef readonly TokenTable table
     cdef set named                     # models that its answers have named beside its own; None: none yet
+    cdef bytes named_last              # ... and the last of these
     cdef readonly Calibration prompts, outputs    # how far our counts are off here, learnt from reported usage
 
     def __init__(self, Channel channel, str upstream_model, TokenTable table, bytes upstream_model_json=None, *,

@@ -35,6 +35,7 @@ cdef enum:
     IN_IMAGES
     IN_SECONDS
     IN_SEARCHES
+    IN_SERVICE
     DIMENSIONS
 
 cdef enum:
@@ -45,9 +46,10 @@ cdef enum:
     DOUBT_ZERO            # nothing, beside what was delivered
     DOUBT_LESS            # believed: far less than was sent
     DOUBT_MORE            # believed: far more than was sent
+    DOUBT_UNASKED         # a dearer service than was asked for
 
-REPORT_DIMENSIONS = ("input_tokens", "output_tokens", "images", "video_seconds", "web_searches")
-REPORT_DOUBTS = ("", "above_bound", "invalid", "missing", "zero", "less_than_sent", "more_than_sent")
+REPORT_DIMENSIONS = ("input_tokens", "output_tokens", "images", "video_seconds", "web_searches", "service_tier")
+REPORT_DOUBTS = ("", "above_bound", "invalid", "missing", "zero", "less_than_sent", "more_than_sent", "not_asked_for")
 
 ctypedef struct Bounds:
     int64_t prompt_tokens
@@ -55,6 +57,7 @@ ctypedef struct Bounds:
     int64_t images
     int64_t video_seconds
     int64_t web_searches
+    bint priority            # the dearer service was asked for
 
 # What there is to be judged.
 ctypedef struct Report:
@@ -155,6 +158,11 @@ cdef inline void weigh_pieces(Verdict* v, int dimension, int64_t* reported, int6
         reported[0] = min(own, most)
 
 
+cdef inline int believed_service(int service, bint priority) noexcept nogil:
+    """The dearer service is charged where it was asked for: else its provider, or the operator's account there, chose it."""
+    return SERVICE_STANDARD if service == SERVICE_PRIORITY and not priority else service
+
+
 cdef void weigh(const Report* r, const Bounds* most, const Usage* own, Verdict* v) noexcept nogil:
     """What is charged of a report, and what the operator hears of it. `own`: what is charged where it says nothing."""
     memset(v, 0, sizeof(Verdict))
@@ -164,6 +172,10 @@ cdef void weigh(const Report* r, const Bounds* most, const Usage* own, Verdict* 
     weigh_pieces(v, IN_IMAGES, &v.usage.images, most.images, own.images)
     weigh_pieces(v, IN_SECONDS, &v.usage.video_seconds, most.video_seconds, own.video_seconds)
     weigh_pieces(v, IN_SEARCHES, &v.usage.web_searches, most.web_searches, own.web_searches)
+    if v.usage.service != SERVICE_STANDARD:
+        v.usage.service = believed_service(<int>v.usage.service, most.priority)
+        if v.usage.service != r.usage.service:
+            doubt(v, IN_SERVICE, DOUBT_UNASKED, r.usage.service, v.usage.service)
     if not r.sides:
         v.estimated = True
 
@@ -176,9 +188,10 @@ cdef void only_pieces(Verdict* v, int dimension) noexcept nogil:
     u.audio_input_tokens = u.audio_output_tokens = u.image_input_tokens = u.image_output_tokens = 0
     u.audio_cache_read_tokens = u.image_cache_read_tokens = 0
     for i in range(DIMENSIONS):
-        if i != dimension:
+        if i != dimension and i != IN_SERVICE:
             v.doubts[i] = DOUBT_NONE
-    v.doubted = v.estimated = v.doubts[dimension] != DOUBT_NONE
+    v.estimated = v.doubts[dimension] != DOUBT_NONE
+    v.doubted = v.estimated or v.doubts[IN_SERVICE] != DOUBT_NONE
 
 
 cdef void weigh_one_way(int format, const Report* r, const Prices* p, const Usage* own, Verdict* v) noexcept nogil:
@@ -298,8 +311,8 @@ cdef Usage usage_of_document(dict found) except *:
 
 def weigh_report(dict found not None, dict own not None, *, int format, int64_t prompt_tokens=PROMPT_TOKENS_OPEN,
                  int64_t output_tokens=OUTPUT_TOKENS_OPEN, int64_t images=0, int64_t video_seconds=0,
-                 int64_t web_searches=SEARCHES_MAX, bint delivered=True, bint shown=False, bint final=True,
-                 Rate rate=None):
+                 int64_t web_searches=SEARCHES_MAX, bint priority=False, bint delivered=True, bint shown=False,
+                 bint final=True, Rate rate=None):
     """What is believed of a report, as `tap` finds it: {"usage", "estimated", "doubts"}.
 
     `own`: usage by our own count. The numbers by name are the most that the request can have had. A doubt is (dimension,
@@ -323,6 +336,7 @@ def weigh_report(dict found not None, dict own not None, *, int format, int64_t 
     most.images = images
     most.video_seconds = video_seconds
     most.web_searches = web_searches
+    most.priority = priority
     weigh(&r, &most, &ours, &v)
     if rate is not None:
         weigh_one_way(format, &r, &rate.prices, &ours, &v)

@@ -31,6 +31,26 @@ cdef extern from *:
             p++;
         return p;
     }
+    /* The first byte of p..end that is no letter, digit, - or _, of which most names are; or any before that. */
+    static inline const uint8_t *relay_scan_name(const uint8_t *p, const uint8_t *end)
+    {
+    #if defined(__SSE2__)
+        const __m128i fold = _mm_set1_epi8(0x20), before_a = _mm_set1_epi8('a' - 1), after_z = _mm_set1_epi8('z' + 1);
+        const __m128i before_0 = _mm_set1_epi8('0' - 1), after_9 = _mm_set1_epi8('9' + 1);
+        const __m128i hyphen = _mm_set1_epi8('-'), line = _mm_set1_epi8('_');
+        while (end - p >= 16) {
+            __m128i v = _mm_loadu_si128((const __m128i *)p), low = _mm_or_si128(v, fold);
+            __m128i letter = _mm_and_si128(_mm_cmpgt_epi8(low, before_a), _mm_cmplt_epi8(low, after_z));
+            __m128i digit = _mm_and_si128(_mm_cmpgt_epi8(v, before_0), _mm_cmplt_epi8(v, after_9));
+            __m128i other = _mm_or_si128(_mm_cmpeq_epi8(v, hyphen), _mm_cmpeq_epi8(v, line));
+            int bits = _mm_movemask_epi8(_mm_or_si128(_mm_or_si128(letter, digit), other)) ^ 0xFFFF;
+            if (bits)
+                return p + __builtin_ctz((unsigned)bits);
+            p += 16;
+        }
+    #endif
+        return p;
+    }
     /* Whether a name of token characters (RFC 9110 5.6.2) equals, in any case, one that was folded by setting 0x20 in each
        byte. Of the token characters that makes only letters of both cases equal, and ^ to ~. */
     static inline int relay_same_name(const uint8_t *name, const uint8_t *folded, long size)
@@ -54,6 +74,7 @@ cdef extern from *:
         return 1;
     }
     """
+    const uint8_t* relay_scan_name(const uint8_t* p, const uint8_t* end) noexcept nogil
     const uint8_t* relay_scan_value(const uint8_t* p, const uint8_t* end) noexcept nogil
     bint relay_same_name(const uint8_t* name, const uint8_t* folded, long size) noexcept nogil
 
@@ -260,6 +281,7 @@ cdef Py_ssize_t parse_field(const uint8_t* p, const uint8_t* end, FieldTable tab
         return -1
     if p[0] == 13:
         return 0 if p[1] == 10 else -1
+    q = relay_scan_name(q, end)
     while q < end and IS_TOKEN[q[0]]:
         q += 1
     if q == p or q >= end or q[0] != 58:     # ":"
@@ -289,14 +311,9 @@ cdef Py_ssize_t parse_field(const uint8_t* p, const uint8_t* end, FieldTable tab
 
 
 cdef bint value_is(const Field* f, const char* word) noexcept:
-    """Whether a value equals a lower-case word in any case."""
-    cdef Py_ssize_t i, n = strlen(word)
-    if f.value_size != n:
-        return False
-    for i in range(n):
-        if LOWER[f.value[i]] != <uint8_t>word[i]:
-            return False
-    return True
+    """Whether a value, which has visible bytes and blanks alone, equals a word of lower-case letters and - in any case."""
+    cdef Py_ssize_t n = strlen(word)
+    return f.value_size == n and relay_same_name(f.value, <const uint8_t*>word, n)
 
 
 cdef int64_t parse_length(const Field* f) noexcept:

@@ -156,7 +156,7 @@ cdef class Rate:
     next lower `above`. The prices given by name are those of (0, standard).
     """
     cdef Prices prices                       # standard service, short prompts
-    cdef Prices bounds[TIER_LEVELS_MAX]      # by level: the dearest of each price, for holds
+    cdef Prices bounds[2 * TIER_LEVELS_MAX]  # by level: the dearest of each price, for holds; then those of calls that ask for priority
     cdef Prices* matrix                      # [level][service]; NULL: there are no tiers
     cdef int64_t above[TIER_LEVELS_MAX]      # where a level begins; above[0] is 0
     cdef int levels
@@ -186,7 +186,7 @@ cdef class Rate:
         self.plain = (p.audio_input == p.input and p.image_input == p.input and p.audio_output == p.output
                       and p.image_output == p.output and p.audio_cache_read == p.cache_read
                       and p.image_cache_read == p.cache_read and not tiers)
-        self.bounds[0] = self.prices
+        self.bounds[0] = self.bounds[TIER_LEVELS_MAX] = self.prices
         if tiers:
             self.set_tiers(tiers)
         self.output_tokens_max = _checked(output_tokens_max, "output_tokens_max", USAGE_MAX)
@@ -200,7 +200,7 @@ cdef class Rate:
         PyMem_Free(self.matrix)
 
     cdef int set_tiers(self, dict tiers) except -1:
-        cdef int level, service
+        cdef int level, service, asked
         cdef Prices* p
         cdef Prices* bound
         limits = sorted({0} | {above for above, _ in tiers})
@@ -226,18 +226,20 @@ cdef class Rate:
             if level == 0:
                 self.matrix[SERVICE_STANDARD] = self.prices
             # An estimate that lies above a limit may turn out to lie below: the dearest of all levels up to this.
-            bound = &self.bounds[level]
-            bound[0] = self.bounds[level - 1] if level else self.prices
-            for service in range(SERVICES):
-                _dearest(bound, &self.matrix[level * SERVICES + service])
+            for asked in range(2):
+                bound = &self.bounds[level + asked * TIER_LEVELS_MAX]
+                bound[0] = self.bounds[level - 1 + asked * TIER_LEVELS_MAX] if level else self.prices
+                for service in range(SERVICES):
+                    if asked or service != SERVICE_PRIORITY:
+                        _dearest(bound, &self.matrix[level * SERVICES + service])
         return 0
 
-    cdef inline const Prices* bound_prices(self, int64_t prompt_tokens) noexcept nogil:
-        """What a hold for that prompt is taken by."""
+    cdef inline const Prices* bound_prices(self, int64_t prompt_tokens, bint priority) noexcept nogil:
+        """What a hold for that prompt is taken by. `priority`: the request asks for that service; no other is charged for it."""
         cdef int level = self.levels - 1
         while level and prompt_tokens <= self.above[level]:
             level -= 1
-        return &self.bounds[level]
+        return &self.bounds[level + (TIER_LEVELS_MAX if priority else 0)]
 
     cdef inline int64_t cost_of(self, const Usage* u) noexcept nogil:
         """Cost in nano-credits, rounded up once; sticks at COST_MAX."""
@@ -290,16 +292,17 @@ cdef class Rate:
         usage.service = _clamped(service)
         return self.cost_of(&usage)
 
-    def bound(self, prompt_tokens, output_tokens, images=0, video_seconds=0, web_searches=0):
-        """The most that such a call can cost, however its prompt is charged and it is served: what a hold takes."""
+    def bound(self, prompt_tokens, output_tokens, images=0, video_seconds=0, web_searches=0, bint priority=False):
+        """The most that such a call can cost, however its prompt is charged: what a hold takes. `priority`: it asks for that
+        service."""
         cdef int64_t prompt = _clamped(prompt_tokens)
-        return price_bound(self.bound_prices(prompt), prompt, _clamped(output_tokens), _clamped(images),
+        return price_bound(self.bound_prices(prompt, priority), prompt, _clamped(output_tokens), _clamped(images),
                            _clamped(video_seconds), _clamped(web_searches))
 
-    def affordable(self, prompt_tokens, budget_nano, images=0, video_seconds=0, web_searches=0):
+    def affordable(self, prompt_tokens, budget_nano, images=0, video_seconds=0, web_searches=0, bint priority=False):
         """The most output tokens for which `bound` is at most the budget; 2^63 - 1 where output is free, or the budget what a call can cost at most."""
         cdef int64_t prompt = _clamped(prompt_tokens)
-        return price_affordable(self.bound_prices(prompt), prompt, _clamped(images), _clamped(video_seconds),
+        return price_affordable(self.bound_prices(prompt, priority), prompt, _clamped(images), _clamped(video_seconds),
                                 _clamped(web_searches), _checked(budget_nano, "budget_nano", NANO_MAX))
 
 

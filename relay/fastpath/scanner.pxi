@@ -193,7 +193,7 @@ cdef void request_scalar(Request* r, TokenTable t, const Node* node, int type) n
     elif action == R_BACKGROUND:
         r.background = <uint8_t>j.magnitude
     elif action == R_SERVICE:
-        r.priority = type == T_STRING and (text_is(j, b"priority") or text_is(j, b"fast") or text_is(j, b"PRIORITY"))
+        r.priority |= type == T_STRING and (text_is(j, b"priority") or text_is(j, b"fast") or text_is(j, b"PRIORITY"))
     elif action == R_GEO:
         r.geo = type == T_STRING and not text_is(j, b"global")
     elif action == R_STORE:

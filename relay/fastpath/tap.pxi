@@ -302,10 +302,11 @@ cdef void tap_type(Tap* s) noexcept nogil:
 cdef void tap_service(Tap* s) noexcept nogil:
     """The service tier that the provider names. What it does not name, or we do not know, is standard.
 
-    Anthropic says it in two fields, service_tier and speed: what one calls standard takes nothing back of the other.
+    Anthropic says it in two fields, service_tier and speed: what one calls standard takes nothing back of the other. Its
+    tier `priority` is capacity that the operator has bought, and no price: `fast` is.
     """
     cdef Json* j = &s.json
-    if text_is(j, b"priority") or text_is(j, b"fast") or text_is(j, b"ON_DEMAND_PRIORITY") or text_is(j, b"PRIORITY"):
+    if text_is(j, b"fast") or (text_is(j, b"priority") and s.format != F_MESSAGES) or text_is(j, b"ON_DEMAND_PRIORITY") or text_is(j, b"PRIORITY"):
         s.service = SERVICE_PRIORITY
     elif text_is(j, b"flex") or text_is(j, b"ON_DEMAND_FLEX") or text_is(j, b"FLEX"):
         s.service = SERVICE_FLEX

@@ -644,11 +644,7 @@ cdef class ResponseHead:
                                      and memchr(f.value, 44, f.value_size) == NULL)
 
     cdef bint _starts(self, const Field* f, const char* word) noexcept:
-        cdef Py_ssize_t i
-        for i in range(<Py_ssize_t>strlen(word)):
-            if LOWER[f.value[i]] != <uint8_t>word[i]:
-                return False
-        return True
+        return relay_same_name(f.value, <const uint8_t*>word, strlen(word))     # as long at least, of visible bytes
 
 
 def parse_response_head(bytes head, FieldTable table):

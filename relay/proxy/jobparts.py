@@ -67,11 +67,14 @@ def places(parts: Sequence[Part]) -> dict[bytes, int]:
 
 
 def bound(row: JobRow, part: Part, usage: wire_jobs.Usage) -> int:
-    """What is held. In which service a response will be served is known when it has ended: the dearest."""
+    """What is held: in the service that was asked for."""
     if row.kind != "response":
         return cost(row, part, usage)
     return part.rate.bound(
-        usage.get("input_tokens", 0), usage.get("output_tokens", 0), web_searches=usage.get("web_searches", 0)
+        usage.get("input_tokens", 0),
+        usage.get("output_tokens", 0),
+        web_searches=usage.get("web_searches", 0),
+        priority=bool(row.priority),
     )
 
 
@@ -82,7 +85,7 @@ def most(row: JobRow) -> int:
 
 def held_usage(row: JobRow, part: Part) -> wire_jobs.Usage:
     """What was held for, as usage: for a job whose reports are of no use."""
-    output = part.rate.affordable(row.units, row.hold_nano)
+    output = part.rate.affordable(row.units, row.hold_nano, priority=bool(row.priority))
     return {"input_tokens": row.units, "output_tokens": output if output < 1 << 40 else 0}
 
 

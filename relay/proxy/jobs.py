@@ -143,6 +143,7 @@ class Jobs:
         usage: wire_jobs.Usage,
         units: int = 0,
         max_cost_nano: int = -1,
+        priority: bool = False,
         expire_hours: float | None = None,
         more: Sequence[Asked] = (),
         claim: KeyClaim | None = None,
@@ -187,6 +188,7 @@ class Jobs:
             units=units,
             created_ms=wall_ns // 1_000_000,
             expires_ms=wall_ns // 1_000_000 + round(hours * 3_600_000),
+            priority=int(priority),
         )
         try:
             parts = jobparts.of_row(card.body, row, stored)
@@ -260,7 +262,7 @@ class Jobs:
             return
         if kind == "batch":
             await self._bind_files(job.row, body)
-        ended = wire_jobs.read(kind, body, self._engine.default_tables[0], job.row.units)
+        ended = wire_jobs.read(kind, body, self._engine.default_tables[0], job.row.units, bool(job.row.priority))
         if ended is None:
             return
         async with job.lock:

@@ -505,7 +505,7 @@ class JobsApi:
             upstream = api.upstreams.chosen(attempts)
             job = await self._jobs.begin(
                 key, "response", "/v1/responses", model, upstream, name, usage=usage, units=facts["prompt_tokens"],
-                max_cost_nano=facts["max_cost_nano"], claim=claim,
+                max_cost_nano=facts["max_cost_nano"], priority=facts["priority"], claim=claim,
             )  # fmt: skip
             if call.ended:  # as above
                 await self._jobs.drop(job, claim)

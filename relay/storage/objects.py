@@ -13,7 +13,7 @@ INSERT_OBJECT: Final = """
         output_tokens, bytes)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 """
-INSERT_JOB: Final = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open')"
+INSERT_JOB: Final = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open', ?)"
 SELECT_OBJECT: Final = """
     SELECT number, kind, object_id, account_id, key_id, channel, created_ms, model, requests, prompt_tokens,
         output_tokens, bytes
@@ -37,7 +37,7 @@ SELECT_OLDEST: Final = """
 SUM_FILES: Final = "SELECT COALESCE(SUM(bytes), 0) FROM objects WHERE account_id = ? AND kind = 'file'"
 SELECT_JOBS: Final = """
     SELECT id, kind, object_id, account_id, organisation_id, key_id, channel, path, model, upstream_model, rate_card,
-        hold_nano, max_cost_nano, units, created_ms, expires_ms
+        hold_nano, max_cost_nano, units, created_ms, expires_ms, priority
     FROM jobs WHERE state = 'open' ORDER BY id
 """
 SELECT_PARTS: Final = "SELECT job_id, record_id, model, upstream_model, requests FROM job_parts ORDER BY 1, 2"
@@ -117,6 +117,7 @@ def insert_job(connection: sqlite3.Connection, row: JobRow, parts: Sequence[JobP
             row.units,
             row.created_ms,
             row.expires_ms,
+            row.priority,
         ),
     )
     connection.executemany(

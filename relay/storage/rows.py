@@ -295,6 +295,7 @@ class JobRow(Struct, frozen=True):
     units: int
     created_ms: int
     expires_ms: int
+    priority: int = 0  # 1: it asked for the priority service
 
 
 class JobPart(Struct, frozen=True):

@@ -54,8 +54,11 @@ class Ended(msgspec.Struct, frozen=True):
     doubts: tuple[Doubt, ...] = ()
 
 
-def read(kind: str, body: bytes, table: TokenTable, units: int = 0) -> Ended | None:
-    """None while the job runs, and for what cannot be read. `units`: seconds or tokens of prompt asked for."""
+def read(kind: str, body: bytes, table: TokenTable, units: int = 0, priority: bool = False) -> Ended | None:
+    """None while the job runs, and for what cannot be read.
+
+    `units`: seconds or tokens of prompt that were asked for; `priority`: so was that service.
+    """
     try:
         document: Any = documents.loads(body)
     except ValueError:
@@ -63,7 +66,7 @@ def read(kind: str, body: bytes, table: TokenTable, units: int = 0) -> Ended | N
     if not isinstance(document, dict):
         return None
     if kind == "response":
-        return _response(document, body, table, units)
+        return _response(document, body, table, units, priority)
     if kind == "video":
         return _video(document, units)
     if kind == "batch":
@@ -75,7 +78,7 @@ def read(kind: str, body: bytes, table: TokenTable, units: int = 0) -> Ended | N
     return _gemini_batch(document, table, units)
 
 
-def _response(document: dict[str, Any], body: bytes, table: TokenTable, units: int) -> Ended | None:
+def _response(document: dict[str, Any], body: bytes, table: TokenTable, units: int, priority: bool) -> Ended | None:
     status = document.get("status")
     if status not in ("completed", "incomplete", "failed", "cancelled"):
         return None
@@ -83,21 +86,29 @@ def _response(document: dict[str, Any], body: bytes, table: TokenTable, units: i
     good = status in ("completed", "incomplete")
     if not good and not found["sides"]:
         return Ended(failed=True)
-    verdict = _weighed(F_RESPONSES, found, units, delivered=good, final=good)
+    verdict = _weighed(F_RESPONSES, found, units, delivered=good, final=good, priority=priority)
     doubts = tuple(verdict["doubts"])
-    if not good and doubts:
+    if not good and any(doubt[0] != "service_tier" for doubt in doubts):
         return Ended(failed=True, doubts=doubts)
-    # The service is the one that the answer names, as everywhere: it may be another than was asked for.
+    # The service is the one that the answer names, as everywhere, if it is not dearer than what was asked for.
     return Ended(usage=verdict["usage"], estimated=verdict["estimated"], doubts=doubts)
 
 
 def _weighed(
-    format: int, found: dict[str, Any], prompt_tokens: int, *, delivered: bool = True, final: bool = True
+    format: int,
+    found: dict[str, Any],
+    prompt_tokens: int,
+    *,
+    delivered: bool = True,
+    final: bool = True,
+    priority: bool = False,
 ) -> dict[str, Any]:
     """What is believed of one whole answer, beside our own count of it."""
     own = {"input_tokens": prompt_tokens, "output_tokens": found["counted_tokens"]}
     own["web_searches"], own["images"] = found["searches_seen"], found["images"]
-    return _fastpath.weigh_report(found, own, format=format, images=PICTURES_MAX, delivered=delivered, final=final)
+    return _fastpath.weigh_report(
+        found, own, format=format, images=PICTURES_MAX, priority=priority, delivered=delivered, final=final
+    )
 
 
 def _video(document: dict[str, Any], units: int) -> Ended | None:

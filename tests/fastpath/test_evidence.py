@@ -236,15 +236,16 @@ COUNTS = st.one_of(
     delivered=st.booleans(),
     shown=st.booleans(),
     prices=st.sampled_from([None, *PRICES]),
+    priority=st.booleans(),
 )
-def test_any_report_of_any_dialect(data, dialect, stream, final, delivered, shown, prices):
+def test_any_report_of_any_dialect(data, dialect, stream, final, delivered, shown, prices, priority):
     format, make, streams = DIALECTS[dialect]
     usage = make()
     for path in places(usage):
         if data.draw(st.booleans()):
             usage = put(usage, path, data.draw(COUNTS))
     kind, body = answer(format, usage, stream=stream and streams)
-    found = tap(format, kind, [body], TABLE)
+    found = tap(format, kind, [body], TABLE) | {"service": data.draw(st.integers(0, 3))}
     own = {
         "input_tokens": data.draw(st.integers(0, 40)),
         "output_tokens": data.draw(st.integers(0, 40)),
@@ -254,11 +255,11 @@ def test_any_report_of_any_dialect(data, dialect, stream, final, delivered, show
         },
     }
     rate = None if prices is None else Rate(model=b"m", card="c", **prices)
-    verdict = weigh_report(found, own, format=format, rate=rate, delivered=delivered, shown=shown, final=final, **MOST)
-    assert verdict == evidence_oracle.weigh(
-        found, own, MOST, format=format, prices=prices, delivered=delivered, shown=shown, final=final
-    )
+    how = {"priority": priority, "delivered": delivered, "shown": shown, "final": final}
+    verdict = weigh_report(found, own, format=format, rate=rate, **how, **MOST)
+    assert verdict == evidence_oracle.weigh(found, own, MOST, format=format, prices=prices, **how)
     assert within(verdict["usage"])
+    assert priority or verdict["usage"]["service"] != evidence_oracle.PRIORITY
 
 
 @settings(deadline=None)

@@ -94,6 +94,7 @@ LIMITS = st.sampled_from([1000, 128_000, 200_000, 272_000])
     service=st.integers(0, 4),
     ppb=discounts,
     budget=st.one_of(st.integers(0, 10**12), st.integers(0, NANO_MAX)),
+    priority=st.booleans(),
 )
 def test_prices_that_depend_on_the_call_are_their_oracle(
     base: dict[str, int],
@@ -102,6 +103,7 @@ def test_prices_that_depend_on_the_call_are_their_oracle(
     service: int,
     ppb: int,
     budget: int,
+    priority: bool,
 ) -> None:
     tiers |= {(0, 0): base}
     rate = Rate(model=b"m", card="c", discount_ppb=ppb, tiers=tiers, **base)
@@ -112,12 +114,13 @@ def test_prices_that_depend_on_the_call_are_their_oracle(
     prompt = clamp(sum(clamp(usage[name]) for name in TOKEN_DIMENSIONS if name != "output"))
     held = {name: clamp(usage[name]) for name in UNIT_DIMENSIONS}
     units = (held["image"], held["video_second"], held["web_search"])
-    assert rate.bound(prompt, usage["output"], *units) == oracle.bound(prompt, clamp(usage["output"]), held)
-    if prompt < USAGE_MAX:
-        assert rate.bound(prompt, usage["output"], *units) >= cost
-    count = rate.affordable(prompt, budget, *units)
-    if ppb and oracle.dearest(REPLIES, prompt) and budget < COST_MAX:
-        assert min(count, 2**50) == oracle.affordable(prompt, held, budget, 2**50)
+    bound = rate.bound(prompt, usage["output"], *units, priority=priority)
+    assert bound == oracle.bound(prompt, clamp(usage["output"]), held, priority)
+    if prompt < USAGE_MAX and (priority or service != 3):
+        assert bound >= cost
+    count = rate.affordable(prompt, budget, *units, priority=priority)
+    if ppb and oracle.dearest(REPLIES, prompt, priority) and budget < COST_MAX:
+        assert min(count, 2**50) == oracle.affordable(prompt, held, budget, 2**50, priority)
 
 
 def test_cost_by_hand() -> None:

@@ -117,7 +117,10 @@ def test_cost_is_the_exact_fraction_over_100_000_rates_and_usages() -> None:
         dear += cost == COST_MAX
         prompt = sum(usage[name] for name in TOKENS if name != "output")
         if prompt <= 2**40:
-            assert rate.bound(prompt, usage["output"], *(usage[name] for name in PIECES)) >= cost, number
+            bound = rate.bound(
+                prompt, usage["output"], *(usage[name] for name in PIECES), priority=service == "priority"
+            )
+            assert bound >= cost, number
     assert 0 < dear < 50_000  # the sample reaches the clamp and does not live there
 
 
@@ -143,9 +146,11 @@ def test_what_a_tier_leaves_out_is_never_cheaper_than_meant() -> None:
 
 def test_a_hold_covers_the_dearest_way_to_serve_the_call() -> None:
     rate = compiled(BASE)
-    assert rate.bound(1000, 100) == 1000 * 2250 + 100 * 18_000
+    assert rate.bound(1000, 100, priority=True) == 1000 * 2250 + 100 * 18_000
+    assert rate.bound(1000, 100) == 1000 * 1250 + 100 * 10_000  # what was not asked for is not charged
     assert rate.bound(200_001, 0) == 200_001 * 2500
-    assert rate.affordable(1000, 1000 * 2250 + 100 * 18_000) == 100
+    assert rate.affordable(1000, 1000 * 2250 + 100 * 18_000, priority=True) == 100
+    assert rate.affordable(1000, 1000 * 1250 + 100 * 10_000) == 100
 
 
 def test_audio_and_images_are_priced_apart() -> None:

@@ -36,6 +36,7 @@ FIELDS = (
     "service",
 )
 INPUT, OUTPUT, INPUT_BAD, OUTPUT_BAD = 1, 2, 4, 8
+PRIORITY = 3  # the dearer service
 
 
 def weigh(
@@ -44,6 +45,7 @@ def weigh(
     most: dict[str, int],
     *,
     format: int,
+    priority: bool = False,
     delivered: bool = True,
     shown: bool = False,
     final: bool = True,
@@ -108,6 +110,9 @@ def weigh(
             doubts[name] = "above_bound", usage[name], most[name]
             estimated = True
             usage[name] = min(ours[name], most[name])
+    if usage["service"] == PRIORITY and not priority:
+        usage["service"] = 0
+        doubts["service_tier"] = "not_asked_for", PRIORITY, 0
 
     if prices is not None and format in PIECES:
         name, price = PIECES[format]
@@ -116,13 +121,15 @@ def weigh(
         tokens = sides != 0 and (prices.get("input", 0) > 0 or prices.get("output", 0) > 0)
         if pieces and (told or (format != IMAGES and not tokens)):
             usage |= {field: 0 for field in FIELDS if field.endswith("_tokens")}
-            doubts = {name: doubts[name]} if name in doubts else {}
-            estimated = bool(doubts)
+            doubts = {one: doubts[one] for one in (name, "service_tier") if one in doubts}
+            estimated = name in doubts
             if not told:
                 usage[name] = ours[name]
                 estimated = True
-                doubts = {name: ("missing", 0, ours[name])} if sides else {}
-    order = ("input_tokens", "output_tokens", "images", "video_seconds", "web_searches")
+                doubts.pop(name, None)
+                if sides:
+                    doubts[name] = "missing", 0, ours[name]
+    order = ("input_tokens", "output_tokens", "images", "video_seconds", "web_searches", "service_tier")
     return {
         "usage": usage,
         "estimated": estimated,

@@ -29,6 +29,7 @@ APART = {
 }  # fmt: skip
 REPLIES = ("output", "audio_output", "image_output")
 SERVICES = range(4)
+PRIORITY = 3
 
 
 def clamp(n: int) -> int:
@@ -82,25 +83,26 @@ class RateOracle:
             exact += Fraction(n * self.price(name, level, service), 1 if name in UNIT_DIMENSIONS else 10**6)
         return min(ceil(exact * Fraction(self.discount_ppb, 10**9)), COST_MAX)
 
-    def dearest(self, names: tuple[str, ...], prompt: int) -> int:
-        """The most that one of these can cost in a call with at most that prompt, however it is served."""
+    def dearest(self, names: tuple[str, ...], prompt: int, priority: bool = False) -> int:
+        """The most that one of these can cost with at most that prompt, in the services that may be charged."""
         levels = {above for above, _ in [(0, 0), *self.tiers] if above <= self.level(prompt)}
-        return max(self.price(name, level, service) for name in names for level in levels for service in SERVICES)
+        services = [service for service in SERVICES if priority or service != PRIORITY]
+        return max(self.price(name, level, service) for name in names for level in levels for service in services)
 
-    def bound(self, prompt: int, output: int, units: dict[str, int]) -> int:
-        """The dearest outcome: every token charged in the dearest way, in the dearest service."""
+    def bound(self, prompt: int, output: int, units: dict[str, int], priority: bool = False) -> int:
+        """The dearest outcome: every token charged in the dearest way; by priority where that was asked for."""
         prompts = tuple(name for name in (*TOKEN_DIMENSIONS, *APART) if APART.get(name, name) != "output")
-        exact = Fraction(prompt * self.dearest(prompts, prompt), 10**6)
-        exact += Fraction(output * self.dearest(REPLIES, prompt), 10**6)
-        exact += sum(units.get(name, 0) * self.dearest((name,), prompt) for name in UNIT_DIMENSIONS)
+        exact = Fraction(prompt * self.dearest(prompts, prompt, priority), 10**6)
+        exact += Fraction(output * self.dearest(REPLIES, prompt, priority), 10**6)
+        exact += sum(units.get(name, 0) * self.dearest((name,), prompt, priority) for name in UNIT_DIMENSIONS)
         return min(ceil(exact * Fraction(self.discount_ppb, 10**9)), COST_MAX)
 
-    def affordable(self, prompt: int, units: dict[str, int], budget: int, most: int) -> int:
+    def affordable(self, prompt: int, units: dict[str, int], budget: int, most: int, priority: bool = False) -> int:
         """The most output tokens, at most `most`, whose bound is within the budget; by search."""
         low, high = 0, most
         while low < high:
             middle = (low + high + 1) // 2
-            if self.bound(prompt, middle, units) <= budget:
+            if self.bound(prompt, middle, units, priority) <= budget:
                 low = middle
             else:
                 high = middle - 1

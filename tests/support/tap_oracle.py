@@ -119,7 +119,10 @@ class Oracle:
         if isinstance(value, str):
             names = {"priority": 3, "fast": 3, "PRIORITY": 3, "ON_DEMAND_PRIORITY": 3, "flex": 2, "FLEX": 2}
             found = {**names, "ON_DEMAND_FLEX": 2, "batch": 1}.get(value, 0)
-            self.service = found or (self.service if self.format == MESSAGES else 0)
+            if self.format == MESSAGES:  # whose tier `priority` is capacity that was bought, and no price
+                self.service = found if found and value != "priority" else self.service
+            else:
+                self.service = found
 
     # what each format reads of one event or document
 

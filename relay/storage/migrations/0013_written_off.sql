@@ -1,9 +1,9 @@
--- Schema 12. What was written off, per key and day: caps count what was charged. The entries of write-offs name their
+-- Schema 13. What was written off, per key and day: caps count what was charged. The entries of write-offs name their
 -- calls, but records of calls are deleted by retention, and these sums stay, like `rollups` and `spend`.
 
 BEGIN IMMEDIATE;
 
-PRAGMA user_version = 12;
+PRAGMA user_version = 13;
 
 CREATE TABLE written_off (
     account_id INTEGER NOT NULL,
