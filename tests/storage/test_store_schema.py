@@ -224,3 +224,12 @@ def test_only_the_store_knows_sqlite():
             if isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
             assert not {"sqlite3", "aiosqlite"} & {name.split(".")[0] for name in names}, path
+
+
+def test_every_migration_has_a_number_of_its_own():
+    """Two with one number would both run on a store of before, and only the first on one that stopped between them."""
+    files = sorted(MIGRATIONS.glob("*.sql"))
+    assert [int(file.name[:4]) for file in files] == list(range(1, len(files) + 1))
+    for number, file in enumerate(files, 1):
+        text = file.read_text(encoding="utf-8")
+        assert re.findall(r"PRAGMA user_version = (\d+);", text) == [str(number)]
