@@ -246,7 +246,7 @@ def _key_options(parser: argparse.ArgumentParser) -> None:
             "SCOPE",
             "class of endpoints it may use (chat, embeddings, ...), or channel: it may choose one; repeatable",
         ),
-        ("--model", "models", "MODEL", "model it may use; repeatable"),
+        ("--model", "models", "MODEL", "model it may use, or the beginning of names with a closing *; repeatable"),
         ("--allow-ip", "allow_ips", "CIDR", "network it may be used from; repeatable"),
     ):
         parser.add_argument(

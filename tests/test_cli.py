@@ -503,6 +503,7 @@ def test_a_lost_pepper_stops_commands_with_a_clear_line(cli: Cli):
         (("key", "create", "acct_1", "--rpm", "1" + 21 * "0"), "from 0 (no limit) to 1000000000000, or 'default'"),
         (("key", "create", "acct_1", "--on-disconnect", "ignore"), "expected cancel, drain or default"),
         (("calls", "--since", "yesterday"), "or an age such as 24h or 7d"),
+        (("key", "create", "acct_1", "--expires", "none"), "null (--expires default) is never"),
         (("calls", "--csv", "--json"), "--csv and --json exclude each other"),
         (("account",), "relay account: name a command (see relay account --help)"),
         ((), "relay: name a command (see relay --help)"),
@@ -531,5 +532,7 @@ def test_finding_newcomer_28_what_is_probably_not_meant_is_said(either: Cli):
         "warning: no channel serves no-such-model",
         "warning: the daily limit (5) is above the monthly one (1)",
     ]
+    pattern = either("key", "create", "acct_1", "--model", "nothing-*").stderr
+    assert pattern == "warning: no channel serves a model that begins as nothing-*\n"
     either("account", "freeze", "acct_1")
     assert "account acct_1 is frozen" in either("key", "create", "acct_1").stderr

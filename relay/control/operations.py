@@ -479,8 +479,12 @@ class Operations:
     def _odd_key(self, row: rows.KeyRow) -> list[str]:
         """What is allowed and probably not meant."""
         served = set(self.config.models)
-        missing = [model for model in row.models or () if model not in served]
-        return [f"no channel serves {model}" for model in missing] + _odd_limits(row.limits)
+        odd = [
+            f"no channel serves {'a model that begins as ' if keys.is_pattern(model) else ''}{model}"
+            for model in row.models or ()
+            if keys.allowed_models([model], served).isdisjoint(served)
+        ]
+        return odd + _odd_limits(row.limits)
 
     def _new_secret(self) -> tuple[str, dict[str, Any]]:
         """A secret, and what is stored of it."""

@@ -125,7 +125,8 @@ def expiry(value: str | None, field: str, *, now_ms: int) -> int:
     try:
         at_ms = units.parse_time(value)
     except (ValueError, OverflowError):
-        raise invalid(f"{field}: expected a date or time such as 2026-12-31 or 2026-12-31T12:00:00Z", field) from None
+        expected = "a date or time such as 2026-12-31 or 2026-12-31T12:00:00Z; null (--expires default) is never"
+        raise invalid(f"{field}: expected {expected}", field) from None
     if at_ms <= now_ms:
         raise invalid(f"{field}: expected a time in the future", field)
     return at_ms
@@ -158,10 +159,14 @@ def scopes(values: Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 def models(values: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Public model names; None: all. A model that no channel serves yet is allowed: it may come."""
+    """Public model names, or beginnings of them with a closing *; None: all. A model that no channel serves yet is
+    allowed: it may come.
+    """
     for value in _bounded(values, "models"):
         if not value or not value.isprintable() or " " in value or len(value.encode()) > _MODEL_BYTES_MAX:
-            raise invalid("models: expected names of models", "models")
+            raise invalid("models: expected names of models, or beginnings such as gpt-*", "models")
+        if "*" in value[:-1]:
+            raise invalid(f"models: {value}: expected * at the end alone, as in gpt-*", "models")
     return tuple(dict.fromkeys(values)) if values else None
 
 

@@ -65,6 +65,22 @@ def _checksum(body: bytes) -> str:
     return "".join(reversed(characters))
 
 
+def is_pattern(model: str) -> bool:
+    """`gpt-*`: every model whose name begins so."""
+    return model.endswith("*")
+
+
+def allowed_models(models: Iterable[str], known: Iterable[str]) -> frozenset[str]:
+    """The names that a key's list allows: its own, and those known ones that one of its patterns matches."""
+    names, patterns = set(), []
+    for model in models:
+        if is_pattern(model):
+            patterns.append(model[:-1])
+        else:
+            names.add(model)
+    return frozenset(names).union(name for name in known if name.startswith(tuple(patterns)))
+
+
 def pack_networks(networks: Iterable[str]) -> bytes:
     """An address allowlist as the hot path reads it: 18 bytes per network (4 or 6, prefix length, address).
 

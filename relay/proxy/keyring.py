@@ -34,6 +34,8 @@ ENDING_CODES = {
 
 # With a look a minute: a key that was not used for this long is loaded again when it is.
 IDLE_LOOKS = 15
+# Lists of models with patterns whose names are remembered. Many keys have the same few.
+MATCHES_MAX = 1000
 
 
 class Keyring:
@@ -55,6 +57,8 @@ class Keyring:
         self._moving: dict[int, int] = {}  # by account: changes of its credits that have begun and not ended
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn: list[int] = []  # keys that `forget_unused` has still to look at
+        self._matches: dict[tuple[str, ...], frozenset[bytes]] = {}  # by a key's models with patterns: what they allow
+        self._matches_of: Config | None = None
         self._idle_looks: dict[int, int] = {}  # by key: how often it was found unused in a row
         self.on_stop: Callable[[ApiKey], None] = lambda key: None  # for calls that are not the engine's
 
@@ -145,16 +149,30 @@ class Keyring:
             account_status=_fastpath.STATUSES.index(account.status),
             expires_ns=row.expires_ms * 1_000_000,
             endpoint_scopes=endpoints.key_mask(row.scopes),
-            models=None if row.models is None else frozenset(name.encode() for name in row.models),
+            models=None if row.models is None else self._allowed_models(row.models),
             networks=None if row.networks is None else keys.pack_networks(row.networks),
             plan=account.plan,
             on_disconnect=1 if (row.on_disconnect or self._config().billing.on_disconnect) == "drain" else 0,
         )
 
+    def _allowed_models(self, models: tuple[str, ...]) -> frozenset[bytes]:
+        """Names: a call looks no pattern up. Keys with the same patterns have one set, made anew after a reload."""
+        if not any(map(keys.is_pattern, models)):
+            return frozenset(name.encode() for name in models)
+        config = self._config()
+        if self._matches_of is not config or len(self._matches) >= MATCHES_MAX:
+            self._matches, self._matches_of = {}, config
+        found = self._matches.get(models)
+        if found is None:
+            known = {*config.models, *(rate.model for rate in (*config.rates, *config.pictures))}
+            found = frozenset(name.encode() for name in keys.allowed_models(models, known))
+            self._matches[models] = found
+        return found
+
     # -- changes
 
     def reconfigure(self) -> None:
-        """The configuration changed: plans and defaults of every key in memory."""
+        """The configuration changed: plans, defaults and matching models of every key in memory."""
         for key in self._keys.values():
             self._refresh(key)
 

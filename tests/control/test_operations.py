@@ -306,6 +306,7 @@ async def test_the_status_of_a_key(run: Run, live: FakeLive):
         ("credit refund", {"id": "acct_1", "amount": "1", "reason": " "}, "reason"),
         ("key create", {"id": "acct_1", "scopes": ["everything"]}, "scopes"),
         ("key create", {"id": "acct_1", "models": [""]}, "models"),
+        ("key create", {"id": "acct_1", "models": ["g*-4o"]}, "models"),
         ("key create", {"id": "acct_1", "allow_ips": ["10.0.0.1/8"]}, "allow_ips"),
         ("key create", {"id": "acct_1", "allow_ips": ["localhost"]}, "allow_ips"),
         ("key create", {"id": "acct_1", "allow_ips": ["10.0.0.0/8"] * 201}, "allow_ips"),

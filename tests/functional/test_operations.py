@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from relay.control.failures import CommandError
 from relay.simulator import Running
+from tests.functional.clients import async_openai
 from tests.functional.raw_upstream import Gate, RawUpstream
 from tests.functional.relay_process import Customer, RelayProcess, eventually, nano
 from tests.functional.setting import OPERATOR_TOKEN, config_text, cost_nano
@@ -207,6 +208,30 @@ async def test_reload(own: RelayProcess, raw: RawUpstream, simulator: Running, h
     await reload()
     assert (await ask(await own.customer(), chat(model="gpt-new"))).status == 404
     assert (await own.command("ledger verify"))["ok"]
+
+
+async def test_a_key_for_models_that_begin_so_follows_a_reload(own: RelayProcess):
+    """In calls and lists; a key with names alone stays as it was."""
+    customer = await own.customer(models=["gpt-4*", "gpt-n*", "claude-sonnet-5"])
+    by_name = await own.another_key(customer, models=["gpt-5"])
+
+    async def status(who: Customer, model: str) -> int:
+        return (await ask(who, chat(model=model))).status
+
+    assert await status(customer, "gpt-4o") == 200
+    assert [await status(customer, model) for model in ("gpt-5", "gpt-new", "gpt-4*")] == [403, 404, 404]
+    text = own.config.replace('["gpt-4o",', '["gpt-new", "gpt-4o",')
+    own.write_config(text + '[[rates]]\nmodel = "gpt-new"\ninput = 1\noutput = 1\n')
+    await own.cli("reload")
+    assert [await status(customer, model) for model in ("gpt-4o", "gpt-new", "gpt-5")] == [200, 200, 403]
+    assert [await status(by_name, model) for model in ("gpt-5", "gpt-new")] == [200, 403]
+    async with async_openai(customer) as client:
+        listed = {model.id async for model in client.models.list()}
+    assert {"gpt-4o", "gpt-new"} < listed
+    assert all(model.startswith(("gpt-4", "gpt-n")) for model in listed)
+    assert (await own.command("key show", id=customer.key))["models"] == ["gpt-4*", "gpt-n*", "claude-sonnet-5"]
+    await own.command("key set", id=customer.key, models=["gpt-5*"])
+    assert [await status(customer, model) for model in ("gpt-4o", "gpt-5")] == [403, 200]
 
 
 @pytest.mark.parametrize("where", ["configuration", "new key", "changed key"])

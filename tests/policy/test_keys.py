@@ -2,6 +2,8 @@ import hashlib
 import hmac
 import zlib
 
+import pytest
+
 from relay.policy import keys
 
 BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -65,3 +67,16 @@ def test_what_is_shown_of_a_secret_is_not_enough_to_use_it():
     shown = keys.masked(secret[3:15], secret[-4:])
     assert secret[15:-4] not in shown
     assert keys.parse_secret(shown) is None
+
+
+@pytest.mark.parametrize(
+    ("models", "allowed"),
+    [
+        (["gpt-4o", "later"], {"gpt-4o", "later"}),
+        (["gpt-*"], {"gpt-4o", "gpt-5"}),
+        (["*"], {"gpt-4o", "gpt-5", "o3"}),
+        (["o3", "gpt-5*", "nothing-*"], {"o3", "gpt-5"}),
+    ],
+)
+def test_models_that_a_list_allows(models: list[str], allowed: set[str]):
+    assert keys.allowed_models(models, ["gpt-4o", "gpt-5", "o3"]) == allowed
