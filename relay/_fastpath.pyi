@@ -989,6 +989,7 @@ class Session:
         self, prompt_tokens: int, output_tokens: int, *, audio_input_tokens: int = 0, audio_output_tokens: int = 0
     ) -> int:
         """What the response that is not finished has used so far; sound is among it. As `reported`."""
+    def beside(self, lines: tuple[tuple[str, str | None, int, int, int, int, int, int, int, int, int], ...]) -> int: ...
     def end(self, code: int, status: int) -> None:
         """The one ending: charged for what was reported and counted, or released; the record is written."""
 

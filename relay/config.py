@@ -304,7 +304,7 @@ class Config(Tables, frozen=True):
     rates     those of the file; and of the shipped card, for models that are served and not in it (default_rates)
     patterns  by channel: beginnings of names in its `models`, which has the names that match in their place
     default_models  which of them are of the shipped card
-    pictures  rates of picture models that are used as tools of other models only
+    pictures  rates of models for pictures and transcripts that are used behind other models only
     """
 
     patterns: tuple[tuple[str, ...], ...] = ()
@@ -429,7 +429,7 @@ def _with_fees(rate: Rate, channels: Sequence[Channel]) -> Rate:
 
 
 def _pictures(tables: Tables) -> tuple[Rate, ...]:
-    """Rates of OpenAI's picture models that no channel serves: its text models may use them as a tool."""
+    """Rates of OpenAI's models for pictures and transcripts that the file does not price: others use them as a tool."""
     if not any(channel.api == "openai" for channel in tables.channels):
         return ()
     priced = {rate.model for rate in tables.rates}

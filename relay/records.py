@@ -76,6 +76,8 @@ CALL_LINE: Final = (
 )
 # Of a process that died nobody knows any more what the lines were: one, of the sum.
 RECOVERED_LINE: Final = "recovered"
+# Of what is said in a realtime session: its prompt is sound, its pieces are seconds.
+TRANSCRIPTION_LINE: Final = "transcription"
 
 # Positions that the writer's fold and the journal's recovery use.
 C_ID: Final = 0

@@ -72,7 +72,7 @@ def fees(providers: Iterable[str], models: Iterable[str]) -> dict[str, Decimal]:
 
 
 def pictures() -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """OpenAI's models whose answers are pictures."""
+    """OpenAI's models whose answers are pictures, and those that transcribe: others use them."""
     for name, stated in document()["models"].items():
-        if stated["provider"] == "openai" and "image_output" in stated:
+        if stated["provider"] == "openai" and ("image_output" in stated or "transcri" in name or "whisper" in name):
             yield name, stated

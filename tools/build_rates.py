@@ -110,6 +110,8 @@ TOOL_FEES: tuple[tuple[str, str, dict[str, str], str, str], ...] = (
          "attachment_search": "0.01"},
         "https://docs.x.ai/developers/pricing", "2026-11-30",
     ),
+    # Live Search: xAI itself has retired it, gateways that speak its dialect may not have.
+    ("xai", "", {"search_source": "0.025"}, "https://docs.x.ai/docs/guides/live-search", "2026-12-01"),
 )  # fmt: skip
 # Models that neither list has yet, from the provider's own page.
 ADDED: dict[str, dict[str, Any]] = {

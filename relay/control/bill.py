@@ -19,6 +19,7 @@ def lines(body: str, call: CallRow) -> list[Document]:
     """Rows {"what", "quantity", "price", "unit", "amount"}: exact decimals, before the one rounding of the whole.
 
     body  of the rate card that the call was admitted under
+    Tools that the provider ran, and other models behind them, come after tokens and pieces of the call's own model.
     An empty list where the card does not have the call's model.
     """
     sets, ppb = pricing.sets_of(body, call.model or "")
@@ -28,21 +29,27 @@ def lines(body: str, call: CallRow) -> list[Document]:
     prompt = call.input_tokens + call.cache_read_tokens + call.cache_write_tokens
     whole = call.path in pricing.WHOLE_PATHS
     prices = pricing.at(sets, 0 if whole else max(prompt - 1, 0), pricing.SERVICES[details.service])
-    made: list[Document] = []
-    for what, quantity in _quantities(call, details).items():
-        if quantity:
-            nano, piece = prices[what], what in _PIECES
-            amount = Decimal(quantity) * nano * ppb / (10**9 * units.NANO_PER_CREDIT * (1 if piece else 10**6))
-            made.append(
-                {
-                    "what": what,
-                    "quantity": quantity,
-                    "price": _text(Decimal(nano) * ppb / (10**9 * units.NANO_PER_CREDIT)),
-                    "unit": PER_PIECE if piece else PER_MILLION,
-                    "amount": _text(amount),
-                }
-            )
+    made = [
+        _line(what, quantity, prices[what], ppb, piece=what in _PIECES)
+        for what, quantity in _quantities(call, details).items()
+        if quantity
+    ]
+    for line, parts, line_ppb in pricing.lines_of(body, call):
+        for name, quantity, nano, piece in parts:
+            what = " ".join(text for text in (line.kind, line.model, name) if text)
+            made.append(_line(what, quantity, nano, line_ppb, piece=piece))
     return made
+
+
+def _line(what: str, quantity: int, nano: int, ppb: int, *, piece: bool) -> Document:
+    amount = Decimal(quantity) * nano * ppb / (10**9 * units.NANO_PER_CREDIT * (1 if piece else 10**6))
+    return {
+        "what": what,
+        "quantity": quantity,
+        "price": _text(Decimal(nano) * ppb / (10**9 * units.NANO_PER_CREDIT)),
+        "unit": PER_PIECE if piece else PER_MILLION,
+        "amount": _text(amount),
+    }
 
 
 def _quantities(call: CallRow, details: CallDetails) -> dict[str, int]:

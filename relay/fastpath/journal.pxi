@@ -251,6 +251,7 @@ cdef tuple slot_more(const Slot* slot, const Usage* usage, bint bound):
 
 
 RECOVERED_LINE = "recovered"      # records.RECOVERED_LINE
+cdef int LINE_COST = 10           # where a line has its cost, as records.CALL_LINE
 
 
 cdef tuple more_of(const Usage* u, bytes digest, int64_t body, tuple lines):

@@ -292,6 +292,7 @@ cdef void request_open(Request* r, const Node* node, bint array) noexcept nogil:
         r.hosted = r.tool_special = True
     elif action == R_SPECIAL:
         r.special_start = r.json.at
+        r.hosted |= node.slot
     elif action == R_SEARCH:
         r.search = True
         r.search_each |= node.slot

@@ -21,7 +21,7 @@ cdef enum:
     R_SEARCH_TAG        # ... if its string starts with `web`
     R_TOOL_TYPE         # the same of a tool; any other that its client does not run itself is for Python to judge
     R_TOOL_OTHER        # a kind of tool that is for Python to judge
-    R_SPECIAL           # a field that is: it may name another model, or cost extra
+    R_SPECIAL           # a field that is: it may name another model, or cost extra. slot 1: the provider searches for it
     R_STORED            # the prompt goes on from something stored upstream
     R_TOKEN_IDS         # text, or integers that are tokens
     R_OVERHEAD          # each object of it costs `slot` tokens
@@ -126,6 +126,7 @@ cdef enum:
     X_CODE
     X_ATTACHMENTS
     X_MAPS
+    X_SOURCES           # of xAI's Live Search
     X_PICTURE_IN        # of the picture model that a text model used
     X_PICTURE_IN_IMAGE
     X_PICTURE_CACHED
@@ -408,7 +409,8 @@ def _describe_requests():
         "service_tier": service,
         "tools": tools, "functions": _node(R_TOOLS, flags=NF_OPEN, elem=NODE_RAW),
         "response_format": NODE_RAW, "prediction": part,
-        "web_search_options": _node(R_SEARCH, flags=NF_OPEN | NF_SCALAR, slot=1), "search_parameters": search,
+        "web_search_options": _node(R_SEARCH, flags=NF_OPEN | NF_SCALAR, slot=1), "search_parameters": _node(
+            R_SPECIAL, flags=NF_OPEN | NF_CLOSE | NF_STRING | NF_SCALAR, elem=NODE_SKIP, slot=1),
         "enable_search": search, "plugins": container, "compound_custom": _special("compound_custom"),
     })
 
@@ -549,6 +551,7 @@ def _usage_openai(int top):
         "completion_tokens_details": completion, "output_tokens_details": completion, "output_token_details": completion,
         "prompt_cache_hit_tokens": _value(V_CACHE_HIT), "prompt_cache_miss_tokens": _value(V_CACHE_MISS),
         "cached_tokens": _value(V_CACHED_TOP), "num_search_queries": _value(V_SEARCHES),
+        "num_sources_used": _value(X_SOURCES),
         "seconds": _value(V_SECONDS, U_SECONDS),
         "cache_read_input_tokens": _value(V_READ), "cache_creation_input_tokens": _value(V_CREATED),
         "claude_cache_creation_5_m_tokens": _value(V_CREATED_5M), "claude_cache_creation_1_h_tokens": _value(V_CREATED_1H),

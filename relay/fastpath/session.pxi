@@ -17,6 +17,7 @@ cdef class Session:
     cdef int attempts
     cdef Usage usage                   # of finished responses
     cdef bint seen, estimated
+    cdef tuple lines                    # of the bill, beside the model: what transcribed the sound
     cdef Usage pending                 # of the response that is not finished, by our count
     cdef int64_t began_ns, wall_ns, first_byte_ns
     cdef str path, address, agent
@@ -124,6 +125,15 @@ cdef class Session:
         u.audio_output_tokens = min(u.output_tokens, clamp_usage(audio_output_tokens))
         return self.covered()
 
+    def beside(self, tuple lines not None):
+        """What other models have been used for so far: lines of the bill. As `reported`."""
+        cdef Admission admission = self.admission
+        self.lines = lines
+        admission.extras_nano = admission.extras_hold_nano = min(sum([line[LINE_COST] for line in lines]), COST_MAX)
+        if self.slot != NULL:
+            slot_extras(self.slot, admission.extras_nano)
+        return self.covered()
+
     cdef inline bint is_pending(self) noexcept:
         return self.pending.input_tokens != 0 or self.pending.output_tokens != 0
 
@@ -164,7 +174,7 @@ cdef class Session:
         cdef tuple fields, more
         memset(&usage, 0, sizeof(Usage))
         if admission is not None and admission.state == A_OPEN:
-            if self.seen or self.is_pending():
+            if self.seen or self.is_pending() or self.lines is not None:
                 usage = self.so_far()
                 source = 2 if self.estimated or self.is_pending() else 1
                 cost = admission.settle(&usage, now, now + self.engine.wall_offset_ns)
@@ -182,7 +192,7 @@ cdef class Session:
             (self.first_byte_ns - self.began_ns) // 1000 if self.first_byte_ns else None,
             self.address, self.agent, written_off, (self.wall_ns // 1_000_000_000) // 86400,
         )
-        more = more_of(&usage, None, 0, None)
+        more = more_of(&usage, None, 0, self.lines if source else None)
         self.engine.records.append(fields if more is None else fields + (more,))
         if slot != NULL:
             slot.usage = usage

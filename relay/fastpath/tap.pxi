@@ -896,6 +896,8 @@ cdef dict extras_of(const Tap* s):
         "code": reported(s, X_CODE),
         "timed": s.format == F_MESSAGES,     # whose sandboxes are priced by their time
         "maps": reported(s, X_MAPS),
+        # Sources are what searches have found: those that are told of are what is billed.
+        "search_source": 0 if reported(s, X_SEARCHES) or reported(s, X_X_SEARCHES) else reported(s, X_SOURCES),
         "containers": max(s.containers, <int>s.code_run),
         "pictures": max(s.items_done, s.items_listed),
         "picture": tuple([s.values[i] for i in range(X_PICTURE_IN, X_PICTURE_OUT_TEXT + 1)]),

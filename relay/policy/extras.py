@@ -15,15 +15,18 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from relay._fastpath import Rate
+from relay.records import TRANSCRIPTION_LINE
 
 # Prices of tools whose uses are seen in answers. Any other tool passes only where its price is stated as 0.
 CONTAINERS: Final = ("container_1g", "container_4g", "container_16g", "container_64g")
 COUNTED: Final = frozenset({
-    "web_search", "file_search", "x_search", "attachment_search", "code_execution", "maps", *CONTAINERS
+    "web_search", "file_search", "x_search", "attachment_search", "code_execution", "maps", "search_source",
+    *CONTAINERS
 })  # fmt: skip
 PICTURES: Final = "image_generation"
 ADVISOR: Final = "advisor"
-OF_ANOTHER_MODEL: Final = frozenset({PICTURES, ADVISOR})
+TRANSCRIPTION: Final = TRANSCRIPTION_LINE  # of what is said in a realtime session
+OF_ANOTHER_MODEL: Final = frozenset({PICTURES, ADVISOR, TRANSCRIPTION})
 USES_HELD: Final = 5  # of a tool, where a request does not bound them
 CODE_SECONDS: Final = 300  # of Anthropic's sandboxes, that one price is for
 # No answer has more: what a report says beyond is counted as one that says nothing.
@@ -162,7 +165,7 @@ def charge(
             count = min(count, USES_MAX)
             lines.append((kind, None, count, 0, 0, 0, 0, 0, 0, 0, _discounted(rate, count * nano)))
 
-    for kind in ("file_search", "x_search", "attachment_search", "maps"):
+    for kind in ("file_search", "x_search", "attachment_search", "maps", "search_source"):
         pieces(kind, counts[kind])
     containers = [kind for kind in CONTAINERS if kind in by_kind]
     if containers or "container_1g" in rate.tools:
@@ -223,6 +226,16 @@ def _advice(one: Charge | None, advised: tuple[int, ...], unpriced: list[str]) -
         "cache_write_1h_tokens": min(hour, created),
     }
     return [_tokens(ADVISOR, one.model, one.rate, 0, found)]
+
+
+def transcription(model: str, rate: Rate, heard: Mapping[str, int]) -> Line:
+    """The line of what one model has transcribed in a session: by the second where it is priced so, else by tokens."""
+    if rate.video_second:
+        seconds = heard["seconds"]
+        return (TRANSCRIPTION, model, seconds, 0, 0, 0, 0, 0, 0, 0, rate.cost(video_seconds=seconds))
+    given, output = heard["input_tokens"], heard["output_tokens"]
+    cost = rate.cost(input_tokens=given, audio_input_tokens=given, output_tokens=output)
+    return (TRANSCRIPTION, model, 0, given, output, 0, 0, 0, 0, 0, cost)
 
 
 def _tokens(kind: str, model: str, rate: Rate, pieces: int, found: dict[str, int]) -> Line:

@@ -18,7 +18,7 @@ from relay import units
 from relay._fastpath import Rate
 from relay.config import Config, RateTier
 from relay.config import Rate as ConfiguredRate
-from relay.records import RECOVERED_LINE
+from relay.records import RECOVERED_LINE, TRANSCRIPTION_LINE
 
 # The dimensions of a price, as the fields of a configured rate and of a compiled one are named.
 DIMENSIONS: Final = (
@@ -245,6 +245,11 @@ def _sets(body: str, model: str) -> dict[tuple[int, str], Prices]:
     return sets_on_card(_parsed(body)["rates"][model])
 
 
+def lines_of(body: str, call: Billed) -> list[tuple[BilledLine, list[tuple[str, int, int, bool]], int]]:
+    """Each line of a call's bill beside its own model, as `line_parts` takes it apart. KeyError: as there."""
+    return [(line, *line_parts(_parsed(body), call, line)) for line in call.lines]
+
+
 def sets_of(body: str, model: str) -> tuple[dict[tuple[int, str], Prices], int]:
     """The sets of prices of a model on a stored card, and its discount in parts per 10^9. Empty: it is not there."""
     card = _parsed(body)
@@ -331,27 +336,41 @@ class BilledLine(Protocol):
     def cost_nano(self) -> int: ...
 
 
-def line_by_card(card: Mapping[str, Any], call: Billed, line: BilledLine) -> int:
-    """What a line of a bill should have cost. KeyError: its model, or its price, is not on the card."""
+def line_parts(card: Mapping[str, Any], call: Billed, line: BilledLine) -> tuple[list[tuple[str, int, int, bool]], int]:
+    """What a line of a bill is made of, and its discount in parts per 10^9.
+
+    Parts are (name of the price, quantity, nano-credits, whether those are for each piece and no million of tokens).
+    KeyError: its model, or its price, is not on the card.
+    """
     if line.kind == RECOVERED_LINE:
-        return line.cost_nano
+        return [("", 1, line.cost_nano, True)], _PPB
     stated = card["rates"][call.model]
     if line.model is None:
-        ppb = units.parse_credits(stated.get("discount", card["discount"]))
-        return -(-line.pieces * units.parse_credits(stated["tools"][line.kind]) * ppb // _PPB)
+        price = units.parse_credits(stated["tools"][line.kind])
+        return [("", line.pieces, price, True)], units.parse_credits(stated.get("discount", card["discount"]))
     stated = card["rates"].get(line.model) or card["pictures"][line.model]
     prompt = line.input_tokens + line.cache_read_tokens + line.cache_write_tokens
     prices = at(sets_on_card(stated), max(prompt - 1, 0), "standard")
-    parts = (
-        (line.input_tokens - line.image_input_tokens) * prices["input"]
-        + line.image_input_tokens * prices["image_input"]
-        + (line.output_tokens - line.image_output_tokens) * prices["output"]
-        + line.image_output_tokens * prices["image_output"]
-        + line.cache_read_tokens * prices["cache_read"]
-        + (line.cache_write_tokens - line.cache_write_1h_tokens) * prices["cache_write"]
-        + line.cache_write_1h_tokens * prices["cache_write_1h"]
-    )
-    return -(-parts * units.parse_credits(stated.get("discount", card["discount"])) // _SCALE)
+    sound = line.kind == TRANSCRIPTION_LINE  # all of its prompt is, and its pieces are seconds
+    quantities = {
+        "video_second": line.pieces * sound,
+        "audio_input" if sound else "input": line.input_tokens - line.image_input_tokens,
+        "image_input": line.image_input_tokens,
+        "cache_read": line.cache_read_tokens,
+        "cache_write": line.cache_write_tokens - line.cache_write_1h_tokens,
+        "cache_write_1h": line.cache_write_1h_tokens,
+        "output": line.output_tokens - line.image_output_tokens,
+        "image_output": line.image_output_tokens,
+    }
+    parts = [(name, count, prices[name], name == "video_second") for name, count in quantities.items() if count]
+    return parts, units.parse_credits(stated.get("discount", card["discount"]))
+
+
+def line_by_card(card: Mapping[str, Any], call: Billed, line: BilledLine) -> int:
+    """What a line of a bill should have cost. KeyError: its model, or its price, is not on the card."""
+    parts, ppb = line_parts(card, call, line)
+    exact = sum(count * nano * (1_000_000 if piece else 1) for _, count, nano, piece in parts)
+    return -(-exact * ppb // _SCALE)
 
 
 def cost_by_card(body: str, call: Billed) -> int:

@@ -195,7 +195,7 @@ class Hooks:
         """The lines of a call's bill for what it has used beside tokens of its model, and their sum."""
         lines, unpriced = extras.charge(charges or (), counts, rate, self.model_rates.get, tools.PICTURE_MODEL, seconds)
         for kind in unpriced:
-            self._tell_unpriced("used", kind)
+            self.tell_unpriced("used", kind)
         return tuple(lines) or None, sum(line[-1] for line in lines)
 
     def verdict(
@@ -221,7 +221,7 @@ class Hooks:
             prompt_tokens=prompt_tokens,
         )
         if verdict.code == "tool_unpriced" or verdict.unpriced:
-            self._tell_unpriced("allowed" if verdict.unpriced else "refused", verdict.field or verdict.unpriced[0])
+            self.tell_unpriced("allowed" if verdict.unpriced else "refused", verdict.field or verdict.unpriced[0])
         return verdict
 
     def model_named(self, public: str, asked: str, named: bytes, channel: str) -> None:
@@ -233,7 +233,7 @@ class Hooks:
         log.warning("channel %s: asked for %s, its answer names %s", channel, asked, shown)
         self.on_event("model_differs", None, channel, f"{asked}: answered by {shown}")
 
-    def _tell_unpriced(self, what: str, field: str) -> None:
+    def tell_unpriced(self, what: str, field: str) -> None:
         """Once a minute for each: a program that asks so asks with every call."""
         if field.endswith("].type"):
             field = "tools[].type"  # which of them says nothing

@@ -18,6 +18,7 @@ from aiohttp import WSMsgType, web
 from relay import _fastpath
 from relay._fastpath import Attempts, Session
 from relay.errors import ERRORS
+from relay.policy import extras
 from relay.proxy.server import Protocol
 from relay.proxy.sidecalls import RefusedError, SideCall, narrowed
 from relay.proxy.upstreams import HandshakeError, UpstreamError, Upstreams
@@ -187,6 +188,10 @@ async def _close(near: web.WebSocketResponse, far: aiohttp.ClientWebSocketRespon
             await near.close(code=_POLICY_VIOLATION, message=code.encode())
 
 
+def _event_id() -> str:
+    return "event_" + base64.b32encode(random.randbytes(10)).decode().lower()  # noqa: S311
+
+
 class _Relay:
     """Messages both ways, and what they cost."""
 
@@ -220,13 +225,48 @@ class _Relay:
         async for message in self.near:
             try:
                 if message.type is WSMsgType.TEXT:
-                    self.meter.sent(message.data)
-                    await self.far.send_str(message.data)
-                elif message.type is WSMsgType.BINARY:
+                    event = wire.event_of(message.data)
+                    if not await self.refused(event):
+                        self.meter.sent(message.data, event)
+                        await self.far.send_str(message.data)
+                elif message.type is WSMsgType.BINARY and not await self.refused(
+                    wire.event_of(message.data.decode("utf-8", "replace"))
+                ):
                     await self.far.send_bytes(message.data)
             except ConnectionError:
                 return "upstream_truncated"
         return "client_gone" if self.meter.in_response or self.near.close_code == 1006 else None
+
+    async def refused(self, event: dict[str, Any]) -> bool:
+        """Whether a message of the client asks for what its key may not use, or what has no price here: it is told so,
+        the message stays here, and the session goes on."""
+        asked = wire.asked(event)
+        if not asked:
+            return False
+        call = self.call
+        assert call.key is not None
+        assert call.public is not None
+        assert call.public.rate is not None
+        # Only transcripts are counted here.
+        for counted in (False, True):
+            some = [one for one in asked if (one.price == extras.TRANSCRIPTION) == counted]
+            verdict = call.desk.hooks.verdict(some, False, call.public.rate, call.key, counted=counted)
+            if verdict.code is not None:
+                await self.near.send_str(wire.refusal(event, verdict.code, verdict.field, _event_id()))
+                return True
+        self.meter.wanted = next((one.model for one in asked if one.model), self.meter.wanted)
+        return False
+
+    def transcribed(self) -> int:
+        """What other models have transcribed is on the bill: 0, or why the session has to end."""
+        hooks, lines = self.call.desk.hooks, []
+        for model, heard in self.meter.transcribed.items():
+            rate = hooks.model_rates.get(model)
+            if rate is None:
+                hooks.tell_unpriced("used", extras.TRANSCRIPTION)
+            else:
+                lines.append(extras.transcription(model, rate, heard))
+        return self.session.beside(tuple(lines)) if lines else 0
 
     async def from_upstream(self) -> str | None:
         async for message in self.far:
@@ -236,9 +276,11 @@ class _Relay:
                 if done is not None:
                     self.tell_of(self.meter.doubts)
                     code = self.session.reported(**done)
+                elif self.meter.heard:
+                    code = self.transcribed()
                 elif self.meter.in_response:
                     code = self.session.counted(**self.meter.counted())
-                if code == 0 or done is not None:
+                if code == 0 or done is not None or self.meter.heard:
                     await self.near.send_str(self.without_operator(message.data))
             elif message.type is WSMsgType.BINARY:
                 await self.near.send_bytes(message.data)
@@ -267,7 +309,7 @@ class _Relay:
         """The last event of a session that is ended by the relay."""
         event: dict[str, Any] = {
             "type": "error",
-            "event_id": "event_" + base64.b32encode(random.randbytes(10)).decode().lower(),  # noqa: S311
+            "event_id": _event_id(),
             "error": {"type": "relay_error", "code": code, "message": ERRORS[code].message, "param": None},
         }
         if not self.near.closed:

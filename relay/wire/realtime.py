@@ -1,17 +1,23 @@
 """Realtime sessions as OpenAI speaks them: the query, the events that carry usage, and a count of what carries none."""
 
+import math
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote
 
+import msgspec
 import orjson
 
 from relay import _fastpath
 from relay.errors import ERRORS
-from relay.wire import documents, upstream_errors
+from relay.records import TRANSCRIPTION_LINE
+from relay.wire import documents, tools, upstream_errors
 from relay.wire.endpoints import F_RESPONSES
 
 # Held for the prompt of the first response, until something is known of it.
 PROMPT_TOKENS: Final = 1000
+
+# What transcribes where a session asks for it and names no model.
+TRANSCRIBER: Final = "whisper-1"
 
 # What a token is worth: 100 ms of the user's sound, 50 ms of the model's; about four bytes of text.
 _USER_TOKEN_SECONDS: Final = 0.1
@@ -49,6 +55,41 @@ def with_model(model: str) -> str:
     return f"model={quote(model, safe='')}"
 
 
+def asked(event: dict[str, Any]) -> list[tools.Asked]:
+    """What a message of the client asks for beside tokens of the session's model: tools, a model that transcribes."""
+    session, response = _object(event, "session"), _object(event, "response")
+    found: list[tools.Asked] = []
+    for holder, name in ((session, "session"), (response, "response")):
+        for one in tools.asked(F_RESPONSES, [("tools", holder.get("tools") or [])]):
+            found.append(msgspec.structs.replace(one, field=f"{name}.{one.field}"))
+        if tools.searches({"tools": holder.get("tools")}):
+            found.append(tools.Asked("web_search", f"{name}.tools.web_search"))
+    transcriber = transcriber_of(session)
+    if transcriber is not None:
+        found.append(tools.Asked(TRANSCRIPTION_LINE, "session.audio.input.transcription", transcriber))
+    return found
+
+
+def transcriber_of(session: dict[str, Any]) -> str | None:
+    """The model that a session's sound is transcribed by; None: by none."""
+    for holder, name in (
+        (session, "input_audio_transcription"),
+        (_object(_object(session, "audio"), "input"), "transcription"),
+    ):
+        if isinstance(holder.get(name), dict):
+            model = holder[name].get("model", TRANSCRIBER)
+            return model if isinstance(model, str) else ""
+    return None
+
+
+def refusal(event: dict[str, Any], code: str, field: str | None, event_id: str) -> str:
+    """The error event for a message that is not passed on."""
+    told = event.get("event_id")
+    error = {"type": "invalid_request_error", "code": code, "message": ERRORS[code].message, "param": field}
+    error["event_id"] = told if isinstance(told, str) else None
+    return orjson.dumps({"type": "error", "event_id": event_id, "error": error}).decode()
+
+
 class Meter:
     """Reads copies of the messages of one session."""
 
@@ -61,6 +102,11 @@ class Meter:
         self._output_audio = self._output_text = 0.0
         self._input_rate = self._output_rate = 48_000
         self._prompt_max = _PROMPT_ADDED
+        self.wanted: str | None = None  # what the client wants its sound to be transcribed by
+        self.transcriber: str | None = None  # ... and what transcripts are charged as
+        self.heard = False  # the last message was a transcript
+        self.transcribed: dict[str, dict[str, int]] = {}  # by its model: seconds, tokens of prompt and output
+        self._sound_seconds = 0.0  # that no transcript has been charged for
         self.doubts: list[tuple[str, str, int, int]] = []  # about reports, for the operator; whoever reads them clears
 
     @property
@@ -76,12 +122,13 @@ class Meter:
             "audio_output_tokens": int(self._output_audio),
         }
 
-    def sent(self, message: str) -> None:
-        """From the client."""
-        event = _event(message)
+    def sent(self, message: str, event: dict[str, Any] | None = None) -> None:
+        """From the client. `event`: the message, where it is read already."""
+        event = event_of(message) if event is None else event
         self._prompt_max += _bytes(message)
         audio = event.get("audio") if event.get("type") == "input_audio_buffer.append" else None
         if isinstance(audio, str):
+            self._sound_seconds += len(audio) * 3 / 4 / self._input_rate
             self._sent_audio += len(audio) * 3 / 4 / self._input_rate / _USER_TOKEN_SECONDS
         else:
             self._sent_text += len(message) / _TEXT_TOKEN_BYTES
@@ -89,7 +136,8 @@ class Meter:
 
     def received(self, message: str) -> dict[str, Any] | None:
         """From the upstream: what a response that ends with it has used."""
-        event = _event(message)
+        event = event_of(message)
+        self.heard = False
         self._prompt_max += _bytes(message)
         kind = str(event.get("type"))
         delta = event.get("delta")
@@ -104,6 +152,9 @@ class Meter:
             self._output_text += len(delta.encode()) / _TEXT_TOKEN_BYTES
         elif kind in ("session.created", "session.updated"):
             self._formats(event.get("session"))
+            self.transcriber = self.wanted or transcriber_of(_object(event, "session")) or self.transcriber
+        elif kind == "conversation.item.input_audio_transcription.completed":
+            self._heard(event)
         elif kind == "response.done":
             return self._done(event.get("response"))
         return None
@@ -113,6 +164,29 @@ class Meter:
             audio = session.get("audio") or {}
             self._input_rate = _rate(session.get("input_audio_format") or _format(audio, "input"))
             self._output_rate = _rate(session.get("output_audio_format") or _format(audio, "output"))
+
+    def _heard(self, event: dict[str, Any]) -> None:
+        """A transcript: its report, as far as so much was said; else our own count."""
+        self.heard = True
+        usage, transcript = _object(event, "usage"), event.get("transcript")
+        seconds = math.ceil(self._sound_seconds)
+        own = {
+            "seconds": seconds,
+            "input_tokens": math.ceil(seconds / _USER_TOKEN_SECONDS),
+            "output_tokens": len(str(transcript).encode()) // _TEXT_TOKEN_BYTES + 1,
+        }
+        told = usage.get("seconds")
+        found = {
+            "seconds": math.ceil(told) if isinstance(told, int | float) and 0 < told < 1 << 32 else 0,
+            "input_tokens": _tokens(usage, "input_tokens"),
+            "output_tokens": _tokens(usage, "output_tokens"),
+        }
+        most = {"seconds": seconds + 2, "input_tokens": 2 * own["input_tokens"] + _PROMPT_ADDED}
+        most["output_tokens"] = 8 * own["input_tokens"] + _PROMPT_ADDED
+        so_far = self.transcribed.setdefault(self.transcriber or self.wanted or "", dict.fromkeys(own, 0))
+        for name, count in found.items():
+            so_far[name] += count if 0 < count <= most[name] else own[name]
+        self._sound_seconds = 0.0
 
     def _done(self, response: Any) -> dict[str, Any]:
         """What the response is charged for: the report as far as the session can have had it, else our own count."""
@@ -189,7 +263,8 @@ def _bytes(message: str) -> int:
     return len(message) if message.isascii() else 4 * len(message)
 
 
-def _event(message: str) -> dict[str, Any]:
+def event_of(message: str) -> dict[str, Any]:
+    """A message; {} for one that is none."""
     try:
         event = documents.loads(message)
     except ValueError:

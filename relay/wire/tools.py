@@ -76,6 +76,8 @@ def asked(format: int, fields: Iterable[tuple[str, Any]], model: str | None = No
                 found += _tools(value, anthropic=format in (F_MESSAGES, F_COUNT_TOKENS), uses=uses)
         elif name == "plugins":
             found += _plugins(value)
+        elif name == "search_parameters" and value is not None and value is not False:
+            found += _live_search(value)
         elif name in SECOND_MODELS and value and not (name == "models" and value == [model]):
             found.append(Asked("", name))
     return found
@@ -94,7 +96,7 @@ def asked_in(format: int, document: dict[str, Any]) -> list[Asked]:
     return asked(format, fields, model if isinstance(model, str) else None)
 
 
-_READ: Final = frozenset({"tools", "plugins", "max_tool_calls", *SECOND_MODELS})
+_READ: Final = frozenset({"tools", "plugins", "search_parameters", "max_tool_calls", *SECOND_MODELS})
 
 
 def parsed(fields: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, Any]]:
@@ -114,9 +116,7 @@ def searches(document: dict[str, Any]) -> bool:
             str(tool.get("type", "")).startswith("web_search") or any(name.startswith(_SEARCHES) for name in tool)
         ):
             return True
-    return any(document.get(name) for name in ("enable_search", "search_parameters")) or isinstance(
-        document.get("web_search_options"), dict
-    )
+    return bool(document.get("enable_search")) or isinstance(document.get("web_search_options"), dict)
 
 
 def searches_always(model: str) -> bool:
@@ -205,6 +205,16 @@ def _plugins(value: Any) -> Iterator[Asked]:
         if name == "file-parser" and isinstance(pdf, dict) and pdf.get("engine") in _PDF_FREE:
             continue
         yield Asked("" if name in ("auto-router", "fusion") else "plugin", "plugins")
+
+
+def _live_search(value: Any) -> Iterator[Asked]:
+    """xAI's Live Search, billed by the sources it has used."""
+    asked = value if isinstance(value, dict) else {}
+    if asked.get("mode") != "off":
+        yield Asked("search_source", "search_parameters", uses=_count(asked.get("max_search_results")) or SOURCES)
+
+
+SOURCES: Final = 20  # that a Live Search uses at most, unless the request says more
 
 
 def _count(value: Any) -> int:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from relay.config import Config
+from relay.cli_output import human
+from relay.config import Config, parse
 from relay.control.commands import COMMANDS, AccountCreate, KeyCreate, read_params
 from relay.control.failures import CommandError
 from relay.control.operations import Operations
@@ -94,3 +95,54 @@ async def test_finding_newcomer_18_acts_with_money_are_events(operations: Operat
         ("credit_add", "entry_2 adjustment -1"),
         ("credit_add", "entry_1 purchased 5"),
     ]
+
+
+async def test_the_bill_shows_tools_and_other_models(operations: Operations, store: Store) -> None:
+    """Each with its own price; with the rest they make the cost, but for the rounding."""
+    config = parse(
+        """
+        [billing]
+        discount = 0.5
+        [[rates]]
+        model = "m"
+        input = 2
+        output = 4
+        tools = { file_search = 0.0025 }
+        [[rates]]
+        model = "dear"
+        input = 10
+        output = 20
+        cache_write_1h = 40
+        """
+    )
+    body = pricing.card_body(config)
+    await store.put_rate_card(pricing.card_id(body), body)
+    await operations.account_create(AccountCreate(email="a@example.com"))
+    await operations.key_create(KeyCreate(id="acct_1"))
+    lines = (
+        ("file_search", None, 3, 0, 0, 0, 0, 0, 0, 0, 3_750_000),
+        ("advisor", "dear", 0, 100, 10, 0, 8, 5, 0, 0, 715_000),
+        ("recovered", None, 1, 0, 0, 0, 0, 0, 0, 0, 77),
+    )
+    cost = 100 * 1000 + 7 * 2000 + sum(line[-1] for line in lines)
+    record = call_record(
+        account_id=1, key_id=1, model="m", rate_card=pricing.card_id(body), input_tokens=100, output_tokens=7,
+        cost_nano=cost,
+    )  # fmt: skip
+    store.append_calls([(*record, (*dict.fromkeys(CALL_DETAILS, 0).values(), None, 0, lines))])
+    await store.flush()
+    command = COMMANDS["calls"]
+    (listed,) = (await operations.run(command, read_params(command, {})))["calls"]
+    document = await shown(operations, listed["id"])
+    assert [(line["what"], line["quantity"], line["amount"]) for line in document["bill"]] == [
+        ("input", 100, "0.0001"),
+        ("output", 7, "0.000014"),
+        ("file_search", 3, "0.00375"),
+        ("advisor dear input", 100, "0.0005"),
+        ("advisor dear cache_write", 3, "0.000015"),
+        ("advisor dear cache_write_1h", 5, "0.0001"),
+        ("advisor dear output", 10, "0.0001"),
+        ("recovered", 1, "0.000000077"),
+    ]
+    assert document["rounded"] == "0"
+    assert "advisor dear output" in human("calls show", document)

@@ -287,7 +287,8 @@ def test_encrypted_content_counts_by_its_length():
         (CHAT, {"web_search_options": None}, False),
         (CHAT, {"plugins": [{"id": "web", "max_results": 1}]}, True),
         (CHAT, {"plugins": [{"id": "other"}]}, False),
-        (CHAT, {"search_parameters": {"mode": "auto"}}, True),
+        (CHAT, {"search_parameters": {"mode": "auto"}}, False),  # billed by its sources: for Python to judge
+        (CHAT, {"enable_search": True}, True),
         (RESPONSES, {"tools": [{"type": "web_search"}]}, True),
         (RESPONSES, {"tools": [{"type": "web_search_preview_2025_03_11"}]}, True),
         (RESPONSES, {"tools": [{"type": "function", "name": "web_search"}]}, False),

@@ -198,3 +198,34 @@ class Sessions(RuleBasedStateMachine):
 
 TestSessions = Sessions.TestCase
 TestSessions.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_what_other_models_transcribe_is_part_of_the_cost() -> None:
+    """The sum of the lines, whatever they were before; held for, in the journal, on the record."""
+    engine = Engine(object(), b"pepper", [TABLE] * 3, {}, 1)
+    engine.policy = Policy(**POLICY)
+    memory = bytearray(JOURNAL_SLOT_SIZE)
+    engine.journal = Journal(memory)
+    key, balance = ApiKey(b"abcdefghijkl", bytes(32), 1, 1), Balance(1, 10**9)
+    key.update(scopes=(), balance=balance)
+    session = Session(
+        engine, engine.next_id(), key, Model("m", Rate(model=b"m", card="c", input=10**9)), "/v1", "", None
+    )
+    assert session.open(10) == 0
+    session.forwarded(Route(Channel("voice", 0, b"h", b"", [b""], None), "m", TABLE))
+    before = balance.held_nano
+
+    def line(seconds: int) -> tuple[str, str, int, int, int, int, int, int, int, int, int]:
+        return ("transcription", "w", seconds, 0, 0, 0, 0, 0, 0, 0, seconds * 1000)
+
+    assert session.beside((line(3),)) == 0
+    assert session.beside((line(3), line(4))) == 0
+    assert balance.held_nano >= 7000 > before - balance.held_nano
+    (left,) = Journal(bytearray(memory)).left_over()
+    assert (left["cost_nano"], left["more"][-1]) == (7000, (("recovered", None, 1, 0, 0, 0, 0, 0, 0, 0, 7000),))
+    session.end(0, 101)
+    record = engine.records[-1]
+    told = dict(zip(CALL_RECORD_FIELDS, record, strict=False))
+    assert (told["cost_nano"], told["usage_source"], told["write_off_nano"]) == (7000, "upstream", 0)
+    assert record[C_MORE][-1] == (line(3), line(4))
+    assert (balance.available_nano, balance.held_nano) == (10**9 - 7000, 0)

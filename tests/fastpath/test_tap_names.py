@@ -100,6 +100,14 @@ def test_finding_clients_F17_searches_in_usage(usage: dict[str, Any]):
     assert result["extras"]["x_search"] == ("x_search_calls" in str(usage))
 
 
+def test_finding_clients_F17_sources_of_a_live_search():
+    assert found(CHAT, chat(num_sources_used=5))["extras"]["search_source"] == 5
+    # Where searches are told of, the sources are what they have found.
+    details = {"web_search_calls": 2, "x_search_calls": 0}
+    result = found(CHAT, chat(num_sources_used=5, server_side_tool_usage_details=details))
+    assert (result["extras"]["search_source"], result["web_searches"]) == (0, 2)
+
+
 def test_finding_clients_F17_searches_beside_usage():
     document = {**chat(), "tool_usage": {"web_search": {"num_requests": 2}}}
     assert found(RESPONSES, document)["web_searches"] == 2

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from tests.functional.raw_upstream import Gate, RawUpstream
-from tests.functional.relay_process import Customer, RelayProcess, nano
+from tests.functional.relay_process import Customer, RelayProcess, eventually, nano
 from tests.functional.setting import OPERATOR_TOKEN, RAW_KEY, channel
 from tests.support.http1 import Message
 from tests.support.rawclient import RawClient
@@ -174,6 +174,8 @@ UNPRICED = [
     (CHAT, "m", {"plugins": [{"id": "file-parser", "pdf": {"engine": "mistral-ocr"}}]}, "plugins"),
     (CHAT, "mistral-small-latest", {"tools": [{"type": "web_search"}]}, "tools.web_search"),
     (CHAT, "mistral-small-latest", {"enable_search": True}, "tools.web_search"),
+    (CHAT, "m", {"search_parameters": {}}, "search_parameters"),
+    (CHAT, "m", {"search_parameters": {"mode": "on"}}, "search_parameters"),
     (MESSAGES, "claude-haiku-4-5", {"tools": [{"type": "advisor_20260301", "model": "unheard-of"}]}, "tools.advisor"),
     (MESSAGES, "claude-haiku-4-5", {"tools": [{"type": "new_tool_20270101", "name": "x"}]}, "tools[0].type"),
     (GEMINI, "", {"tools": [{"retrieval": {"vertexAiSearch": {}}}]}, "tools.retrieval"),
@@ -500,3 +502,37 @@ async def test_finding_clients_F13_cached_sound_of_chat(strict: RelayProcess, ra
     assert (await send(customer, CHAT, body(CHAT, "heard", text * 80))).status == 200
     parts = (250 * 1, 50 * 32, 450 * 8, 250 * 1, 20 * 2)  # credits per million: cache_read is 1 there, sound from it 8
     assert nano((await customer.call())["cost"]) == sum(parts) * 1000
+
+
+@pytest.mark.parametrize("asks", [{}, {"mode": "auto", "max_search_results": 4}, {"mode": "off"}])
+async def test_finding_clients_F17_a_live_search_is_charged_by_its_sources(
+    strict: RelayProcess, raw: RawUpstream, asks: dict[str, Any]
+) -> None:
+    """Five sources of .025 each, beside 100 tokens of prompt and 20 of output."""
+    customer = await strict.customer()
+    usage = {**PLAIN[CHAT]["usage"], "num_sources_used": 0 if asks.get("mode") == "off" else 5}
+    gate = Gate(asyncio.Event())
+    text, _ = raw.script(gate, answer({**PLAIN[CHAT], "usage": usage}))
+    sent = asyncio.ensure_future(send(customer, CHAT, body(CHAT, "grok-4.20", text, search_parameters=asks)))
+    held = {20: 500_000_000, 4: 100_000_000, 0: 0}[
+        0 if asks.get("mode") == "off" else asks.get("max_search_results", 20)
+    ]
+    try:
+        await eventually(lambda: holds(customer, held), what="the hold")
+    finally:
+        gate.event.set()
+    assert (await sent).status == 200
+    call = await customer.call()
+    tokens = 100 * 1250 + 20 * 2500
+    assert nano(call["cost"]) == tokens + usage["num_sources_used"] * 25_000_000
+    bill = (await strict.command("calls show", id=str(call["id"])))["bill"]
+    sources = [line for line in bill if line["what"] == "search_source"]
+    assert [(line["quantity"], line["price"], line["unit"]) for line in sources] == (
+        [(5, "0.025", "each")] if usage["num_sources_used"] else []
+    )
+    assert (await strict.command("ledger verify"))["ok"]
+
+
+async def holds(customer: Customer, least: int) -> bool:
+    held = nano((await customer.money())["held"])
+    return least < held < least + 90_000_000

@@ -223,6 +223,11 @@ class Oracle:
             },
             output="completion",
         )
+        for found in each(usage, "num_sources_used"):
+            n = number(found)
+            if n is not None:
+                self.uses["sources"] = max(n, self.uses.get("sources", 0))
+                self.used |= n > 0
         for name in ("server_side_tool_usage_details", "server_tool_use", "tool_usage", "plugins", "x_tools"):
             for value in each(usage, name):
                 self.take_uses(value)
@@ -476,6 +481,7 @@ class Oracle:
             "code": get("code", 0),
             "timed": self.format == MESSAGES,
             "maps": get("maps", 0),
+            "search_source": 0 if get("searches", 0) or get("x", 0) else get("sources", 0),
             "containers": max(min(len(self.containers), 8), self.code_run),
             "pictures": max(self.items_done[1], self.items_listed[1]),
             "picture": tuple(get(name, -1) for name in PICTURE),
