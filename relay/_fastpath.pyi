@@ -60,6 +60,7 @@ def scan_request(format: int, body: bytes, table: TokenTable, cuts: tuple[int, .
     stream_options_span, usage_request (the edit that asks for usage: start, end, text), object_start, object_empty,
     background, priority, geo, web_search, stored_context, stored_names
     (conversation is there, previous_response_id is, its raw text), prompt_tokens, files (spans of the raw names),
+    file_kinds (of each: file, container),
     prefix_start (of the 4 KiB by which calls of one conversation know each other: tools, else instructions, else
     messages; -1: there are not so many), and text (the counted text alone, in 1/TOKEN_UNIT token).
     """
@@ -857,7 +858,9 @@ class Engine:
     policy: Policy
     records: list[tuple[Any, ...]]
     traceparents: dict[int, bytes]  # of the records that wait, by id, as callers sent them
-    new_objects: list[tuple[bytes, int, int, str, int]]  # stored responses: id, account, key, channel, unix ms
+    new_objects: list[
+        tuple[str, bytes, int, int, str, int]
+    ]  # kind, id, account, key, channel, unix ms; sandboxes: hash
     draining: bool
     store_writable: bool
     memory_short: bool  # new calls are refused as overloaded

@@ -211,7 +211,7 @@ cdef class Call:
             "wall_ns": self.wall_ns, "address": self.source_packed, "wanted_channel": self.wanted_channel,
             "stored_names": scanner.stored_names(body),
             "special": [(name, body[start:end]) for name, start, end in scanner.special_fields()],
-            "files": [body[start:end] for start, end in scanner.file_names()],
+            "files": [(kind, body[start:end]) for kind, (start, end) in zip(scanner.file_kinds(), scanner.file_names())],
             "claim": None if self.claimed is None else (self.claimed, self.claimed_body),
         }
 

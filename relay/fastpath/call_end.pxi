@@ -387,8 +387,10 @@ cdef int call_end(Call call, int code, int status, bint complete) except -1:
         else:
             admission.release(now, call.attempts > 0)
     if tap is not None and tap.tap.object_size and call.scanner.store != 0 and status < 300 and call.route is not None:
-        call.engine.new_objects.append((tap.tap.object_id[:tap.tap.object_size], call.key.account_id, call.key.key_id,
-                                        call.route.channel.name, call.wall_ns // 1_000_000))
+        call_new_object(call, "response", tap.tap.object_id[:tap.tap.object_size])
+    if tap is not None and (tap.tap.containers or tap.tap.sandbox_hash) and status < 300 and call.route is not None:
+        for name in sandboxes_of(&tap.tap):
+            call_new_object(call, "container", name)
     if code == E_CLIENT_GONE and tap is not None and tap.terminal_seen and not call.left_ns:
         code = E_NONE       # a client that closes behind the last event has finished
     elif code == E_CLIENT_GONE:
@@ -410,6 +412,13 @@ cdef int call_end(Call call, int code, int status, bint complete) except -1:
     if call.wake is not None:
         wake, call.wake = call.wake, None
         wake()
+    return 0
+
+
+cdef int call_new_object(Call call, str kind, bytes name) except -1:
+    """The answer names something that its provider keeps: whoever may name it in a request is known by this."""
+    call.engine.new_objects.append((kind, name, call.key.account_id, call.key.key_id, call.route.channel.name,
+                                    call.wall_ns // 1_000_000))
     return 0
 
 

@@ -36,7 +36,7 @@ cdef class Engine:
     cdef readonly set calls, clients, closing, turned_away
     cdef public list records
     cdef public dict traceparents     # of the records that wait, by id: as callers sent them; nothing where spans are off
-    cdef public list new_objects      # (id, account, key, channel, ms) of stored responses, since the last reader took them
+    cdef public list new_objects      # (kind, id, account, key, channel, ms) of stored responses and sandboxes, since the last reader took them
     cdef Buffer buffer
     cdef RequestHead request_head
     cdef bytes pepper

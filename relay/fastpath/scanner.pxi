@@ -58,6 +58,7 @@ ctypedef struct Request:
     # last: not cleared for a new body
     int64_t special_spans[2 * SPECIALS_MAX]
     uint8_t special_keys[SPECIALS_MAX]
+    uint8_t file_slots[FILES_MAX]
     int64_t file_spans[2 * FILES_MAX]
 
 
@@ -82,7 +83,7 @@ cdef void request_string(Request* r, const Node* node) noexcept nogil:
     elif node.action == R_OPAQUE:
         r.json.mode = M_LENGTH
         r.json.length = 0
-    elif node.action == R_FILE and node.slot == FILE_ALONE:
+    elif node.action == R_FILE and (node.slot == FILE_ALONE or node.slot == FILE_CONTAINER):
         r.file_start = r.json.at
     elif node.action == R_MEDIA_URL or node.action == R_MEDIA_DATA or node.action == R_FILE:
         r.file_start = r.json.at
@@ -134,6 +135,7 @@ cdef void request_file(Request* r, const Node* node) noexcept nogil:
         return
     r.file_spans[2 * r.files] = r.file_start
     r.file_spans[2 * r.files + 1] = r.json.at
+    r.file_slots[r.files] = node.slot
     r.files += 1
     r.file_of_part = node.slot == FILE_OF_PART
 
@@ -484,6 +486,12 @@ cdef class RequestScanner:
         cdef int i
         return [(r.file_spans[2 * i], r.file_spans[2 * i + 1]) for i in range(r.files)]
 
+    cdef list file_kinds(self):
+        """What each of them is a name of."""
+        cdef Request* r = &self.request
+        cdef int i
+        return ["container" if r.file_slots[i] == FILE_CONTAINER else "file" for i in range(r.files)]
+
     cdef int64_t prompt_tokens(self):
         """The estimate of the prompt in whole tokens, rounded up."""
         cdef Request* r = &self.request
@@ -529,6 +537,7 @@ def scan_request(int format, bytes body not None, TokenTable table not None, tup
         "stored_context": bool(scanner.stored_context),
         "stored_names": scanner.stored_names(body),
         "files": scanner.file_names(),
+        "file_kinds": scanner.file_kinds(),
         "prompt_tokens": scanner.prompt_tokens(),
         "prefix_start": scanner.prefix_start(PREFIX_BYTES),
         "text": scanner.request.json.counter.acc,

@@ -44,6 +44,7 @@ cdef enum:
     FILE_ALONE = 0      # it counts for nothing in the prompt
     FILE_INSIDE         # in a part of the prompt, below another key
     FILE_OF_PART        # by the part itself, whose type may say that it only tells what was made
+    FILE_CONTAINER      # not a file: the sandbox in which a tool runs
 
 # Actions of tap nodes.
 cdef enum:
@@ -272,12 +273,13 @@ _of_tools = {}
 def _tool():
     """One definition of a tool, as raw text; the files that a sandbox begins with or a picture's mask are named in it."""
     cdef int tool = _node(flags=NF_RAW, mode=M_COUNT, rest=NODE_RAW)
-    cdef int named, sandbox, mask
+    cdef int named, sandbox, mask, container
     if not _of_tools:
         named = _node(R_FILE, flags=NF_RAW | NF_STRING | NF_SCALAR, mode=M_COUNT, slot=FILE_ALONE, rest=NODE_RAW)
-        sandbox = _node(flags=NF_RAW, mode=M_COUNT, rest=NODE_RAW)
+        container = _node(R_FILE, flags=NF_RAW | NF_STRING | NF_SCALAR, mode=M_COUNT, slot=FILE_CONTAINER, rest=NODE_RAW)
+        sandbox = _node(R_FILE, flags=NF_RAW | NF_STRING | NF_SCALAR, mode=M_COUNT, slot=FILE_CONTAINER, rest=NODE_RAW)
         mask = _node(flags=NF_RAW, mode=M_COUNT, rest=NODE_RAW)
-        _keys(sandbox, {"file_ids": named})
+        _keys(sandbox, {"file_ids": named, "container_id": container})
         _keys(mask, {"file_id": named})
         _of_tools.update({
             "container": sandbox, "environment": sandbox, "input_image_mask": mask,
@@ -398,7 +400,7 @@ def _describe_requests():
     cdef int max_completion = _limit()
     cdef int text = _text()
     cdef int service = _node(R_SERVICE, flags=NF_SCALAR, mode=M_CAPTURE)
-    cdef int root, container, format_node, gemini_part, turn, blob, mask
+    cdef int root, container, format_node, gemini_part, turn, blob, mask, named
 
     container = _copy(_special("plugins"), R_SPECIAL, T_ANY, NF_OPEN | NF_CLOSE | NF_STRING | NF_SCALAR, 0, _node(R_NONE))
     _keys(NODES[container].elem, {"id": _node(R_SEARCH_TAG, flags=NF_SCALAR, mode=M_CAPTURE)})
@@ -434,11 +436,13 @@ def _describe_requests():
 
     _request_root(F_EMBEDDINGS, True, {"input": prompt, "stream": stream})
 
+    named = _node(R_FILE, flags=NF_STRING | NF_SCALAR, slot=FILE_CONTAINER)
+    _keys(named, {"id": _node(R_FILE, flags=NF_STRING | NF_SCALAR, slot=FILE_CONTAINER)})
     _request_root(F_MESSAGES, True, {
         "messages": messages, "system": system, "stream": stream,
         "max_tokens": max_tokens, "tools": tools, "output_format": NODE_RAW, "output_config": NODE_RAW,
         "speed": _node(R_SERVICE, flags=NF_SCALAR, mode=M_CAPTURE),
-        "inference_geo": _node(R_GEO, flags=NF_SCALAR, mode=M_CAPTURE),
+        "inference_geo": _node(R_GEO, flags=NF_SCALAR, mode=M_CAPTURE), "container": named,
     })
     REQUEST_ROOTS[F_COUNT_TOKENS] = REQUEST_ROOTS[F_MESSAGES]
     MODEL_NEEDED[F_COUNT_TOKENS] = True
@@ -731,6 +735,11 @@ def _describe_anthropic_answers():
     block = _node(U_NONE)
     _keys(block, {"text": text, "thinking": text, "name": text})
     sandbox = _node(U_SEEN, flags=NF_OPEN, slot=X_CODE)
+    name = _node(U_CONTAINER, flags=NF_STRING | NF_SCALAR, mode=M_HASH, slot=1)
+    _keys(sandbox, {"id": name})
+    kept = _node(U_NONE)
+    _keys(kept, {"id": name})
+    _keys(message, {"container": kept})
     _keys(root, {"content_block": block, "container": sandbox})
     _keys(delta, {"container": sandbox})
     TAP_ROOTS[F_MESSAGES] = TAP_ROOTS[F_COUNT_TOKENS] = root

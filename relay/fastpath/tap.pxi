@@ -113,6 +113,7 @@ ctypedef struct Tap:
     uint32_t states[TAP_CHOICES]
     uint64_t query_hashes[TAP_QUERIES_MAX]
     uint64_t container_hashes[TAP_CONTAINERS]
+    uint64_t sandbox_hash           # of the one that an answer of Anthropic names, 0: none
     uint8_t model[TAP_MODEL_MAX]    # that the answer names first; model_size 0: none
     Frame frames[TAP_FRAMES]
     uint8_t text[TAP_TEXT_MAX]
@@ -254,9 +255,12 @@ cdef void tap_query(Tap* s) noexcept nogil:
     s.queries += 1
 
 
-cdef void tap_container(Tap* s) noexcept nogil:
+cdef void tap_container(Tap* s, bint sole) noexcept nogil:
     """The name of a sandbox has ended: count it if it is new."""
     cdef int i
+    if sole:
+        s.sandbox_hash = s.json.hash if s.json.length else s.sandbox_hash
+        return
     s.used = True
     if not s.json.length or s.containers == TAP_CONTAINERS:
         return
@@ -265,6 +269,13 @@ cdef void tap_container(Tap* s) noexcept nogil:
             return
     s.container_hashes[s.containers] = s.json.hash
     s.containers += 1
+
+
+cdef list sandboxes_of(Tap* s):
+    """By what the sandboxes that an answer names are known again: FNV-1a of their names, in hexadecimal."""
+    cdef int i
+    found = [s.container_hashes[i] for i in range(s.containers)]
+    return [b"%016x" % value for value in ([*found, s.sandbox_hash] if s.sandbox_hash else found)]
 
 
 cdef void tap_model(Tap* s) noexcept nogil:
@@ -396,7 +407,7 @@ cdef void tap_scalar(Tap* s, const Node* node, int type) noexcept nogil:
             s.object_size = j.text_size
             memcpy(s.object_id, j.text, j.text_size)
     elif action == U_CONTAINER:
-        tap_container(s)
+        tap_container(s, node.slot)
     elif action == U_NAME:
         tap_model(s)
     elif action == U_MODEL:
@@ -957,6 +968,7 @@ def tap(int format, int kind, list chunks not None, TokenTable table not None, b
         "used": bool(it.tap.used),
         "extras": extras_of(&it.tap),
         "object_id": it.tap.object_id[:it.tap.object_size],
+        "sandboxes": sandboxes_of(&it.tap),
         "text": it.tap.json.counter.acc,
         "counted_tokens": it.counted_tokens(),
         "delivered_tokens": it.tap.output_at_report + it.unreported_tokens(),

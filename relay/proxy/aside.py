@@ -67,7 +67,7 @@ class Aside:
         call.turn_down(_fastpath.ERROR_CODES.index(code), param, wait_ns, *numbers)
 
     async def _channels(self, facts: Facts) -> frozenset[str] | None:
-        """The channels that have what the call names: files, the stored response that it goes on from.
+        """The channels that have what the call names: files, sandboxes, the stored response that it goes on from.
 
         Raises RefusedError: not the account's, or not all in one place.
         """
@@ -77,8 +77,8 @@ class Aside:
         if given and name is None:
             raise RefusedError("invalid_type", "previous_response_id")
         previous = json.loads(name) if given else None
-        files = [json.loads(name) for name in facts["files"]]
-        return await self._objects.channels_of(facts["key"].account_id, files, previous)
+        named = [(kind, json.loads(name)) for kind, name in facts["files"]]
+        return await self._objects.channels_of(facts["key"].account_id, named, previous)
 
     async def close(self) -> None:
         for task in list(self._tasks):

@@ -269,6 +269,7 @@ class Jobs:
             if job.row.id not in self._open or job.ending:
                 return
             self._tell(job.row, ended.doubts)
+            await self._bind("container", job.row, ended.sandboxes)
             usage = ended.usage
             if usage is not None and kind == "batch" and not self._within(job, [usage]):
                 ended = wire_jobs.Ended(files=ended.files, failed=not ended.files, doubts=OUT_OF_BOUNDS)
@@ -366,9 +367,12 @@ class Jobs:
 
     async def _bind_files(self, row: JobRow, body: bytes) -> None:
         """The files that a batch makes are its owner's, before the owner hears of them."""
+        await self._bind("file", row, wire_jobs.files_of(body))
+
+    async def _bind(self, kind: str, row: JobRow, names: Sequence[str]) -> None:
         rows = [
-            ObjectRow(0, "file", name, row.account_id, row.key_id, row.channel, time.time_ns() // 1_000_000)
-            for name in wire_jobs.files_of(body)
+            ObjectRow(0, kind, name, row.account_id, row.key_id, row.channel, time.time_ns() // 1_000_000)
+            for name in names
             if len(name) <= 128
         ]
         if rows:

@@ -344,8 +344,8 @@ class JobsApi:
                 searches[model] = searches.get(model, 0) + self._objects.engine.policy.hold_web_searches
         return searches
 
-    def _named_in(self, requests: list[Any]) -> list[str]:
-        """The files that requests to Anthropic's messages name. Raises RefusedError."""
+    def _named_in(self, requests: list[Any]) -> list[tuple[str, str]]:
+        """What files and sandboxes requests to Anthropic's messages name. Raises RefusedError."""
         table = self._objects.engine.default_tables[D_ANTHROPIC]
         try:
             return [name for one in requests for name in wire_files.names(F_MESSAGES, one, table)]
@@ -415,7 +415,7 @@ class JobsApi:
         rate = next((rate for rate in self._objects.config().rates if rate.model == model), None)
         if rate is not None and rate.video_sizes and said.get("size") not in (None, *rate.video_sizes):
             raise RefusedError("unsupported_feature", "size")  # a second of it costs more than the price here
-        channels = await self._objects.objects.channels_of(call.account_id, files)
+        channels = await self._objects.objects.channels_of(call.account_id, [("file", name) for name in files])
         ways = self._ways(call, model, D_OPENAI, renamed=span is not None, channels=channels)
         attempts, name = self._begin(ways)
         if name != model and span is not None:

@@ -1,4 +1,5 @@
-"""Objects that live at providers: files, stored responses, batches, videos. Each belongs to the account that made it.
+"""Objects that live at providers: files, stored responses, batches, videos, sandboxes. Each belongs to the account that
+made it.
 
 Whose an object is stands in the store, with the channel that has it: another account gets 404, and a request about it
 goes nowhere else. Lists are made of the account's own rows, each object fetched from its provider: what a provider
@@ -21,6 +22,7 @@ from relay.proxy.upstreams import Answered, Reply, Upstream, UpstreamError, Upst
 from relay.storage import Store
 from relay.storage.rows import ObjectRow
 from relay.wire import documents
+from relay.wire import files as wire_files
 from relay.wire.endpoints import ANSWER_JSON, D_ANTHROPIC, D_GEMINI, Endpoint
 from relay.wire.paths import is_object_id
 
@@ -40,12 +42,12 @@ class Objects:
         self._pending: list[ObjectRow] = []
 
     def absorb(self) -> None:
-        """Takes over what the hot path has seen made: stored responses."""
+        """Takes over what the hot path has seen made: stored responses, sandboxes."""
         new, self._engine.new_objects = self._engine.new_objects, []
-        for object_id, account_id, key_id, channel, created_ms in new:
+        for kind, object_id, account_id, key_id, channel, created_ms in new:
             name = object_id.decode("utf-8", "replace")
-            if is_object_id(name):
-                row = ObjectRow(0, "response", name, account_id, key_id, channel, created_ms)
+            if is_object_id(name) and (kind, name) not in self._known:  # answers name a sandbox again and again
+                row = ObjectRow(0, kind, name, account_id, key_id, channel, created_ms)
                 self._pending.append(row)
                 self._remember(row)
 
@@ -82,19 +84,21 @@ class Objects:
         return row
 
     async def channels_of(
-        self, account_id: int, files: Iterable[str], response: str | None = None
+        self, account_id: int, named: Iterable[tuple[str, str]], response: str | None = None
     ) -> frozenset[str] | None:
-        """The channels that have all that an account's request names; None: it names nothing.
+        """The channels that have all that an account's request names; None: it names nothing. `named`: kind (file,
+        container) and name.
 
         Raises RefusedError: something is not the account's, or it is not all in one place.
         """
-        named = [("file", "file_id", name) for name in set(files)]
+        wanted = dict.fromkeys(named)
         if response is not None:
-            named.append(("response", "previous_response_id", response))
+            wanted["response", response] = None
         channels: frozenset[str] | None = None
-        for kind, param, name in named:
+        for kind, name in wanted:
+            param = _PARAMS[kind]
             try:
-                row = await self.find(account_id, kind, name)
+                row = await self.find(account_id, kind, wire_files.sandbox_id(name) if kind == "container" else name)
             except RefusedError as error:
                 raise RefusedError(error.code, param) from None
             have = self._upstreams.together(row.channel)
@@ -257,6 +261,9 @@ class ObjectsApi:
             raise UpstreamError("upstream_error")
         document_in(answered.body)
         return (await self.shown(call, row, answered)).body.strip()
+
+
+_PARAMS: Final = {"file": "file_id", "container": "container", "response": "previous_response_id"}
 
 
 async def _as_it_is(call: SideCall, row: ObjectRow, answered: Answered) -> Answered:

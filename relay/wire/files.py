@@ -1,4 +1,4 @@
-"""Names of files in request bodies that Python reads: by the same scanner as on the hot path."""
+"""Names of files and sandboxes in request bodies that Python reads: by the same scanner as on the hot path."""
 
 import json
 import re
@@ -15,7 +15,7 @@ FORMATS = {
     "/v1/images/generations": F_IMAGES,
     "/v1/images/edits": F_IMAGES,
 }
-_MAYBE = re.compile(rb"file_id|\\u00[4-7]")  # the key, or letters of it escaped
+_MAYBE = re.compile(rb'file_id|(?<!\\)"container(_id)?"\s*:|\\u00[4-7]')  # the key, or letters of it escaped
 
 
 class NamesError(ValueError):
@@ -27,17 +27,30 @@ class NamesError(ValueError):
 
 
 def may_be_named(data: bytes) -> bool:
-    """Whether a JSON text could name a file; most do not, and need not be read for it."""
+    """Whether a JSON text could name one; most do not, and need not be read for it."""
     return _MAYBE.search(data) is not None
 
 
-def names(format: int, document: Any, table: TokenTable) -> list[str]:
-    """The files that a request names, which was read without repeated keys. Raises NamesError."""
+def names(format: int, document: Any, table: TokenTable) -> list[tuple[str, str]]:
+    """What a request names, as kind (file, container) and name, which was read without repeated keys. Raises
+    NamesError."""
     data = json.dumps(document).encode()
     found = _fastpath.scan_request(format, data, table)
     if found["error"]:
         raise NamesError(found["error"])
-    return [json.loads(data[start:end]) for start, end in found["files"]]
+    return [
+        (kind, json.loads(data[start:end]))
+        for kind, (start, end) in zip(found["file_kinds"], found["files"], strict=True)
+    ]
+
+
+def sandbox_id(name: str) -> str:
+    """Under what a sandbox is kept: FNV-1a of its name, as the tap has it of answers. Providers draw the names, so none
+    can be made that has the hash of another's."""
+    value = 0xCBF29CE484222325
+    for byte in name.encode("utf-8", "replace"):
+        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return f"{value:016x}"
 
 
 def below(value: Any) -> list[str]:

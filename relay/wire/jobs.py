@@ -44,6 +44,7 @@ class Ended(msgspec.Struct, frozen=True):
     estimated  something of it is our own count
     files      ids of files (OpenAI), or "results" (Anthropic), whose lines report; beside `usage`: if it is too much
     failed     nothing was made: nothing is charged
+    sandboxes  what of those it names is kept
     doubts     about what it reports, for the operator
     """
 
@@ -52,6 +53,7 @@ class Ended(msgspec.Struct, frozen=True):
     files: tuple[str, ...] = ()
     failed: bool = False
     doubts: tuple[Doubt, ...] = ()
+    sandboxes: tuple[str, ...] = ()
 
 
 def read(kind: str, body: bytes, table: TokenTable, units: int = 0, priority: bool = False) -> Ended | None:
@@ -91,7 +93,8 @@ def _response(document: dict[str, Any], body: bytes, table: TokenTable, units: i
     if not good and any(doubt[0] != "service_tier" for doubt in doubts):
         return Ended(failed=True, doubts=doubts)
     # The service is the one that the answer names, as everywhere, if it is not dearer than what was asked for.
-    return Ended(usage=verdict["usage"], estimated=verdict["estimated"], doubts=doubts)
+    sandboxes = tuple(name.decode() for name in found["sandboxes"])
+    return Ended(usage=verdict["usage"], estimated=verdict["estimated"], doubts=doubts, sandboxes=sandboxes)
 
 
 def _weighed(

@@ -108,7 +108,7 @@ class BatchFacts(msgspec.Struct):
     requests: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
-    files: set[str] = msgspec.field(default_factory=set)  # named by its lines
+    files: set[tuple[str, str]] = msgspec.field(default_factory=set)  # named by its lines
 
 
 class UploadReader:
@@ -210,7 +210,7 @@ class UploadReader:
             document = strictjson.loads(line)
             if any(document["body"].get(name) is not None for name in _STORED):
                 return False
-            if '"file_id' not in json.dumps(document):
+            if not files.may_be_named(json.dumps(document).encode()):
                 return True
             self._facts.files |= set(files.names(files.FORMATS[url], document["body"], self._table))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

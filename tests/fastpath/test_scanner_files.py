@@ -44,6 +44,15 @@ def test_files_that_are_named(format, body, files):
     assert named(format, data, tuple(range(len(data)))) == files
 
 
+def test_what_a_name_is_of():
+    body = {
+        "model": "x",
+        "input": [{"content": [{"type": "input_file", "file_id": "f1"}]}],
+        "tools": [{"type": "code_interpreter", "container": "c1"}, {"container": {"file_ids": ["f2"]}}],
+    }
+    assert scan(RESPONSES, json.dumps(body).encode())["file_kinds"] == ["file", "container", "file"]
+
+
 def test_names_of_files_are_the_raw_values():
     assert named(CHAT, b'{"model":"x","messages":[{"content":[{"file_id" : "a\\u0062\\ud800" }]}]}') == ["ab\ud800"]
 
@@ -63,6 +72,7 @@ def test_as_many_files_as_are_looked_up():
 
 NAMES = st.one_of(st.sampled_from(["f1", "f2", "f3"]), st.none(), st.lists(st.sampled_from(["f4", "f5"]), max_size=2))
 SOURCES = st.fixed_dictionaries({}, optional={"type": st.sampled_from(["file", "text"]), "file_id": NAMES})
+SANDBOXES = st.one_of(NAMES, st.fixed_dictionaries({}, optional={"file_ids": NAMES, "container_id": NAMES}))
 KINDS = ["text", "input_file", "code_execution_output", "bash_code_execution_output"]
 LEAVES = {
     "file_id": NAMES,
@@ -73,7 +83,7 @@ LEAVES = {
     "source": SOURCES,
     "tools": st.lists(
         st.fixed_dictionaries(
-            {}, optional={"container": st.fixed_dictionaries({"file_ids": NAMES}), "input_image_mask": SOURCES}
+            {}, optional={"container": SANDBOXES, "environment": SANDBOXES, "input_image_mask": SOURCES}
         ),
         max_size=2,
     ),
@@ -104,9 +114,10 @@ NODE = shuffled(
     st.sampled_from([CHAT, RESPONSES, MESSAGES, COUNT_TOKENS, IMAGES]),
     st.lists(shuffled({**LEAVES, "content": st.lists(NODE, max_size=3)}), max_size=3),
     st.lists(NODE, max_size=2),
+    SANDBOXES,
     st.lists(st.integers(0, 2000), max_size=8),
 )
-def test_any_files(format, messages, more, cuts):
+def test_any_files(format, messages, more, container, cuts):
     document = {
         "model": "x",
         "messages": messages,
@@ -114,6 +125,7 @@ def test_any_files(format, messages, more, cuts):
         "images": more,
         "system": more,
         "mask": {"file_id": "m"},
+        "container": container,
     }
     data = json.dumps(document).encode()
     oracle = request_oracle.scan(format, data, TABLE)

@@ -325,3 +325,93 @@ async def test_a_call_goes_to_the_channel_of_its_files(providers: tuple[Running,
         assert relay.faults == []
     finally:
         assert await relay.stop() == 0
+
+
+MESSAGES = {"max_tokens": 9, "messages": [{"role": "user", "content": "Hello"}]}
+REPORT = {
+    "type": "message",
+    "content": [{"type": "text", "text": "a"}],
+    "usage": {"input_tokens": 1, "output_tokens": 1},
+}
+
+
+async def test_sandboxes_of_messages_are_their_owners(customer: Customer, relay: RelayProcess, raw: RawUpstream):
+    """Anthropic's sandboxes live for weeks, and a next turn names the one that the answer before named."""
+    stranger, colleague = await relay.customer(), await relay.another_key(customer)
+
+    async def ask(who: Customer, container: Any, *, stream: bool, names: str | None = None) -> None:
+        named = {"container": {"id": names, "expires_at": "2027-01-01T00:00:00Z"}} if names else {}
+        if stream:
+            delta = {
+                "type": "message_delta",
+                "delta": {"stop_reason": "end_turn", **named},
+                "usage": {"output_tokens": 1},
+            }
+            events = [
+                {"type": "message_start", "message": {"usage": {"input_tokens": 1, "output_tokens": 1}}},
+                {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+                {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}},
+                delta,
+                {"type": "message_stop"},
+            ]
+            body = b"".join(b"event: %b\ndata: %b\n\n" % (e["type"].encode(), json.dumps(e).encode()) for e in events)
+            text, _ = raw.script(response_bytes(body, headers={"content-type": "text/event-stream"}))
+        else:
+            text, _ = raw.script(response_bytes(json.dumps({**REPORT, **named}).encode()))
+        call = {**MESSAGES, "model": "raw-claude", "messages": [{"role": "user", "content": text}], "stream": stream}
+        call |= {"container": container} if container is not None else {}
+        async with async_anthropic(who) as client:
+            answer = await client.post("/v1/messages", body=call, cast_to=object, stream=False)
+            assert answer
+
+    for number, stream in enumerate((False, True)):
+        own = f"container_{number}"
+        await ask(customer, None, stream=stream, names=own)
+        for container in (own, {"id": own}, {"id": own, "skills": [{"type": "custom", "skill_id": "s"}]}):
+            for who in (customer, colleague):
+                await ask(who, container, stream=stream, names=own)
+            with pytest.raises(anthropic.NotFoundError) as caught:
+                await ask(stranger, container, stream=stream)
+            assert caught.value.body["error"]["code"] == "object_not_found"
+        await ask(stranger, {"skills": [{"type": "custom", "skill_id": "s"}]}, stream=stream)
+    for unknown in ("container_9", {"id": "container_9"}, {"id": ["container_0"]}, "no name of a container"):
+        async with async_anthropic(stranger) as client:
+            for batch in (False, True):
+                asked = {**MESSAGES, "model": "raw-claude", "container": unknown}
+                path = "/v1/messages/batches" if batch else "/v1/messages"
+                body = {"requests": [{"custom_id": "c", "params": asked}]} if batch else asked
+                with pytest.raises(anthropic.NotFoundError):
+                    await client.post(path, body=body, cast_to=object)
+
+
+async def test_sandboxes_of_responses_are_their_owners(customer: Customer, relay: RelayProcess, raw: RawUpstream):
+    """What names one is 404 for anybody else. Its owner's is looked at as any tool is: this one has no price here."""
+    stranger = await relay.customer()
+    items = [
+        {"type": "code_interpreter_call", "container_id": "cntr_1", "status": "completed"},
+        {"type": "shell_call", "environment": {"type": "container_reference", "container_id": "cntr_2"}},
+        {"type": "message", "content": [{"type": "output_text", "text": "a"}]},
+    ]
+    done = {"id": "resp_cntr", "output": items, "usage": {"input_tokens": 1, "output_tokens": 1}}
+    text, _ = raw.script(response_bytes(json.dumps(done).encode()))
+    tools = [
+        {"type": "code_interpreter", "container": "cntr_1"},
+        {"type": "shell", "environment": {"type": "container_reference", "container_id": "cntr_2"}},
+    ]
+    async with async_openai(customer) as client, async_openai(stranger) as other:
+        for tool in tools:
+            for path in ("/responses", "/responses/input_tokens", "/chat/completions"):
+                body = {"model": "raw-chat", "input": "Hello", "messages": [], "tools": [tool]}
+                for who in (client, other):
+                    with pytest.raises(openai.NotFoundError) as caught:
+                        await who.post(path, body=body, cast_to=object)
+                    assert (caught.value.code, caught.value.param) == ("object_not_found", "container")
+        await client.responses.create(model="raw-chat", input=text)
+        for tool in tools:
+            for more in ({}, {"stream": True}, {"background": True}):
+                body = {"model": "raw-chat", "input": "Hello", "tools": [tool], **more}
+                with pytest.raises(openai.APIStatusError) as caught:
+                    await client.post("/responses", body=body, cast_to=object)
+                assert caught.value.code == "tool_unpriced"
+                with pytest.raises(openai.NotFoundError):
+                    await other.post("/responses", body=body, cast_to=object)

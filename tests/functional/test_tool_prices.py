@@ -159,12 +159,6 @@ SECOND_MODELS = [
 ]
 UNPRICED = [
     (RESPONSES, "gpt-5.5", {"tools": [{"type": "new_tool"}]}, "tools[0].type"),
-    (RESPONSES, "gpt-5.5", {"tools": [{"type": "code_interpreter", "container": "cntr_1"}]}, "tools.code_interpreter"),
-    (
-        RESPONSES, "gpt-5.5",
-        {"tools": [{"type": "shell", "environment": {"type": "container_reference", "container_id": "c"}}]},
-        "tools.shell",
-    ),
     (RESPONSES, "gpt-5.5", {"tools": [{"type": "namespace", "tools": [{"type": "new_tool"}]}]}, "tools[0].type"),
     (RESPONSES, "gpt-5.5", {"tools": [{"type": "image_generation", "model": "unheard-of"}]}, "tools.image_generation"),
     (CHAT, "m", {"tools": [{"type": "openrouter:advisor", "model": "dear"}]}, "tools.openrouter_advisor"),

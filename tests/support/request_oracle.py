@@ -256,8 +256,8 @@ class Request:
         places = {
             CHAT: ("messages", "prediction", "tools"),
             RESPONSES: ("input", "instructions", "prompt", "tools"),
-            MESSAGES: ("messages", "system", "tools"),
-            COUNT_TOKENS: ("messages", "system", "tools"),
+            MESSAGES: ("messages", "system", "tools", "container"),
+            COUNT_TOKENS: ("messages", "system", "tools", "container"),
             IMAGES: ("images", "mask", "markup"),
         }[self.format]
         for name, value in doc:
@@ -265,6 +265,9 @@ class Request:
                 continue
             if name == "tools":
                 self.files_of_tools(value)
+            elif name == "container":
+                self.files += strings(value)
+                self.files_at(value, "id")
             elif name in ("mask", "markup"):
                 self.files_at(value)
             elif name == "prompt":
@@ -286,10 +289,17 @@ class Request:
         for tool in objects(value):
             for name, item in tool:
                 if name in ("container", "environment"):
-                    self.files_at(item, "file_ids")
+                    self.files_of_sandbox(item)
                 elif name == "input_image_mask":
                     self.files_at(item)
         return len(self.files) > before
+
+    def files_of_sandbox(self, value: Any) -> None:
+        """Its files, and its own name."""
+        self.files += strings(value)
+        for item in objects(value):
+            for name, inner in item:
+                self.files += strings(inner) if name in ("file_ids", "container_id") else ()
 
     def files_of_parts(self, value: Any) -> None:
         """A part that is only told again, as a tool's output, names its file for nothing. That is believed where

@@ -51,6 +51,13 @@ def at(value: Any, *path: str) -> Any:
     return value
 
 
+def fnv(text: str) -> int:
+    value = 0xCBF29CE484222325
+    for byte in utf8(text):
+        value = (value ^ byte) * 0x100000001B3 % 2**64
+    return value
+
+
 def each(value: Any, *path: str) -> Iterator[Any]:
     """All values at a path of keys, where keys are repeated."""
     if not path:
@@ -113,6 +120,7 @@ class Oracle:
         self.at_report = (0, 0)  # what the last cumulative report said, and the text counted up to its end
         self.service = 0
         self.object_id = b""
+        self.sandbox = ""  # of Anthropic: the last that is named
 
     def served(self, value: Any) -> None:
         """The service tier that the provider names."""
@@ -382,6 +390,11 @@ class Oracle:
         if any(isinstance(value, Pairs) for value in (at(doc, "container"), at(doc, "delta", "container"))):
             self.uses["code"] = max(self.uses.get("code", 0), 1)
             self.used = True
+        for name, value in doc:
+            for owner in [Pairs([(name, value)])] if name == "container" else objects(value):
+                for sandbox in objects(at(owner, "container")) if name in ("container", "delta", "message") else ():
+                    for text in strings(at(sandbox, "id")):
+                        self.sandbox = text or self.sandbox
         self.anthropic_usage(at(doc, "message", "usage"), start=True)
         self.anthropic_usage(at(doc, "usage"), start=False)
         for name in ("text", "thinking", "name"):
@@ -632,6 +645,10 @@ def read(format: int, kind: int, body: bytes, table: TokenTable) -> dict[str, An
         "events": oracle.events,
         "sequence_number": oracle.sequence,
         "object_id": oracle.object_id,
+        "sandboxes": [
+            b"%016x" % fnv(name)
+            for name in (*list(oracle.containers)[:8], *([oracle.sandbox] if oracle.sandbox else ()))
+        ],
         "sides": oracle.sides(),
         "model": oracle.model,
         "used": oracle.used,
