@@ -78,6 +78,16 @@ def test_the_readmes_curl_prints_an_answer(demo: Demo) -> None:
     assert '"chat.completion"' in run(["bash"], pasted(blocks("sh")[0], demo))
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/v1/", "/", "/v1//", "//v1/", "/v1beta/openai/"], ids=lambda path: path.replace("/", "_")
+)
+def test_finding_newcomer_31_a_base_url_that_is_nearly_right_works(demo: Demo, path: str) -> None:
+    curl = blocks("sh")[0]
+    assert "/v1/chat/completions \\" in curl
+    curl = curl.replace("/v1/chat/completions", f"{path}chat/completions/")
+    assert '"chat.completion"' in run(["bash"], pasted(curl, demo))
+
+
 def test_what_the_demo_prints_works_when_pasted(demo: Demo) -> None:
     curl = re.search(r"^curl .*?'$", demo.banner, re.MULTILINE | re.DOTALL)
     assert curl is not None

@@ -33,7 +33,7 @@ def test_keys_may_be_told_never_to_rest():
     assert KeyRests(0, 300, 600).rest_ns(True, 30.0) == 0
 
 
-def test_a_channel_is_shown_with_what_keeps_calls_away():
+def test_finding_newcomer_20_a_channel_is_shown_with_what_keeps_calls_away():
     channel = Channel("c", 0, b"h", b"", [b"secret: 1\r\n", b"secret: 2\r\n"], None, priority=1, weight=2, tags=("eu",))
     calm = channel_state(channel, "openai", 10**9)
     assert (calm.state, calm.breaker, calm.reason, calm.retry_seconds, calm.keys) == ("ok", "closed", None, 0.0, 2)
