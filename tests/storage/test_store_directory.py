@@ -8,6 +8,7 @@ from relay.records import MS_PER_DAY
 from relay.storage import Conflict, NotFound, Store, directory
 from relay.storage.database import open_reader
 from relay.storage.rows import Limits, Spend
+from relay.storage.schema import MIGRATIONS, schema_version_latest
 from tests.support.stored import CREDIT, DAY, NOON_MS, call_record, customer
 
 
@@ -235,7 +236,10 @@ async def test_finding_money_L7_write_offs_of_an_older_store_are_summed_up(tmp_p
     await store.delete_calls_before(NOON_MS - 1)
     await store.close()
     connection = sqlite3.connect(tmp_path / "relay.db", isolation_level=None)
-    connection.executescript("DROP TABLE written_off; PRAGMA user_version = 11;")
+    connection.execute("DROP TABLE written_off")
+    [migration] = MIGRATIONS.glob("*_written_off.sql")
+    connection.executescript(migration.read_text())
+    connection.execute(f"PRAGMA user_version = {schema_version_latest()}")
     connection.close()
     store = await Store.open(tmp_path, now_ms=lambda: NOON_MS)
     loaded = await store.find_credential("a")
