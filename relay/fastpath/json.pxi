@@ -556,12 +556,13 @@ cdef void json_end(Json* j, TokenTable t) noexcept nogil:
         json_fault(j, E_MALFORMED_JSON, 0)
 
 
-cdef inline bint text_is(const Json* j, const char* word) noexcept nogil:
-    """Whether the captured string is `word`."""
-    cdef size_t n = strlen(word)
-    return not j.text_over and <size_t>j.text_size == n and memcmp(j.text, word, n) == 0
-
-
-cdef inline bint text_starts(const Json* j, const char* word) noexcept nogil:
-    cdef size_t n = strlen(word)
-    return <size_t>j.text_size >= n and memcmp(j.text, word, n) == 0
+# A macro, because functions of so many uses are not inlined: the words are literals, and their sizes constants in each use.
+cdef extern from *:
+    """
+    #define relay_text_is(j, word) \
+        (!(j)->text_over && (size_t)(j)->text_size == strlen(word) && memcmp((j)->text, word, strlen(word)) == 0)
+    #define relay_text_starts(j, word) \
+        ((size_t)(j)->text_size >= strlen(word) && memcmp((j)->text, word, strlen(word)) == 0)
+    """
+    bint text_is "relay_text_is"(const Json* j, const char* word) noexcept nogil          # whether the captured string is it
+    bint text_starts "relay_text_starts"(const Json* j, const char* word) noexcept nogil
