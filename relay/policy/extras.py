@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from relay._fastpath import Rate
+from relay.policy.pricing import COST_NANO_MAX
 from relay.records import TRANSCRIPTION_LINE
 
 # Prices of tools whose uses are seen in answers. Any other tool passes only where its price is stated as 0.
@@ -29,7 +30,7 @@ TRANSCRIPTION: Final = TRANSCRIPTION_LINE  # of what is said in a realtime sessi
 OF_ANOTHER_MODEL: Final = frozenset({PICTURES, ADVISOR, TRANSCRIPTION})
 USES_HELD: Final = 5  # of a tool, where a request does not bound them
 CODE_SECONDS: Final = 300  # of Anthropic's sandboxes, that one price is for
-# No answer has more: what a report says beyond is counted as one that says nothing.
+# No answer has more: a report that says more counts as this many, and so does a request.
 USES_MAX: Final = 1000
 PICTURE_TOKENS_MAX: Final = 65_536
 TOKENS_MAX: Final = 1 << 23
@@ -103,7 +104,7 @@ def judge(
     hold = 0
     for one in asked:
         restricted = key_models is not None and (
-            not one.price or (one.model is not None and one.model.encode() not in key_models)
+            not one.price or (one.model is not None and one.model.encode("utf-8", "replace") not in key_models)
         )
         if restricted:
             return Verdict("model_not_allowed", one.field)
@@ -118,12 +119,13 @@ def judge(
         elif counted and one.price in COUNTED and one.price in rate.tools:
             nano = rate.tools[one.price]
             charges[one.price, ""] = Charge(one.price, nano)
-            hold += 0 if one.price == "web_search" else _discounted(rate, (one.uses or USES_HELD) * nano)
+            uses = min(one.uses or USES_HELD, USES_MAX)
+            hold += 0 if one.price == "web_search" else _discounted(rate, uses * nano)
             continue
         if not allow:
             return Verdict("tool_unpriced", one.field)
         unpriced.append(one.field)
-    return Verdict(None, None, tuple(unpriced), tuple(charges.values()), hold)
+    return Verdict(None, None, tuple(unpriced), tuple(charges.values()), min(hold, COST_NANO_MAX))
 
 
 def _held(one: Asked, rate: Rate, prompt_tokens: int) -> int:

@@ -66,7 +66,7 @@ class Asked(msgspec.Struct, frozen=True):
 def asked(format: int, fields: Iterable[tuple[str, Any]], model: str | None = None) -> list[Asked]:
     """What fields of a request ask for; what costs nothing is left out. `model`: which the request is for."""
     fields = list(fields)
-    uses = next((value for name, value in fields if name == "max_tool_calls" and type(value) is int), 0)
+    uses = next((_count(value) for name, value in fields if name == "max_tool_calls"), 0)
     found: list[Asked] = []
     for name, value in fields:
         if name == "tools":
@@ -175,7 +175,7 @@ def _container(value: Any, type: str) -> str | None:
     if not isinstance(value, dict) or value.get("type") == "container_reference":
         return "container"
     size = value.get("memory_limit") or "1g"
-    return f"container_{size}" if size in _SIZES else "container"
+    return f"container_{size}" if _text(size) in _SIZES else "container"
 
 
 def _google_tools(value: Any) -> Iterator[Asked]:
@@ -198,11 +198,11 @@ _GEMINI_KNOWN: Final = frozenset({
 
 def _plugins(value: Any) -> Iterator[Asked]:
     for plugin in value if isinstance(value, list) else [value]:
-        name = plugin.get("id") if isinstance(plugin, dict) else None
+        known = plugin if isinstance(plugin, dict) else {}
+        name, pdf = _text(known.get("id")), known.get("pdf")
         if name == "web" or name in _PLUGINS_FREE:
             continue
-        pdf = plugin.get("pdf") if isinstance(plugin, dict) else None
-        if name == "file-parser" and isinstance(pdf, dict) and pdf.get("engine") in _PDF_FREE:
+        if name == "file-parser" and isinstance(pdf, dict) and _text(pdf.get("engine")) in _PDF_FREE:
             continue
         yield Asked("" if name in ("auto-router", "fusion") else "plugin", "plugins")
 
@@ -217,5 +217,10 @@ def _live_search(value: Any) -> Iterator[Asked]:
 SOURCES: Final = 20  # that a Live Search uses at most, unless the request says more
 
 
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
 def _count(value: Any) -> int:
+    """How often, or how much; 0 for anything that says neither."""
     return value if type(value) is int and value > 0 else 0

@@ -49,6 +49,9 @@ OPENAI = (
     '["gpt-5.5", "gpt-4o-search-preview", "m", "dear", "cached", "grok-4.20", "free-tools", "heard", '
     '"mistral-small-latest"]'
 )
+ADVISOR_WITHOUT_END = {
+    "type": "advisor_20260301", "name": "advisor", "model": "claude-opus-4-8", "max_uses": 10**18, "max_tokens": 10**18,
+}  # fmt: skip
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 GEMINI = "/v1beta/models/gemini-3.5-flash:generateContent"
 
@@ -530,3 +533,40 @@ async def test_finding_clients_F17_a_live_search_is_charged_by_its_sources(
 async def holds(customer: Customer, least: int) -> bool:
     held = nano((await customer.money())["held"])
     return least < held < least + 90_000_000
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        (CHAT, {"plugins": [{"id": ["web"]}]}),
+        (CHAT, {"plugins": [{"id": {}}]}),
+        (CHAT, {"plugins": [{"id": "file-parser", "pdf": {"engine": ["native"]}}]}),
+        (RESPONSES, {"tools": [{"type": "code_interpreter", "container": {"memory_limit": ["1g"]}}]}),
+        (RESPONSES, {"tools": [{"type": "code_interpreter", "container": {"memory_limit": {"size": 1}}}]}),
+    ],
+    ids=str,
+)
+async def test_finding_wire_M11_a_tool_with_a_value_of_another_type_has_no_price(
+    strict: RelayProcess, raw: RawUpstream, path: str, more: dict[str, Any]
+) -> None:
+    field = "plugins" if "plugins" in more else "tools.code_interpreter"
+    await refused(strict, raw, path, "gpt-5.5", "tool_unpriced", field, **more)
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "more"),
+    [
+        (CHAT, "grok-4.20", {"search_parameters": {"max_search_results": 10**18}}),
+        (MESSAGES, "claude-haiku-4-5", {"tools": [ADVISOR_WITHOUT_END] * 20}),
+    ],
+    ids=["sources", "advisors"],
+)
+async def test_finding_wire_M11_what_tools_may_cost_is_a_number_that_can_be_held(
+    strict: RelayProcess, raw: RawUpstream, path: str, model: str, more: dict[str, Any]
+) -> None:
+    """More than any balance: 402, and no fault."""
+    customer = await strict.customer("4")
+    text, exchange = raw.script(answer(PLAIN[path]))
+    reply = await send(customer, path, body(path, model, text, **more))
+    assert (reply.status, exchange.requests) == (402, [])
+    assert (await customer.money())["available"] == "4"
