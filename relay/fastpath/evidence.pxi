@@ -93,11 +93,11 @@ cdef void doubt(Verdict* v, int dimension, int why, int64_t reported, int64_t ex
 cdef void weigh_prompt(const Report* r, const Bounds* most, const Usage* own, Verdict* v) noexcept nogil:
     cdef int64_t prompt = whole_prompt(&v.usage)
     cdef int why = DOUBT_NONE
-    if not r.sides & SIDE_INPUT:
+    if prompt > most.prompt_tokens and r.sides:      # also what is left of a sum, or stands beside the number that is none
+        why = DOUBT_ABOVE
+    elif not r.sides & SIDE_INPUT:
         if r.sides & (SIDE_OUTPUT | SIDE_INPUT_BAD):
             why = DOUBT_INVALID if r.sides & SIDE_INPUT_BAD else DOUBT_MISSING
-    elif prompt > most.prompt_tokens:
-        why = DOUBT_ABOVE
     elif prompt == 0 and own.input_tokens > 0 and r.delivered:
         why = DOUBT_ZERO
     elif r.sides & SIDE_INPUT_BAD:

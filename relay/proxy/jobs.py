@@ -34,6 +34,7 @@ from relay.storage import Store, StoreError
 from relay.storage.rows import JobPart, JobRow, KeyClaim, ObjectRow
 from relay.wire import jobs as wire_jobs
 from relay.wire.endpoints import D_ANTHROPIC
+from relay.wire.paths import is_object_id
 
 log = logging.getLogger("relay.jobs")
 
@@ -373,7 +374,7 @@ class Jobs:
         rows = [
             ObjectRow(0, kind, name, row.account_id, row.key_id, row.channel, time.time_ns() // 1_000_000)
             for name in names
-            if len(name) <= 128
+            if is_object_id(name)
         ]
         if rows:
             await self._store.objects.add(rows)

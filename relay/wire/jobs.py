@@ -9,6 +9,7 @@ from relay import _fastpath
 from relay._fastpath import TokenTable
 from relay.wire import documents
 from relay.wire.endpoints import F_GENERATE, F_MESSAGES, F_RESPONSES
+from relay.wire.paths import is_object_id
 
 Usage = dict[str, int]
 
@@ -140,7 +141,7 @@ def _batch(document: dict[str, Any], table: TokenTable) -> Ended | None:
     if document.get("status") not in ("completed", "failed", "expired", "cancelled"):
         return None
     output = document.get("output_file_id")
-    files = (output,) if isinstance(output, str) and output else ()
+    files = (output,) if isinstance(output, str) and is_object_id(output) else ()
     usage = document.get("usage")
     if isinstance(usage, dict):
         found = _fastpath.tap(F_RESPONSES, 0, [documents.dumps({"usage": usage})], table)
@@ -160,7 +161,7 @@ def files_of(body: bytes) -> list[str]:
     except ValueError:
         return []
     names = [document.get(name) for name in ("output_file_id", "error_file_id")] if isinstance(document, dict) else []
-    return [name for name in names if isinstance(name, str)]
+    return [name for name in names if isinstance(name, str) and is_object_id(name)]
 
 
 def _gemini_batch(document: dict[str, Any], table: TokenTable, units: int) -> Ended | None:

@@ -223,7 +223,7 @@ def test_every_field_of_every_dialect_is_charged_within_the_bound(dialect: str, 
 
 COUNTS = st.one_of(
     st.integers(-2, 30),
-    st.sampled_from([20_000, 20_001, 70_000, 70_001, 10**9, 2**40, 2**63, "9", 0.5, 9.0, True, None]),
+    st.sampled_from([20_000, 20_001, 70_000, 70_001, 10**9, 2**40, 2**63, "9", 0.5, 9.0, True, None, ABSENT]),
 )
 
 
@@ -260,6 +260,26 @@ def test_any_report_of_any_dialect(data, dialect, stream, final, delivered, show
     assert verdict == evidence_oracle.weigh(found, own, MOST, format=format, prices=prices, **how)
     assert within(verdict["usage"])
     assert priority or verdict["usage"]["service"] != evidence_oracle.PRIORITY
+
+
+@pytest.mark.parametrize("bad", ["12", -1, 1.5, {}])
+@pytest.mark.parametrize("total", [20_001, 10**9, 2**40, 2**63])
+def test_finding_money_H1_a_sum_beside_a_prompt_that_is_no_number(bad: Any, total: int):
+    """The prompt is then what the sum leaves: no more than it can have been."""
+    reports: list[tuple[int, dict[str, Any]]] = [
+        (CHAT, {"prompt_tokens": bad, "total_tokens": total}),
+        (CHAT, {"prompt_tokens_details": {"cached_tokens": bad}, "total_tokens": total}),
+        (RESPONSES, {"input_tokens": bad, "output_tokens": bad, "total_tokens": total}),
+        (GENERATE, {"promptTokenCount": bad, "totalTokenCount": total}),
+        (MESSAGES, {"input_tokens": bad, "iterations": [{"type": "compaction", "input_tokens": total}]}),
+    ]
+    for format, usage in reports:
+        for stream in (False, True):
+            kind, body = answer(format, usage, stream=stream)
+            verdict = judge(format, kind, body, PRICES[0])
+            assert within(verdict["usage"]), usage
+            assert verdict["usage"]["input_tokens"] == OWN["input_tokens"]
+            assert verdict["estimated"]
 
 
 @settings(deadline=None)

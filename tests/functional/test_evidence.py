@@ -512,6 +512,39 @@ async def test_finding_money_H1_the_usage_of_a_response_in_the_background(
     assert nano(record["cost"]) < 1_000_000
 
 
+@pytest.mark.parametrize("where", ["call", "stream", "job"])
+async def test_finding_money_H1_a_sum_beside_a_prompt_that_is_no_number(
+    customer: Customer, raw: RawUpstream, where: str
+):
+    usage = {"input_tokens": "12", "output_tokens": None, "total_tokens": 2**63}
+    if where == "job":
+        output = [{"type": "message", "content": [{"type": "output_text", "text": WORDS}]}]
+        document = {"id": f"resp_{customer.account}", "object": "response", "status": "completed", "output": output}
+        body = {"model": "chat", "input": "Hi", "background": True}
+        record = await job(customer, raw, "/v1/responses", document | {"usage": usage}, body)
+    else:
+        answer = responses_answer(usage, streamed=where == "stream")
+        record = await ask(customer, raw, "responses", answer, streamed=where == "stream")
+    assert record["usage_source"] == "estimated"
+    assert 0 < record["input_tokens"] < 100
+    assert nano(record["cost"]) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    "name", ["\ud800", "../../v1/models", "a b", "x" * 200, 7, {}], ids=lambda name: repr(name)[:9]
+)
+async def test_finding_money_H1_the_files_of_a_batch_have_names(customer: Customer, raw: RawUpstream, name: Any):
+    """A file that has none is not asked for, and its batch ends all the same: by its sum."""
+    file = f"{customer.account}-file"
+    await upload(customer, raw, file)
+    usage = {"input_tokens": 20, "output_tokens": 40}
+    document = {"id": f"batch-{customer.account}", "object": "batch", "status": "completed", "usage": usage}
+    document |= {"output_file_id": name, "error_file_id": name}
+    body = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    record = await job(customer, raw, "/v1/batches", document, body)
+    assert (record["input_tokens"], record["output_tokens"]) == (20, 40)
+
+
 @pytest.mark.parametrize("seconds", ["9999", 9999, "-4", "4.5", 2**63, None, True], ids=lambda value: str(value)[:40])
 async def test_finding_money_H1_the_seconds_of_a_video(customer: Customer, raw: RawUpstream, seconds: Any):
     document = {"id": f"video_{customer.account}", "object": "video", "status": "completed", "seconds": seconds}

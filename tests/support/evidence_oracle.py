@@ -62,10 +62,10 @@ def weigh(
     # the prompt, in the sum
     prompt = sum(usage[name] for name in PROMPT)
     why = ""
-    if not sides & INPUT:
-        why = "invalid" if sides & INPUT_BAD else "missing" if sides & OUTPUT else "none"
-    elif prompt > most["prompt_tokens"]:
+    if prompt > most["prompt_tokens"] and sides:
         why = "above_bound"
+    elif not sides & INPUT:
+        why = "invalid" if sides & INPUT_BAD else "missing" if sides & OUTPUT else "none"
     elif prompt == 0 and ours["input_tokens"] and delivered:
         why = "zero"
     elif sides & INPUT_BAD:
