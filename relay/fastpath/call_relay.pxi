@@ -100,7 +100,9 @@ cdef bint call_ended_early(Call call):
         return False
     if call.endpoint.format not in (F_CHAT, F_COMPLETIONS, F_RESPONSES, F_MESSAGES, F_GENERATE, F_IMAGES, F_SPEECH):
         return False
-    return not (call.tap.terminal_seen or call.tap.finish_seen or call.tap.error_seen)
+    if call.tap.terminal_seen or call.tap.error_seen:
+        return False
+    return not call.tap.finish_seen or call.tap.tap.json.depth > 0      # or inside its last event
 
 
 cdef Py_ssize_t call_payload(Call call, const uint8_t* p, Py_ssize_t n, Buffer out) except -1:

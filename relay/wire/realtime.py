@@ -303,8 +303,8 @@ def without_operator(text: str) -> tuple[str, str] | None:
     if '"error"' not in text:  # inside a text of the event the quotes would be escaped
         return None
     try:
-        event = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        event = documents.loads(text)
+    except ValueError:
         return None
     holder: Any = event
     if isinstance(event, dict) and event.get("type") != "error":
@@ -313,9 +313,9 @@ def without_operator(text: str) -> tuple[str, str] | None:
     error = holder.get("error") if isinstance(holder, dict) else None
     if not error:
         return None
-    found = upstream_errors.judge(200, orjson.dumps({"error": error}))
+    found = upstream_errors.judge(200, documents.dumps({"error": error}))
     if not found.hidden:
         return None
     code = upstream_errors.instead(200, found)
     holder["error"] = {"type": "server_error", "code": code, "message": ERRORS[code].message, "param": None}
-    return orjson.dumps(event).decode(), code
+    return documents.dumps(event).decode(), code

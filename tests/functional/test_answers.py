@@ -390,6 +390,22 @@ async def test_before_the_last_event_an_end_is_a_cut(relay: RelayProcess, raw: R
     assert (await customer.call())["error_code"] == "upstream_truncated"
 
 
+@pytest.mark.parametrize("end", [Close(), Reset()], ids=["fin", "rst"])
+@pytest.mark.parametrize("sample", [CHAT, MESSAGES, GEMINI], ids=named)
+async def test_finding_wire_L2_the_end_inside_the_last_event_is_a_cut(
+    relay: RelayProcess, raw: RawUpstream, sample: Sample, end: Step
+):
+    """Also where the close is the end of the body, and the finish reason has been seen."""
+    customer = await relay.customer()
+    reason = {CHAT: b'"stop"', MESSAGES: b'"end_turn"', GEMINI: b'"STOP"'}[sample]
+    at = sample.body.index(reason) + len(reason)
+    cuts = range(at, at + 3)
+    for cut in cuts:
+        answer, _ = await ask(customer, raw, sample, head(sample, "close", 0) + sample.body[:cut], Turn(0.01), end)
+        assert not answer.complete, cut
+    assert {record["error_code"] for record in await customer.calls(len(cuts))} == {"upstream_truncated"}
+
+
 WORDS = 200
 
 

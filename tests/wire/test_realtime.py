@@ -222,3 +222,11 @@ def test_finding_money_M1_an_event_about_the_operators_account_is_told_without_i
     ):  # fmt: skip
         assert without_operator(json.dumps(passes)) is None
     assert without_operator('{"error"') is None
+
+
+@pytest.mark.parametrize("odd", ["1e400", '"\\ud800"', "1" + "0" * 400])
+def test_finding_money_M1_an_account_error_beside_what_orjson_does_not_read(odd: str):
+    error = '{"message":"You exceeded your current quota, please check your plan. SECRET","code":"insufficient_quota"}'
+    changed = without_operator(f'{{"type":"error","error":{error},"x":{odd}}}')
+    assert changed is not None
+    assert (changed[1], "SECRET" in changed[0]) == ("upstream_account", False)
