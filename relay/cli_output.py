@@ -143,6 +143,7 @@ def _property_lines(document: Document, indent: str) -> Iterable[str]:
 # Prices that few models have: for them there is `--json`.
 _OF_SOME_MODELS = frozenset({
     "audio_input", "audio_output", "image_input", "image_output", "audio_cache_read", "image_cache_read", "tiers",
+    "tools",
 })  # fmt: skip
 
 

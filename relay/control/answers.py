@@ -107,6 +107,9 @@ class Account(Money):
     limits: LimitOverrides
     created: Time
     closed: Time | None
+    status_reason: str | UnsetType | None = UNSET
+    status_since: Time | UnsetType | None = UNSET
+    status_by: str | UnsetType | None = UNSET
     warnings: list[str] | UnsetType = UNSET
     in_force: LimitsInForce | UnsetType = UNSET
     spent: Spent | UnsetType = UNSET
@@ -457,6 +460,7 @@ class ModelPrices(Prices, kw_only=True):
     """The prices of a model."""
 
     model: str
+    tools: dict[str, Price] | UnsetType = UNSET
     tiers: list[Tier] | UnsetType = UNSET
 
 

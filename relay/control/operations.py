@@ -32,6 +32,7 @@ from relay.storage import rows
 from relay.storage.errors import Conflict, InsufficientCredit, NotFound, StoreError
 from relay.storage.store import Store
 
+STATUS_EVENTS = 1000  # of an account, newest first, in which its last change of status is looked for
 # From which status a change of an account's status may start.
 ACCOUNT_TRANSITIONS: dict[str, tuple[rows.AccountStatus, tuple[str, ...]]] = {
     "freeze": ("frozen", ("active",)),
@@ -148,8 +149,22 @@ class Operations:
         return {"accounts": accounts, "next": units.account_text(found[-1].id) if len(found) == limit else None}
 
     async def account_show(self, params: commands.Id) -> Document:
-        """An account with its balance."""
-        return await self._account_document(await self._find.account(params.id))
+        """An account with its balance; of one that is not active also why, since when and by whom, if events tell."""
+        row = await self._find.account(params.id)
+        return await self._account_document(row) | await self._why_not_active(row)
+
+    async def _why_not_active(self, row: rows.AccountRow) -> Document:
+        acts = {f"account_{act}" for act, (status, _) in ACCOUNT_TRANSITIONS.items() if status == row.status}
+        if row.status == "active":
+            return {}
+        await self._store.flush()
+        acted = await self._store.events(account_id=row.id, limit=STATUS_EVENTS)
+        event = next((event for event in acted if event.code in acts), None)
+        return {
+            "status_reason": event.detail if event is not None else None,
+            "status_since": units.time_text(event.time_ms) if event is not None else None,
+            "status_by": event.kind if event is not None else None,
+        }
 
     async def account_set(self, params: commands.AccountSet) -> Document:
         """Changes what is given."""

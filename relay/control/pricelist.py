@@ -13,6 +13,7 @@ from relay.control.documents import Document
 from relay.policy import pricing
 from relay.policy.schedule import Announced
 
+TOOL_TIMES = 100  # a price so far above the list is probably that of a thousand uses
 UNIT = "credits per million tokens; image, video_second and web_search per piece"
 
 
@@ -45,6 +46,8 @@ def _texts(prices: Mapping[str, int], factor: Decimal) -> Document:
 def _prices(rate: Rate, factor: Decimal) -> Document:
     table = pricing.tier_table(rate)
     document: Document = {"model": rate.model, **_texts(table.pop((0, "standard")), factor)}
+    if tools := {name: units.exact_nano(price) for name, price in rate.tools.items() if name != "web_search"}:
+        document["tools"] = _texts(tools, factor)
     if table:
         document["tiers"] = [
             {"above": above, "service": service, **_texts(prices, factor)}
@@ -141,7 +144,7 @@ def check(
         warnings += _odd_prices(rate)
         warnings += _against_the_lists(config, rate, today)
     if before is not None:
-        models = {rate.model for rate in looked_at}
+        models = {rate.model for rate in (*looked_at, *(config.pictures if everything else ()))}
         lines = [line for model, line in rises(before, pricing.card_body(config)) if model in models]
         warnings += [f"{line} than on the card before" for line in lines]
     return {"ok": not errors, "errors": errors, "warnings": warnings}
@@ -217,6 +220,7 @@ def _against_the_lists(config: Config, rate: Rate, today: datetime.date | None) 
             if own < listed:
                 price = f"{name} ({decimal_text(own)}, discount included)"
                 warnings.append(f"{rate.model}: {price} is below its provider's list price ({decimal_text(listed)})")
+        warnings += _tools_against_the_lists(config, rate, entry["provider"])
     if (
         today is not None
         and (day := entry.get("retires_on")) is not None
@@ -226,12 +230,27 @@ def _against_the_lists(config: Config, rate: Rate, today: datetime.date | None) 
     return warnings
 
 
+def _tools_against_the_lists(config: Config, rate: Rate, provider: str) -> list[str]:
+    warnings = []
+    for name, listed in sorted(shipped_rates.fees([provider], [rate.model]).items()):
+        if name in rate.tools:
+            own = rate.tools[name] * pricing.discount_of(config, rate.model)
+            price = f"{rate.model}: tools.{name} ({decimal_text(own)}, discount included)"
+            if own < listed:
+                warnings.append(f"{price} is below its provider's list price ({decimal_text(listed)})")
+            elif own >= TOOL_TIMES * listed:
+                warnings.append(f"{price} is {TOOL_TIMES} times its provider's list price or more: it is for one use")
+    return warnings
+
+
 def rises(before: str, after: str) -> list[tuple[str, str]]:
     """What costs more on one card than on another, discounts included: the model and a line, for each price."""
     old, new = json.loads(before), json.loads(after)
     lines = []
-    for model, rate in sorted(new["rates"].items()):
-        was = old["rates"].get(model)
+    # A model that is only used behind others costs, too.
+    sold_before, sold = ({**card.get("pictures", {}), **card["rates"]} for card in (old, new))
+    for model, rate in sorted(sold.items()):
+        was = sold_before.get(model)
         if was is None:
             continue
         had, has = pricing.sets_on_card(was), pricing.sets_on_card(rate)
@@ -248,6 +267,12 @@ def rises(before: str, after: str) -> list[tuple[str, str]]:
                         for prices, factor in ((first, factors[0]), (second, factors[1]))
                     ]
                     lines.append((model, f"{model}: {name}{where} is dearer ({amounts[1]} instead of {amounts[0]})"))
+        for name, text in sorted(rate.get("tools", {}).items()):
+            if name in was.get("tools", {}):  # what had no price was refused
+                costs = [units.parse_credits(was["tools"][name]) * factors[0], units.parse_credits(text) * factors[1]]
+                if costs[1] > costs[0]:
+                    dearer = f"tools.{name} is dearer ({_nano_text(costs[1])} instead of {_nano_text(costs[0])})"
+                    lines.append((model, f"{model}: {dearer}"))
     return lines
 
 

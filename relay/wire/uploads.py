@@ -183,7 +183,7 @@ class UploadReader:
             return self._give_up()
         if not isinstance(model, str) or not isinstance(url, str) or (facts.model or model) != model:
             return self._give_up()
-        if _MAYBE_SPECIAL.search(line) and not _costs_tokens_alone(line, url):
+        if tools.searches_always(model) or (_MAYBE_SPECIAL.search(line) and not _costs_tokens_alone(line, url)):
             return self._give_up()
         facts.model = model
         facts.requests += 1

@@ -466,3 +466,17 @@ async def test_fifty_at_once_make_one_account(run: Run):
         *(run("account create", email="a@example.com") for _ in range(50)), return_exceptions=True
     )
     assert sum(isinstance(result, dict) for result in results) == 1
+
+
+@pytest.mark.parametrize(
+    ("acts", "status"), [(["freeze"], "frozen"), (["freeze", "ban"], "banned"), (["close"], "closed")]
+)
+async def test_finding_newcomer_36_an_account_says_why_it_is_not_active(run: Run, acts: list[str], status: str) -> None:
+    await run("account create", email="a@example.com")
+    assert "status_reason" not in await run("account show", id="acct_1")
+    for act in acts:
+        await run(f"account {act}", id="acct_1", reason=f"because of {act}")
+    shown = await run("account show", id="acct_1")
+    assert (shown["status"], shown["status_reason"]) == (status, f"because of {acts[-1]}")
+    assert shown["status_by"] == "operator"
+    assert shown["status_since"].endswith("Z")

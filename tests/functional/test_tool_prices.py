@@ -570,3 +570,89 @@ async def test_finding_wire_M11_what_tools_may_cost_is_a_number_that_can_be_held
     reply = await send(customer, path, body(path, model, text, **more))
     assert (reply.status, exchange.requests) == (402, [])
     assert (await customer.money())["available"] == "4"
+
+
+CODE = {"type": "code_execution_20250825", "name": "x"}
+MAPS = [{"request": body(GEMINI, "", tools=[{"googleMaps": {}}])}]
+PICTURES = [{"type": "image_generation"}]
+TOOL_JOBS: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "/v1/messages/batches",
+        {
+            "requests": [
+                {"custom_id": "a", "params": body(MESSAGES, "claude-haiku-4-5")},
+                {
+                    "custom_id": "b",
+                    "params": body(MESSAGES, "claude-haiku-4-5", tools=[CODE]),
+                },
+            ]
+        },
+        "tools.code_execution",
+    ),
+    (
+        "/v1beta/models/gemini-3.5-flash:batchGenerateContent",
+        {"batch": {"inputConfig": {"requests": {"requests": MAPS}}}},
+        "tools.google_maps",
+    ),
+    (
+        RESPONSES,
+        body(RESPONSES, "gpt-5.5", background=True, tools=[{"type": "file_search", "vector_store_ids": ["vs_1"]}]),
+        "tools.file_search",
+    ),
+    (RESPONSES, body(RESPONSES, "gpt-5.5", background=True, tools=PICTURES), "tools.image_generation"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", range(len(TOOL_JOBS)))
+async def test_finding_clients_F5_jobs_with_tools_that_cost_extra_are_refused(
+    strict: RelayProcess, raw: RawUpstream, case: int
+) -> None:
+    """Their reports do not tell of them. Nothing is forwarded, nothing is held."""
+    path, document, field = TOOL_JOBS[case]
+    customer = await strict.customer()
+    reply = await send(customer, path, document)
+    found = json.loads(reply.body)["error"]
+    assert (reply.status, (await customer.call())["error_code"]) == (400, "tool_unpriced"), reply.body
+    assert f"`{field}`" in found["message"]
+    assert (await customer.money())["available"] == "100"
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("gpt-5.5", {"tools": [{"type": "file_search"}]}),
+        ("gpt-5.5", {"tools": [{"type": "web_search"}]}),
+        ("grok-4.20", {"search_parameters": {}}),
+        ("gpt-4o-search-preview", {}),  # every answer of it is a search
+        ("m", {}),
+    ],
+)
+async def test_finding_clients_F8_files_for_batches_that_cost_extra(
+    strict: RelayProcess, raw: RawUpstream, model: str, more: dict[str, Any]
+) -> None:
+    customer = await strict.customer()
+    text, exchange = raw.script(
+        answer({"id": f"file-{abs(hash((model, str(more))))}", "object": "file", "purpose": "batch"})
+    )
+    path = RESPONSES if "tools" in more else CHAT
+    line = {"custom_id": text, "method": "POST", "url": path, "body": body(path, model, **more)}
+    form = (
+        b'--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        b'--b\r\ncontent-disposition: form-data; name="file"; filename="f.jsonl"\r\n\r\n'
+        + json.dumps(line).encode()
+        + b"\n\r\n--b--\r\n"
+    )
+    fields = {"Authorization": f"Bearer {customer.secret}", "content-type": "multipart/form-data; boundary=b"}
+    async with await RawClient.connect("127.0.0.1", strict.port) as client:
+        stored = await client.request("POST", "/v1/files", fields, form)
+        assert stored.status == 200, stored.body
+    asks = {"input_file_id": json.loads(stored.body)["id"], "endpoint": path, "completion_window": "24h"}
+    text, exchange = raw.script(answer({"id": "batch_1", "object": "batch", "status": "validating"}))
+    reply = await send(customer, "/v1/batches", {**asks, "metadata": {"x": text}})
+    if model == "m":
+        assert reply.status == 200, reply.body
+        return
+    assert (reply.status, exchange.requests) == (400, [])
+    found = json.loads(reply.body)["error"]
+    assert found["param"] == "input_file_id"
+    assert "What a provider's own tools use in a batch has no price." in found["message"]

@@ -346,3 +346,53 @@ def test_a_model_that_is_served_and_not_priced_has_its_list_price() -> None:
     assert by_model["own"].input == 1
     off = parse("[billing]\ndefault_rates = false\n" + channel)
     assert off.unpriced_models == ("gpt-4o", "mine", "unheard-of")
+
+
+def of_tools(price: str, discount: str = "1", models: str = "", **more: str) -> Config:
+    tools = ", ".join(f"{name} = {text}" for name, text in {"file_search": price, **more}.items())
+    text = f"[billing]\ndiscount = {discount}\n[[rates]]\nmodel = 'gpt-5.5'\ninput = 5\noutput = 30\n"
+    return parse(f"{text}cache_read = 0.5\ntools = {{ {tools} }}\n{models}")
+
+
+def test_prices_of_tools_rise_too() -> None:
+    def between(before: Config, after: Config) -> list[str]:
+        return [line for _, line in pricelist.rises(pricing.card_body(before), pricing.card_body(after))]
+
+    assert between(of_tools("0.0025"), of_tools("0.003")) == [
+        "gpt-5.5: tools.file_search is dearer (0.003 instead of 0.0025)"
+    ]
+    assert between(of_tools("0.003"), of_tools("0.0025")) == []
+    assert between(of_tools("0.003"), of_tools("0.003", x_search="1")) == []  # it was refused before
+    lines = between(of_tools("0.003", "0.5"), of_tools("0.003"))
+    assert "gpt-5.5: tools.file_search is dearer (0.003 instead of 0.0015)" in lines
+
+
+def test_models_behind_others_rise_too() -> None:
+    """OpenAI's picture models may be used as tools wherever one of its dialect's channels is."""
+    channel = "[[channels]]\nname = 'c'\napi = 'openai'\nbase_url = 'http://127.0.0.1:1/v1'\n"
+    channel += "api_keys = ['k']\nmodels = ['gpt-5.5']\n"
+    cheap, dear = of_tools("1", "0.9", channel), of_tools("1", "1", channel)
+    lines = [line for _, line in pricelist.rises(pricing.card_body(cheap), pricing.card_body(dear))]
+    assert "gpt-image-2: image_output is dearer (30 instead of 27)" in lines
+    assert "whisper-1: video_second is dearer (0.0001 instead of 0.00009)" in lines
+
+
+def test_rates_check_looks_at_tools() -> None:
+    def warned(config: Config) -> list[str]:
+        return [line for line in pricelist.check(config)["warnings"] if "tools." in line]
+
+    assert warned(of_tools("0.0025")) == []
+    line = "gpt-5.5: tools.file_search (0.0015, discount included) is below its provider's list price (0.0025)"
+    assert line in warned(of_tools("0.003", "0.5"))
+    assert warned(of_tools("2.5")) == [
+        "gpt-5.5: tools.file_search (2.5, discount included) is 100 times its provider's list price or more: "
+        "it is for one use"
+    ]
+    (shown,) = pricelist.rates(of_tools("0.003", "0.5"))["rates"]
+    assert (shown["tools"]["file_search"], shown["tools"]["container_1g"]) == ("0.003", "0.03")
+
+
+def test_rates_check_looks_at_what_is_read_from_caches() -> None:
+    rate = "[[rates]]\nmodel = 'm'\ninput = 1\noutput = 2\ncache_read = 0.1\naudio_input = 3\naudio_cache_read = 4\n"
+    assert "m: audio_cache_read (4) is not below audio_input (3)" in pricelist.check(parse(rate))["warnings"]
+    assert not any("audio" in line for line in pricelist.check(parse(rate.replace("= 4", "= 1")))["warnings"])
