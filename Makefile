@@ -7,8 +7,10 @@ SOURCES := setup.py relay/_fastpath.pyx $(wildcard relay/fastpath/*)
 
 .PHONY: run test lint bench soak asan fuzz properties clients clean
 
+LISTEN ?= 127.0.0.1:8787
+
 run: .make-build
-	$(BIN)/python -m relay demo
+	$(BIN)/python -m relay demo --listen $(LISTEN)
 
 # Two files at a time: half of the time goes by with waiting. Some tests measure times, so not as many as there are cores.
 test: .make-build

@@ -32,7 +32,7 @@ from relay.control.failures import CommandError
 from relay.control.live import LiveBalance, ScopeView
 from relay.control.operations import Operations
 from relay.control.pepper import Pepper
-from relay.control.place import open_store
+from relay.control.place import NO_FILE, open_store
 from relay.errors import ERRORS
 from relay.observe.metrics import Figures, Metrics
 from relay.observe.outlets import Outlets
@@ -848,6 +848,8 @@ def run_serve(config: Config) -> int:
 async def _serve(config: Config, descriptors_max: int) -> int:
     quiet.watch_loop(asyncio.get_running_loop())
     log.info("relay %s with %s", __version__, capacity.versions())
+    if config.file == NO_FILE:
+        log.warning("no --config, no RELAY_CONFIG and no config.toml in %s: every key has its default", os.getcwd())
     for warning in config.warnings:
         log.warning("%s", warning)
     sockets = activation.take_sockets()
@@ -886,7 +888,7 @@ def _what_is_served(config: Config) -> str:
     unpriced = len(config.unpriced_models)
     refused = f", {unpriced} of them without a price: calls to those are refused" if unpriced else ""
     place = os.path.abspath(config.server.data_dir)
-    return f"data in {place}; {len(config.channels)} channels, {len(config.models)} models{refused}"
+    return f"data in {place}; channels: {len(config.channels)}, models: {len(config.models)}{refused}"
 
 
 async def _reload(relay: Relay) -> None:

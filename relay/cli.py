@@ -239,7 +239,7 @@ def _print_list(name: str, fields: dict[str, Any], arguments: argparse.Namespace
             for row in page:
                 print(as_json(row))
         elif getattr(arguments, "csv", False):
-            shown = CALL_FIELDS if name == "calls" else usage_columns(page, all_of_them=True)
+            shown = CALL_FIELDS if name == "calls" else usage_columns(page, all_of_them=True) or _usage_head(fields)
             print(as_csv(page, shown, head=head), end="")
             head = False
         else:
@@ -247,6 +247,15 @@ def _print_list(name: str, fields: dict[str, Any], arguments: argparse.Namespace
     if not _wants_json(arguments) and not getattr(arguments, "csv", False):
         print(table(rows, columns or usage_columns(rows, all_of_them=False)), end="")
     return EXIT_DONE
+
+
+def _usage_head(fields: dict[str, Any]) -> tuple[str, ...]:
+    """The columns of `usage --csv` where nothing was used."""
+    from relay.control import usage
+    from relay.control.answers import UsageSums
+
+    asked = usage.groups(fields.get("by") or "month")
+    return (*map(usage.field, asked), *UsageSums.__struct_fields__)
 
 
 def _pages(name: str, fields: dict[str, Any], field: str, total: int, send: Send) -> Iterator[list[dict[str, Any]]]:

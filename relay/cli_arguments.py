@@ -70,7 +70,7 @@ def _file_text(path: str) -> str:
 
 def _count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
-        raise argparse.ArgumentTypeError("expected a whole number")
+        raise argparse.ArgumentTypeError("expected a whole number from 0 to 999999999")
     return int(text)
 
 
@@ -93,11 +93,12 @@ def _clearable(text: str) -> str | None:
     return None if text == DEFAULT_WORD else text
 
 
-def _options(parser: argparse.ArgumentParser, *, answers: bool = True) -> None:
-    """`answers`: the command prints one, so that its form can be chosen."""
-    parser.add_argument(
-        "--config", metavar="FILE", help=f"configuration (default: $RELAY_CONFIG, else {DEFAULT_CONFIG})"
-    )
+def _options(parser: argparse.ArgumentParser, *, answers: bool = True, named: bool = True) -> None:
+    """`answers`: the command prints one, so that its form can be chosen. `named`: it reads a configuration."""
+    if named:
+        parser.add_argument(
+            "--config", metavar="FILE", help=f"configuration (default: $RELAY_CONFIG, else {DEFAULT_CONFIG})"
+        )
     if not answers:
         return
     parser.add_argument("--json", action="store_true", help="one JSON document, or JSON lines for lists")
@@ -119,7 +120,7 @@ class _Words:
         commands = self._groups[first] if second else self._top
         parser: argparse.ArgumentParser = commands.add_parser(second or first, help=text, description=text)
         parser.set_defaults(command=name)
-        _options(parser, answers=name not in ("serve", "demo"))
+        _options(parser, answers=name not in ("serve", "demo"), named=name != "demo")
         return parser
 
     def add_below(self, parser: argparse.ArgumentParser, name: str, text: str) -> argparse.ArgumentParser:
@@ -344,7 +345,12 @@ def _list_words(words: _Words) -> None:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The parsed words; UsageError. `.command` is the name of the command."""
-    arguments = build_parser().parse_args(argv)
+    arguments, unknown = build_parser().parse_known_args(argv)
+    if unknown:
+        prog = f"relay {arguments.command}"
+        raise UsageError(f"{prog}: unrecognized arguments: {' '.join(unknown)} (see {prog} --help)")
+    if arguments.command == "demo" and "config" in arguments:
+        raise UsageError("relay demo: --config does not apply: the demo writes a configuration of its own, in .demo")
     if getattr(arguments, "csv", False) and getattr(arguments, "json", False):
         raise UsageError(f"relay {arguments.command}: --csv and --json exclude each other")
     return arguments

@@ -197,9 +197,13 @@ def human(name: str, document: Document) -> str:
             + "\nentries\n"
             + table(document["entries"], ("id", "time", "kind", "amount", "call_id", "reason"))
         )
+    if name == "reload":
+        rest = {field: value for field, value in document.items() if field != "warnings"}
+        return properties(rest) + "".join(f"warning: {clean(line)}\n" for line in document["warnings"])
     if name == "channel test":
         rows = [{**row, "ok": "ok" if row["ok"] else "FAILED"} for row in document["keys"]]
-        return table(rows, ("key", "ok", "says", "status", "asked", "milliseconds"))
+        detail = ("detail",) if any(row.get("detail") is not None for row in rows) else ()
+        return table(rows, ("key", "ok", "says", "status", "asked", "milliseconds", *detail))
     if name == "ledger verify":
         agreed = "every balance agrees with its entries and calls\n" if document["ok"] else ""
         aside = document["set_aside"]

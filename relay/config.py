@@ -468,6 +468,25 @@ def shipped_rate(model: str, entry: Mapping[str, Any]) -> Rate:
 ADMIN_TOKEN_CHARS_MIN: Final = 16
 
 
+def _certificate_faults(certificate: str, key: str) -> list[Fault]:
+    """Whether the two files can serve TLS together. OpenSSL's own message names neither of them."""
+    import ssl  # late: most commands need none
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_verify_locations(certificate)
+    except (ssl.SSLError, OSError):
+        return [Fault("server.tls_certificate", "a PEM file with a certificate", "a file without one")]
+    try:
+        # A key that wants a password would ask for it on the terminal.
+        context.load_cert_chain(certificate, key, password=lambda: "")
+    except (ssl.SSLError, OSError) as error:
+        other = "KEY_VALUES_MISMATCH" in (getattr(error, "reason", None) or "")
+        found = "the key of another certificate" if other else "a file without such a key, or one with a password"
+        return [Fault("server.tls_key", "a PEM file with the private key of server.tls_certificate", found)]
+    return []
+
+
 def _contradictions(tables: Tables, *, read_files: bool) -> list[Fault]:
     """What no single key shows: above all keys that are each right and together wrong. The message names both."""
     faults: list[Fault] = []
@@ -476,9 +495,12 @@ def _contradictions(tables: Tables, *, read_files: bool) -> list[Fault]:
         given, missing = ("tls_certificate", "tls_key") if server.tls_certificate else ("tls_key", "tls_certificate")
         faults.append(Fault(f"server.{missing}", f"a path, because server.{given} is set (both or neither)", "nothing"))
     elif server.tls_certificate and read_files:
-        for name in ("tls_certificate", "tls_key"):
-            if not os.access(getattr(server, name), os.R_OK):
-                faults.append(Fault(f"server.{name}", "a readable file", "a path that cannot be read"))
+        unreadable = [
+            Fault(f"server.{name}", "a readable file", "a path that cannot be read")
+            for name in ("tls_certificate", "tls_key")
+            if not os.access(getattr(server, name), os.R_OK)
+        ]
+        faults += unreadable or _certificate_faults(server.tls_certificate, server.tls_key)
     if server.waiting_bytes_max < server.body_bytes_max:
         expected = f"at least server.body_bytes_max ({server.body_bytes_max})"
         faults.append(Fault("server.waiting_bytes_max", expected, str(server.waiting_bytes_max)))

@@ -15,10 +15,12 @@ from pathlib import Path
 from relay import config as configuration
 from relay import quiet
 from relay.app import Relay
+from relay.config_values import ConfigError
 from relay.control import commands
 from relay.control.failures import CommandError
 from relay.control.place import open_store
 from relay.simulator import server as simulator
+from relay.storage import StoreLocked
 
 log = logging.getLogger("relay.demo")
 
@@ -26,6 +28,11 @@ FOLDER = Path(".demo")
 EMAIL = "demo@example.com"
 CREDITS = "100"
 DRAIN_SECONDS = 5
+
+LISTEN_EXPECTED = (
+    "--listen: expected HOST:PORT such as 127.0.0.1:8787, so that SDKs can be pointed at it; port 0: any free one"
+)
+OTHER_PORT = "On another port: `relay demo --listen 127.0.0.1:8790`, or `make run LISTEN=127.0.0.1:8790`"
 
 MODELS = {
     "openai": ("gpt-4o", "gpt-4o-mini", "text-embedding-3-small", "gpt-realtime"),
@@ -63,6 +70,8 @@ def config_text(upstream: str, data_dir: str, listen: str) -> str:
             'api_keys = ["sim-demo"]',
             f"models = [{', '.join(repr(name) for name in names)}]",
         ]
+        if api == "openai":
+            lines.append('ask_usage = "strip"  # streams report usage only when asked, as at OpenAI')
     for model, (prompt, output, read, write) in PRICES.items():
         lines += [
             "[[rates]]",
@@ -166,10 +175,18 @@ async def run(arguments: Namespace) -> int:
     folder = folder_of_the_demo()
     config_file, key_file, data_dir = folder / "config.toml", folder / "key", folder / "data"
     upstream = await simulator.start()
-    config = configuration.parse(config_text(upstream.base_url, str(data_dir), listen), file=str(config_file))
-    if config.server.listen.unix_path:
-        raise CommandError("invalid", "--listen: the demo listens on HOST:PORT, so that SDKs can be pointed at it")
-    store, pepper = await open_store(config, create=True)
+    try:
+        config = configuration.parse(config_text(upstream.base_url, str(data_dir), listen), file=str(config_file))
+        if config.server.listen.unix_path:
+            raise CommandError("invalid", LISTEN_EXPECTED)
+        store, pepper = await open_store(config, create=True)
+    except ConfigError as failure:
+        if any("server.listen" in line or "TOML" in line for line in failure.lines):
+            raise CommandError("invalid", LISTEN_EXPECTED) from None
+        raise
+    except StoreLocked as failure:
+        # The same folder means the same account and key: one demo at a time.
+        raise CommandError("unavailable", f"{failure}: a demo of this folder runs already") from None
     try:
         relay = Relay(config, store, pepper)
         loop = asyncio.get_running_loop()
@@ -179,7 +196,13 @@ async def run(arguments: Namespace) -> int:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ask_to_stop)
-        await relay.start()
+        try:
+            await relay.start()
+        except OSError as failure:
+            if not str(failure).startswith("server.listen: "):
+                raise
+            reason = str(failure).removeprefix("server.listen: ")
+            raise CommandError("unavailable", f"{reason}. {OTHER_PORT}") from failure
         # Only now: another demo in this folder would have kept the store, and its configuration must stay as it is.
         write_private(config_file, config_text(upstream.base_url, str(data_dir), relay.address))
         secret, available = await account_and_key(relay, key_file)

@@ -74,7 +74,7 @@ ERRORS: Final[dict[str, ErrorKind]] = {
     "misspelt_key": _client(400, "A key of the request body differs from a known one only in the case of its letters."),
     "invalid_type": _client(400, "A field of the request body has the wrong type."),
     "invalid_value": _client(400, "A field of the request has a value that is not allowed."),
-    "missing_model": _client(400, "The request names no model: `model` is required and must not be empty."),
+    "missing_model": _client(400, "The request names no model, or an empty one."),
     "unsupported_feature": _client(400, "This relay does not support what the request asks for."),
     "tool_unpriced": _client(
         400,

@@ -179,14 +179,14 @@ def parse_call(text: str) -> int:
     """The 63-bit number of a call id. ValueError unless it is exactly what `call_text` writes."""
     number = 0
     if not text.startswith("call_") or len(text) != 5 + _CALL_DIGITS:
-        raise ValueError("expected a call id: call_ and 13 digits")
+        raise ValueError("expected a call id: call_ and 13 letters and digits")
     for digit in text[5:]:
         value = _CROCKFORD_VALUE.get(digit)
         if value is None:
-            raise ValueError("expected a call id: call_ and 13 digits")
+            raise ValueError("expected a call id: call_ and 13 letters and digits")
         number = number << 5 | value
     if number > ID_MAX:
-        raise ValueError("expected a call id: call_ and 13 digits")
+        raise ValueError("expected a call id: call_ and 13 letters and digits")
     return number
 
 

@@ -220,6 +220,15 @@ def test_people_get_tables(either: Cli):
         assert result.stdout
 
 
+def test_usage_as_csv_has_a_head_where_nothing_was_used(either: Cli):
+    words = ("usage", "--by", "account", "--by", "model", "--csv")
+    head = "account_id,model,calls,failed,input_tokens,output_tokens,cache_read_tokens,cache_write_tokens,images,"
+    assert either(*words, "--since", "2020-01-01", "--until", "2020-02-01").stdout == (
+        f"{head}video_seconds,web_searches,cost\n"
+    )
+    assert either(*words).stdout.startswith(head)
+
+
 def test_calls_as_csv(either: Cli):
     result = either("calls", "--csv")
     rows = list(csv.reader(io.StringIO(result.stdout)))
@@ -357,6 +366,7 @@ def test_finding_newcomer_9_a_reload_says_what_it_does_not_apply(cli: Cli, host:
     )
     shown = cli("reload").stdout
     assert "server.listen: changed, takes effect at a restart" in shown
+    assert sum(line.startswith("warning: ") for line in shown.splitlines()) > 1  # a line each
     # Newcomer 6: a price in the wrong unit; newcomer 5: what a process cannot see.
     answer = cli.json("reload")
     assert any(
@@ -507,7 +517,10 @@ def test_a_lost_pepper_stops_commands_with_a_clear_line(cli: Cli):
         (("calls", "--csv", "--json"), "--csv and --json exclude each other"),
         (("account",), "relay account: name a command (see relay account --help)"),
         ((), "relay: name a command (see relay --help)"),
-        (("demo", "--json"), "unrecognized arguments: --json"),
+        (("demo", "--json"), "relay demo: unrecognized arguments: --json (see relay demo --help)"),
+        (("calls", "--nope"), "relay calls: unrecognized arguments: --nope (see relay calls --help)"),
+        (("calls", "--limit", "-3"), "expected a whole number from 0 to 999999999"),
+        (("calls", "show", "call_x"), "call_ and 13 letters and digits"),
     ],
 )  # fmt: skip
 def test_finding_newcomer_27_refusals_say_what_is_expected(cli: Cli, words: tuple[str, ...], expected: str):

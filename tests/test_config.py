@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +27,7 @@ from relay.config_values import (
 )
 from relay.policy import schedule
 from relay.storage.rows import ScheduledRatesRow
+from tests.support.certificates import make_certificates
 
 ROOT = Path(__file__).parents[1]
 
@@ -556,6 +558,29 @@ def test_tls_files_must_be_readable(tmp_path):
     text = f"[server]\ntls_certificate = '{tmp_path}/cert'\ntls_key = '{tmp_path}/key'"
     assert set(faults(text)) == {"server.tls_key"}
     assert parse(text, resolve_secrets=False).server.tls_key
+
+
+def test_tls_files_must_be_a_certificate_and_its_key(tmp_path):
+    """What OpenSSL says of them names neither the file nor the key of the configuration."""
+    made = make_certificates(tmp_path)
+    (tmp_path / "other").mkdir()
+    other = make_certificates(tmp_path / "other")
+    (tmp_path / "locked").write_bytes(
+        serialization.load_pem_private_key(made.key.read_bytes(), None).private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"x")
+        )
+    )
+    (tmp_path / "text").write_text("no certificate")
+
+    def text(certificate, key):
+        return f"[server]\ntls_certificate = '{certificate}'\ntls_key = '{key}'"
+
+    assert parse(text(made.certificate, made.key)).server.tls_key
+    assert faults(text(tmp_path / "text", made.key))["server.tls_certificate"][1] == "a file without one"
+    assert faults(text(made.certificate, other.key))["server.tls_key"][1] == "the key of another certificate"
+    for unusable in ("text", "locked"):
+        found = faults(text(made.certificate, tmp_path / unusable))["server.tls_key"][1]
+        assert found.startswith("a file without such a key")
 
 
 # --- secrets

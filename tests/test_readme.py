@@ -1,5 +1,6 @@
 """What README.md and the demo's banner tell people to paste is pasted here, into real processes."""
 
+import json
 import os
 import re
 import signal
@@ -176,16 +177,60 @@ def test_a_taken_port_is_one_clear_line(demo: Demo) -> None:
         [*RELAY, "demo", "--listen", demo.address], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
-    assert done.stderr == f"relay: server.listen: cannot listen on {demo.address}: Address already in use\n"
+    assert done.stderr.startswith(f"relay: cannot listen on {demo.address}: Address already in use. On another port: ")
+    assert "make run LISTEN=" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
-def test_the_demo_needs_a_port() -> None:
+@pytest.mark.parametrize("listen", ["unix:demo.sock", "8790", "127.0.0.1:99999", ':"'])
+def test_the_demo_needs_a_port(listen: str, tmp_path: Path) -> None:
+    """The fault is in what was typed, not in a file that the demo has written itself."""
     done = subprocess.run(
-        [*RELAY, "demo", "--listen", "unix:demo.sock"], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+        [*RELAY, "demo", "--listen", listen], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, cwd=tmp_path
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("relay: --listen: ")
+    assert done.stderr.startswith("relay: --listen: expected HOST:PORT")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_second_demo_in_a_folder_says_that_one_runs(demo: Demo) -> None:
+    done = subprocess.run(
+        [*RELAY, "demo", "--listen", "127.0.0.1:0"],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=60, cwd=demo.folder,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"is in use by process {demo.process.pid}: a demo of this folder runs already\n")
+
+
+def test_the_demo_takes_no_configuration() -> None:
+    done = subprocess.run(
+        [*RELAY, "--config", "x.toml", "demo"], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "--config does not apply" in done.stderr
+
+
+def test_the_readmes_stream_is_charged_by_what_the_provider_reports(demo: Demo) -> None:
+    """The demo's provider reports usage in streams only when asked, and the snippet does not ask."""
+    stream = next(snippet for snippet in blocks("python") if "stream=True" in snippet)
+    run([sys.executable, "-"], pasted(stream, demo))
+    command = [*RELAY, "--config", str(demo.folder / ".demo" / "config.toml"), "--json", "calls", "--limit", "1"]
+    assert json.loads(run(command))["usage_source"] == "upstream"
+
+
+def test_what_the_operations_page_has_written_can_be_written_under_the_unit() -> None:
+    """ProtectSystem=strict leaves the service its own folders: backups and access logs have to be told to go there."""
+    unit = (ROOT / "packaging" / "systemd" / "relay.service").read_text()
+    assert "ProtectSystem=strict" in unit
+    [state] = re.findall(r"^StateDirectory=(.*)$", unit, re.MULTILINE)
+    [logs] = re.findall(r"^LogsDirectory=(.*)$", unit, re.MULTILINE)
+    folders = {f"/var/lib/{name}" for name in state.split()} | {f"/var/log/{name}" for name in logs.split()}
+    page = (ROOT / "docs" / "operations.md").read_text()
+    backups = re.findall(r"relay backup (/\S+)", page)
+    access_logs = re.findall(r'observe\.access_log = "(/[^"]+)"', page)
+    assert len(backups) == 2
+    assert access_logs
+    assert {os.path.dirname(path) for path in backups + access_logs} <= folders
 
 
 LINK = re.compile(r"\]\(([^)#\s]+)\)")

@@ -113,7 +113,10 @@ def authorise(request: web.Request, operator_token: Callable[[], str] | None) ->
     token = operator_token()
     given = [value for name, value in request.raw_headers if name.lower() == b"authorization"]
     if not token:
-        raise CommandError("refused", "no operator token is configured; use the unix socket")
+        raise CommandError(
+            "refused",
+            "no operator token (admin.token) is configured; without one only the unix socket answers commands",
+        )
     scheme, _, value = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
     if not value.isascii():
         raise CommandError("invalid", "the field holds bytes that are not visible ASCII", "authorization")

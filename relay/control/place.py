@@ -49,8 +49,8 @@ def _whole(config: Config, *, create: bool) -> Path:
         if (data_dir / name).exists():
             raise CommandError(
                 "unavailable",
-                f"{database} {state}, but {data_dir / name} is there, which is of {what}. Put the store back from a"
-                f" backup; to begin a new one, move {name} away",
+                f"{database} {state}, but {data_dir / name} is there, which belongs to {what}. Put the store back from"
+                f" a backup; to begin a new one, move {name} away",
             )
     if not create:
         where = "no config.toml here" if file == NO_FILE else f"server.data_dir of {Path(file).absolute()}"

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Final, NamedTuple, cast
@@ -75,6 +77,19 @@ async def open_connection(target: Target, protocol: Callable[[], asyncio.BasePro
 CONNECT_ERRORS: Final = (OSError, ValueError, RuntimeError)
 
 
+def why_no_connection(error: BaseException) -> str:
+    """For operators: what kept a connection from being made. No text of another program, but for OpenSSL's verdict."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS: the certificate is refused, {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or type(error).__name__}"
+    if isinstance(error, socket.gaierror):
+        return f"the host's name: {error.strerror}"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return type(error).__name__
+
+
 class Connector:
     """Opens connections, and remembers the attempts under way so that shutting down can end them."""
 
@@ -96,7 +111,7 @@ class Connector:
         except TimeoutError:
             call.connect_failed(True)
         except CONNECT_ERRORS as error:
-            log.warning("channel %s: no connection (%s)", channel.name, type(error).__name__)
+            log.warning("channel %s: no connection (%s)", channel.name, why_no_connection(error))
             call.connect_failed(False)
         else:
             call.connected(cast(UpstreamConnection, connection))

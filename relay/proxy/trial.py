@@ -14,6 +14,7 @@ import orjson
 from relay.config import Channel as ConfiguredChannel
 from relay.config_values import MODEL_PLACE
 from relay.proxy import decoders
+from relay.proxy.connect import why_no_connection
 from relay.proxy.upstreams import Upstream, UpstreamError, Upstreams
 from relay.wire import upstream_errors
 from relay.wire.endpoints import D_ANTHROPIC, D_GEMINI
@@ -28,6 +29,7 @@ class KeyTrial(msgspec.Struct, frozen=True):
     key     its place in `api_keys`, from 1
     status  None: no answer
     asked   the request
+    detail  why there was no connection; None: there was one
     """
 
     key: int
@@ -36,6 +38,7 @@ class KeyTrial(msgspec.Struct, frozen=True):
     status: int | None
     asked: str
     milliseconds: float
+    detail: str | None = None
 
 
 async def trials(upstreams: Upstreams, configured: ConfiguredChannel) -> list[KeyTrial]:
@@ -51,6 +54,7 @@ async def _trial(upstreams: Upstreams, upstream: Upstream, configured: Configure
     if configured.base_url.endswith("/publishers/google"):  # Vertex AI lists no models there
         method, path, body = _smallest(upstream, configured)
     status: int | None = None
+    detail: str | None = None
     try:
         status, says = await _ask(upstreams, upstream, number, method, path, body)
         if status in NO_LIST and method == "GET":
@@ -58,8 +62,9 @@ async def _trial(upstreams: Upstreams, upstream: Upstream, configured: Configure
             status, says = await _ask(upstreams, upstream, number, method, path, body)
     except UpstreamError as error:
         status, says = None, error.code
+        detail = why_no_connection(error.__cause__) if error.__cause__ is not None else None
     took = round((time.monotonic() - began) * 1000, 1)
-    return KeyTrial(number, says == "ok", says, status, f"{method} {path}", took)
+    return KeyTrial(number, says == "ok", says, status, f"{method} {path}", took, detail)
 
 
 def _smallest(upstream: Upstream, configured: ConfiguredChannel) -> tuple[str, str, bytes]:

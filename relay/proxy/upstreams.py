@@ -375,7 +375,7 @@ class Upstreams:
             if isinstance(error, ExchangeError):
                 raise UpstreamError(error.code) from None
             if not connected and isinstance(error, CONNECT_ERRORS):
-                raise UpstreamError("upstream_unavailable", processed=False) from None
+                raise UpstreamError("upstream_unavailable", processed=False) from error
             raise
         if 300 <= exchange.answer.status < 400:
             exchange.close()

@@ -86,8 +86,8 @@ _TEXTS: Final[dict[tuple[str, str], str]] = {
     ("path_not_found", unserved.NOT_SERVED): "This path of the provider's API is not served by this relay.",
     ("path_not_found", unserved.BASE_URL): "There is nothing at this path. The base URL has /v1 for OpenAI SDKs, and "
     "not for Anthropic and Gemini.",
-    ("scope_not_allowed", "x-relay-channel"): "This API key may not choose its channel by x-relay-channel: it has not "
-    "the scope `channel`.",
+    ("scope_not_allowed", "x-relay-channel"): "This API key may not choose its channel by x-relay-channel: it does "
+    "not have the scope `channel`.",
 }
 # What a limit leaves and what the call may need, after the colon of the message.
 _NUMBERS: Final = {

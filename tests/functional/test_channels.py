@@ -1,6 +1,8 @@
 """`relay channel list | test | on | off | wake`: by socket, HTTP and command, with and without a running relay."""
 
 import json
+import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +156,33 @@ async def test_finding_clients_16_a_test_says_of_each_key_whether_it_works(tmp_p
                 async with session.get(url) as listed:
                     [row] = (await listed.json())["channels"]
                     assert (row["name"], row["state"], row["keys"], row["off_since"]) == ("a", "ok", 2, None)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "detail"),
+    [
+        ("http://127.0.0.1:{free}/v1", "Connection refused"),
+        ("http://no-such-host.invalid/v1", "the host's name: "),
+        ("https://127.0.0.1:{plain}/v1", "TLS: "),
+    ],
+)
+async def test_a_test_says_why_there_was_no_connection(tmp_path: Path, base_url: str, detail: str):
+    """A typing error in a base URL is the first thing that a new operator meets."""
+    async with Cabinet(lambda asked: None) as cabinet:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            free = listener.getsockname()[1]
+        plain = re.search(r":(\d+)", cabinet.base_url.partition("//")[2])[1]
+        text = config().replace("[plans.open]", "[plans.open]\n") + (
+            f'[[channels]]\nname = "a"\napi = "openai"\nbase_url = "{base_url.format(free=free, plain=plain)}"\n'
+            'api_keys = ["a-1"]\nmodels = ["m"]\n'
+        )
+        async with running(tmp_path, text) as customer:
+            [key] = (await customer.relay.command("channel test", id="a"))["keys"]
+            assert (key["ok"], key["says"], key["status"]) == (False, "upstream_unavailable", None)
+            assert detail in key["detail"]
+            status, table, _ = await customer.relay.cli("channel", "test", "a")
+            assert status == 1
+            assert detail in table
 
 
 async def test_a_switch_without_a_running_relay(tmp_path: Path):
