@@ -172,10 +172,11 @@ def test_the_steps_to_a_real_relay(tmp_path: Path, demo: Demo) -> None:
         relay.stderr.close()
 
 
-def test_a_taken_port_is_one_clear_line(demo: Demo) -> None:
+def test_a_taken_port_is_one_clear_line(demo: Demo, tmp_path: Path) -> None:
     done = subprocess.run(
-        [*RELAY, "demo", "--listen", demo.address], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
-    )
+        [*RELAY, "demo", "--listen", demo.address],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=60, cwd=tmp_path,
+    )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith(f"relay: cannot listen on {demo.address}: Address already in use. On another port: ")
     assert "make run LISTEN=" in done.stderr
