@@ -229,7 +229,7 @@ class Hooks:
         said = named.decode("utf-8", "replace")
         if modelnames.is_same(asked, said) or modelnames.is_same(public, said):
             return
-        shown = said if modelnames.NAME.fullmatch(said) else "a name that is none"
+        shown = said if modelnames.NAME.fullmatch(said) else "what is not a name of a model"
         log.warning("channel %s: asked for %s, its answer names %s", channel, asked, shown)
         self.on_event("model_differs", None, channel, f"{asked}: answered by {shown}")
 

@@ -149,7 +149,7 @@ class Meter:
         elif kind in _AUDIO_DELTAS and isinstance(delta, str):
             self._output_audio += len(delta) * 3 / 4 / self._output_rate / _MODEL_TOKEN_SECONDS
         elif kind in _TEXT_DELTAS and isinstance(delta, str):
-            self._output_text += len(delta.encode()) / _TEXT_TOKEN_BYTES
+            self._output_text += len(_encoded(delta)) / _TEXT_TOKEN_BYTES
         elif kind in ("session.created", "session.updated"):
             self._formats(event.get("session"))
             self.transcriber = self.wanted or transcriber_of(_object(event, "session")) or self.transcriber
@@ -173,7 +173,7 @@ class Meter:
         own = {
             "seconds": seconds,
             "input_tokens": math.ceil(seconds / _USER_TOKEN_SECONDS),
-            "output_tokens": len(str(transcript).encode()) // _TEXT_TOKEN_BYTES + 1,
+            "output_tokens": len(_encoded(str(transcript))) // _TEXT_TOKEN_BYTES + 1,
         }
         told = usage.get("seconds")
         found = {
@@ -263,8 +263,13 @@ def _bytes(message: str) -> int:
     return len(message) if message.isascii() else 4 * len(message)
 
 
+def _encoded(text: str) -> bytes:
+    """A delta may end in the middle of a character that JSON writes as two escapes."""
+    return text.encode("utf-8", "surrogatepass")
+
+
 def event_of(message: str) -> dict[str, Any]:
-    """A message; {} for one that is none."""
+    """A message; {} for one that is not an object of JSON."""
     try:
         event = documents.loads(message)
     except ValueError:
@@ -278,7 +283,7 @@ def _object(parent: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _count(value: Any) -> int | None:
-    """A number of tokens as a report may write it; None for what is none."""
+    """A number of tokens as a report may write it; None for anything else."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

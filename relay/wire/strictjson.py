@@ -15,7 +15,7 @@ class DuplicateKeyError(ValueError):
 
 
 def loads(data: bytes) -> Any:
-    """The document. ValueError where it is none; DuplicateKeyError."""
+    """The document. ValueError where it is not JSON; DuplicateKeyError."""
     try:
         return _DECODER.decode(data.decode("utf-8"))
     except RecursionError:

@@ -420,7 +420,7 @@ async def test_finding_wire_M1_the_model_that_answers_is_compared(strict: RelayP
     ]
     for channel_, model in (("openai", "dear"), ("anthropic", "claude-opus-4-8"), ("gemini", "gemini-3.5-flash")):
         assert found.count((channel_, f"{model}: answered by other-model-9")) == 1
-    assert ("openai", "dear: answered by a name that is none") in found
+    assert ("openai", "dear: answered by what is not a name of a model") in found
     assert not [detail for _, detail in found if "<b>" in detail or "2026" in detail]
 
 

@@ -230,3 +230,14 @@ def test_finding_money_M1_an_account_error_beside_what_orjson_does_not_read(odd:
     changed = without_operator(f'{{"type":"error","error":{error},"x":{odd}}}')
     assert changed is not None
     assert (changed[1], "SECRET" in changed[0]) == ("upstream_account", False)
+
+
+def test_half_of_a_character_in_a_delta_or_a_transcript_is_counted() -> None:
+    """Two escapes of JSON that make one character may come in two deltas; neither is UTF-8 by itself."""
+    meter = Meter()
+    assert meter.received('{"type": "response.created"}') is None
+    for half in ("\ud83d", "\ude00"):
+        assert meter.received(json.dumps({"type": "response.output_text.delta", "delta": half})) is None
+    transcript = {"type": "conversation.item.input_audio_transcription.completed", "transcript": "\ud83d"}
+    assert meter.received(json.dumps(transcript)) is None
+    assert meter.heard
