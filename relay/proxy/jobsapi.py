@@ -20,7 +20,7 @@ from relay.proxy.objects import ObjectsApi, document_in, object_id_in, path_of
 from relay.proxy.sidecalls import RefusedError, SideCall, limited, narrowed
 from relay.proxy.upstreams import Answered, Fields, UpstreamError, whole
 from relay.storage.rows import KeyClaim, ObjectRow
-from relay.wire import documents, multipart, strictjson
+from relay.wire import documents, joberrors, multipart, strictjson
 from relay.wire import files as wire_files
 from relay.wire import jobs as wire_jobs
 from relay.wire import tools as wire_tools
@@ -61,7 +61,7 @@ class JobsApi:
         api = self._objects
         row = await api.objects.find(call.account_id, kind, object_id)
         job = self._jobs.find(kind, object_id)
-        if kind == "response" and job is None:
+        if kind == "response" and job is None and call.endpoint.name != "response_get":
             return await api.one(call, kind, object_id)
         data = await call.body(api.config().server.body_bytes_max) if call.endpoint.method == "POST" else None
         answer = await api.ask(
@@ -78,9 +78,18 @@ class JobsApi:
                 await self._jobs.seen(row.kind, row.object_id, answered.body)
             except UpstreamError as error:  # what it used could not be read: the poller tries again
                 log.warning("the results of a job could not be read (%s)", error.code)
+        self._hide(row.channel, answered)
         if row.kind == "message_batch":
             answered.body = own_results_url(call, answered.body)
         return answered
+
+    def _hide(self, channel: str, answered: Answered) -> None:
+        """What a job's document says about the operator's account is told to the operator alone."""
+        changed = joberrors.without_operator(answered.body) if answered.status < 300 else None
+        if changed is not None:
+            answered.body = changed[0]
+            if changed[1] == "upstream_account":
+                self._objects.engine.hooks.on_event("upstream_account", None, channel)
 
     async def delete(self, call: SideCall, kind: str, object_id: str) -> web.StreamResponse:
         """A job that has not ended is not deleted: what it has cost by then could not be known any more."""
@@ -163,6 +172,7 @@ class JobsApi:
         self._beginning.add(task)
         task.add_done_callback(self._beginning.discard)
         answered = await asyncio.shield(task)
+        self._hide(upstream.name, answered)
         if kind == "message_batch":
             answered.body = own_results_url(call, answered.body)
         return call.respond(answered)
@@ -535,6 +545,7 @@ class JobsApi:
         if stream is not None:
             await stream.pass_on(call, job)
             return
+        self._hide(upstream.name, answered)
         passed = "".join(f"{name}: {value}\r\n" for name, value in answered.fields).encode("latin-1")
         code = 0 if answered.status < 400 else _CODES.index("upstream_error")
         call.answer(answered.status, code, passed, answered.body)

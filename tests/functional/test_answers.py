@@ -336,6 +336,19 @@ async def test_finding_clients_F10_any_end_behind_the_last_event(
     assert raw.connections > connections
 
 
+@pytest.mark.parametrize("sample", STREAMS, ids=named)
+async def test_finding_money_L5_a_fin_after_the_terminal_event(relay: RelayProcess, raw: RawUpstream, sample: Sample):
+    """The call has finished and is charged as such; the channel has not failed."""
+    customer = await relay.customer()
+    before = await failures(customer, sample.model)
+    answer, _ = await ask(customer, raw, sample, head(sample, "chunked", 0) + chunk_bytes(*sample.events), Close())
+    assert (answer.status, answer.body, answer.complete) == (200, sample.body, True)
+    record = await customer.call()
+    assert (record["status"], record["error_code"], record["usage_source"]) == (200, None, "upstream")
+    assert nano(record["cost"]) == await spent(customer) > 0
+    assert await failures(customer, sample.model) == before
+
+
 @pytest.mark.parametrize("sample", [CHAT, GEMINI_ARRAY], ids=named)
 async def test_finding_clients_F10_a_length_that_is_not_reached(relay: RelayProcess, raw: RawUpstream, sample: Sample):
     customer = await relay.customer()

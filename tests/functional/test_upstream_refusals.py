@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from relay.errors import ERRORS
 from tests.functional.relay_process import Customer, RelayProcess
 from tests.functional.setting import channel
 from tests.functional.test_side_routing import FORM, form
@@ -185,3 +186,30 @@ async def test_finding_clients_F22_the_upstreams_name_of_a_renamed_model_stays_h
     assert (status, got) == (404, missing.replace(b"secret-name-9", b"m"))
     status, got, _ = await place.ask(way, (413, b'{"error":{"message":"too large for secret-name-9"}}', {}), "known")
     assert (status, code_of(got)) == (413, "body_too_large")
+
+
+async def test_documents_of_jobs_tell_nothing_of_the_operators_account(place: Place):
+    """A job that has failed for want of the operator's money says so in its own document, with status 200."""
+    words = "You exceeded your current quota, please check your plan and billing details."
+    video = {"id": "video_1", "object": "video", "status": "failed", "model": "m", "seconds": "4", "prompt": "billing"}
+    error = {"code": "insufficient_quota", "message": words}
+    status, body, _ = await place.ask("job", (200, json.dumps(video | {"error": error}).encode(), {}))
+    told = json.loads(body)
+    assert status == 200
+    assert told.pop("error") == {"code": "upstream_account", "message": ERRORS["upstream_account"].message}
+    assert told == video
+    headers = {"Authorization": f"Bearer {place.customer.secret}"}
+    url = place.customer.relay.base_url
+    place.says = web.json_response(video | {"error": error})
+    async with place.session.get(f"{url}/v1/videos/video_1", headers=headers) as reply:
+        assert reply.status == 200
+        assert b"quota" not in await reply.read()
+    response = {"id": "resp_1", "status": "failed", "output": [], "error": error}
+    place.says = web.json_response(response)
+    call = {"model": "m", "input": "hi", "background": True}
+    async with place.session.post(f"{url}/v1/responses", json=call, headers=headers) as reply:
+        told = await reply.json()
+    assert told["error"]["code"] == "upstream_account"
+    place.says = web.json_response(response)
+    async with place.session.get(f"{url}/v1/responses/resp_1", headers=headers) as reply:
+        assert (await reply.json())["error"] == told["error"]

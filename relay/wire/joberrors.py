@@ -1,0 +1,65 @@
+"""Errors in documents of jobs: what they say about the operator's account does not reach a customer."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from relay.errors import ERRORS
+from relay.wire import documents, upstream_errors
+
+
+def without_operator(body: bytes) -> tuple[bytes, str] | None:
+    """A document without errors about the operator's account, and the name of one in relay.errors. None: it passes as
+    it is."""
+    if b"error" not in body:
+        return None
+    try:
+        document = documents.loads(body)
+    except ValueError:
+        return None
+    told = None
+    for holder, key in _places(document):
+        found = upstream_errors.judge(200, documents.dumps({"error": holder[key]}))
+        if found.hidden:
+            code = upstream_errors.instead(200, found)
+            told = code if told != "upstream_account" else told
+            holder[key] = _instead(holder[key], code)
+    return (documents.dumps(document), told) if told is not None else None
+
+
+def _places(document: Any) -> Iterator[tuple[Any, Any]]:
+    """Where errors stand: of the job (responses, videos, Google's), of lines that could not be read (OpenAI's batches),
+    of single requests (Google's)."""
+    if not isinstance(document, dict):
+        return
+    yield from _error(document)
+    listed = document.get("errors")
+    listed = listed.get("data") if isinstance(listed, dict) else listed
+    yield from ((listed, place) for place in range(len(listed) if isinstance(listed, list) else 0))
+    metadata = document.get("metadata")
+    for part in (document.get("response"), metadata, metadata.get("output") if isinstance(metadata, dict) else None):
+        yield from _error(part)
+        lines = part.get("inlinedResponses") if isinstance(part, dict) else None
+        lines = lines.get("inlinedResponses") if isinstance(lines, dict) else lines
+        for line in lines if isinstance(lines, list) else ():
+            yield from _error(line)
+
+
+def _error(holder: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(holder, dict) and holder.get("error"):
+        yield holder, "error"
+
+
+def _instead(error: Any, code: str) -> Any:
+    """In the form of the error that it stands for."""
+    message = ERRORS[code].message
+    if not isinstance(error, dict):
+        return message
+    told: dict[str, Any] = {"message": message}
+    for name, value in (("code", code), ("type", "server_error"), ("status", "UNAVAILABLE")):
+        if name in error:
+            number = type(error[name]) is int
+            told[name] = (14 if error[name] < 100 else 503) if number else value
+    return told | {name: error[name] for name in ("param", "line") if name in error and type(error[name]) in _PLAIN}
+
+
+_PLAIN = (int, type(None))
