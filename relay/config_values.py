@@ -551,6 +551,10 @@ def read_secret(text: object, *, resolve: bool, cls: type[Secret] = Secret) -> S
             return cls("")
         if pattern.fullmatch(text) is None:
             raise BadValueError(expected, "text with spaces or characters that are not ASCII")
+        if cls is not Setting and _ALMOST_REFERENCE.match(text):
+            raise BadValueError(
+                expected, "a shell's variable, or env: or file: in capitals: it would be sent as it stands"
+            )
         return cls(text)
     if not resolve:
         return cls("", text)
@@ -576,6 +580,8 @@ def _shown(key: str) -> str:
 
 _FAILED: Final = object()
 _REFERENCE: Final = re.compile(r"(env|file):")
+# What somebody wrote who meant a reference: "$NAME", "${NAME}", "ENV:NAME".
+_ALMOST_REFERENCE: Final = re.compile(r"\$\{?[A-Z_][A-Z0-9_]*\}?$|(?i:env|file):")
 
 
 class Converter:

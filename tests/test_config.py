@@ -597,6 +597,14 @@ def test_where_secrets_come_from(tmp_path):
     assert not any("api_keys" in line for line in parse(CHANNEL).warnings)
 
 
+@pytest.mark.parametrize("written", ["$OPENAI_API_KEY", "${OPENAI_API_KEY}", "ENV:OPENAI_API_KEY", "File:key"])
+def test_what_is_almost_a_reference_is_no_secret(written):
+    """It would go to the provider as it stands, and every call would be refused there."""
+    found = faults(CHANNEL.replace("env:RELAY_TEST_KEY", written))["channels[0].api_keys[0]"]
+    assert '"env:NAME"' in found[0]
+    assert "shell's variable" in found[1]
+
+
 def test_references_stay_unread_for_commands_that_need_no_secret(monkeypatch):
     monkeypatch.delenv("RELAY_TEST_KEY")
     [secret] = parse(CHANNEL, resolve_secrets=False).channels[0].api_keys
