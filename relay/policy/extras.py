@@ -164,7 +164,10 @@ def charge(
         if nano is None:
             unpriced.append(kind)
         elif nano:
-            count = min(count, USES_MAX)
+            if count > USES_MAX:
+                count = USES_HELD if kind in by_kind else 0  # such a report says nothing: what was held for, if it was
+            if not count:
+                return
             lines.append((kind, None, count, 0, 0, 0, 0, 0, 0, 0, _discounted(rate, count * nano)))
 
     for kind in ("file_search", "x_search", "attachment_search", "maps", "search_source"):

@@ -656,3 +656,18 @@ async def test_finding_clients_F8_files_for_batches_that_cost_extra(
     found = json.loads(reply.body)["error"]
     assert found["param"] == "input_file_id"
     assert "What a provider's own tools use in a batch has no price." in found["message"]
+
+
+@pytest.mark.parametrize("count", [1001, 10**9, 2**63])
+async def test_finding_money_H1_more_uses_of_a_tool_than_any_answer_has(
+    strict: RelayProcess, raw: RawUpstream, count: int
+):
+    """A request that asks for no tool is charged for none; one that does, for what was held."""
+    absurd = {
+        **PLAIN[CHAT],
+        "usage": {**PLAIN[CHAT]["usage"], "server_side_tool_usage_details": {"x_search_calls": count}},
+    }
+    customer = await strict.customer()
+    text, _ = raw.script(answer(absurd))
+    assert (await send(customer, CHAT, body(CHAT, "grok-4.20", text))).status == 200
+    assert nano((await customer.call())["cost"]) < 10_000_000
