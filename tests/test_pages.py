@@ -34,7 +34,8 @@ def test_finding_newcomer_21_a_real_relay_has_a_folder_of_its_own():
 
 def test_finding_newcomer_22_check_reads_the_secrets_of_the_service(tmp_path: Path):
     """As operations.md says, with the paths of this test. The shell that asked knows no secret afterwards."""
-    [line] = [line.strip() for line in OPERATIONS.splitlines() if "set -a" in line and line.startswith("    ")]
+    lines = [line.strip() for line in OPERATIONS.splitlines() if line.startswith("    (set -a")]
+    line = next(line for line in lines if "; relay check" in line)  # that of the installation; an upgrade has its own
     (tmp_path / "secrets").write_text("UPSTREAM_KEY=a-key\n")
     (tmp_path / "config.toml").write_text(
         f'[server]\ndata_dir = "{tmp_path}/data"\n[[channels]]\nname = "a"\napi = "openai"\n'
