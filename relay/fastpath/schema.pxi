@@ -400,10 +400,10 @@ def _describe_requests():
     cdef int max_completion = _limit()
     cdef int text = _text()
     cdef int service = _node(R_SERVICE, flags=NF_SCALAR, mode=M_CAPTURE)
-    cdef int root, container, format_node, gemini_part, turn, blob, mask, named
+    cdef int root, container, format_node, gemini_part, turn, blob, mask, named, plugins
 
-    container = _copy(_special("plugins"), R_SPECIAL, T_ANY, NF_OPEN | NF_CLOSE | NF_STRING | NF_SCALAR, 0, _node(R_NONE))
-    _keys(NODES[container].elem, {"id": _node(R_SEARCH_TAG, flags=NF_SCALAR, mode=M_CAPTURE)})
+    plugins = _copy(_special("plugins"), R_SPECIAL, T_ANY, NF_OPEN | NF_CLOSE | NF_STRING | NF_SCALAR, 0, _node(R_NONE))
+    _keys(NODES[plugins].elem, {"id": _node(R_SEARCH_TAG, flags=NF_SCALAR, mode=M_CAPTURE)})
     root = _request_root(F_CHAT, True, {
         "messages": messages,
         "stream": stream, "stream_options": options,
@@ -413,7 +413,7 @@ def _describe_requests():
         "response_format": NODE_RAW, "prediction": part,
         "web_search_options": _node(R_SEARCH, flags=NF_OPEN | NF_SCALAR, slot=1), "search_parameters": _node(
             R_SPECIAL, flags=NF_OPEN | NF_CLOSE | NF_STRING | NF_SCALAR, elem=NODE_SKIP, slot=1),
-        "enable_search": search, "plugins": container, "compound_custom": _special("compound_custom"),
+        "enable_search": search, "plugins": plugins, "compound_custom": _special("compound_custom"),
     })
 
     _request_root(F_COMPLETIONS, True, {
@@ -431,7 +431,7 @@ def _describe_requests():
         "service_tier": service,
         "tools": tools, "text": format_node, "prompt": container,
         "previous_response_id": previous, "conversation": conversation,
-        "store": _node(R_STORE, flags=NF_SCALAR),
+        "store": _node(R_STORE, flags=NF_SCALAR), "plugins": plugins,
     })
 
     _request_root(F_EMBEDDINGS, True, {"input": prompt, "stream": stream})

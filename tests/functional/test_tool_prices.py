@@ -540,6 +540,7 @@ async def holds(customer: Customer, least: int) -> bool:
     [
         (CHAT, {"plugins": [{"id": ["web"]}]}),
         (CHAT, {"plugins": [{"id": {}}]}),
+        (RESPONSES, {"plugins": [{"id": "new-one"}]}),
         (CHAT, {"plugins": [{"id": "file-parser", "pdf": {"engine": ["native"]}}]}),
         (RESPONSES, {"tools": [{"type": "code_interpreter", "container": {"memory_limit": ["1g"]}}]}),
         (RESPONSES, {"tools": [{"type": "code_interpreter", "container": {"memory_limit": {"size": 1}}}]}),
