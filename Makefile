@@ -68,8 +68,8 @@ clean:
 
 # The compiled module under AddressSanitizer and UndefinedBehaviorSanitizer: tests in this process, and those on relays of
 # their own, which inherit the sanitizers; what AddressSanitizer reports of one is printed. About 20 minutes.
-# Left out: curl, nginx, HAProxy and Chromium do not run with the sanitizer in them; test_bounds.py and the large upload measure memory, which is another
-# here; test_clock.py and test_disk.py preload a library of their own.
+# Left out: curl, nginx, HAProxy and Chromium do not run with the sanitizer in them; test_bounds.py and the large upload
+# measure memory, which is another here; test_clock.py and test_disk.py preload a library of their own.
 ASAN_TESTS := tests/fastpath tests/proxy tests/storage tests/observe tests/wire tests/test_estimator.py tests/functional \
   $(addprefix --ignore tests/functional/test_,curl.py behind_proxies.py browsers.py) \
   --deselect tests/functional/test_sdk_objects.py::test_a_large_upload_passes_through_little_memory \

@@ -110,3 +110,13 @@ def test_finding_newcomer_30_nobody_is_told_to_install_somebody_elses_relay():
 def test_finding_clients_F27_models_that_gemini_cli_asks_for():
     page = (ROOT / "docs" / "clients.md").read_text().partition("### Gemini CLI")[2].partition("\n### ")[0]
     assert "`gemini-3.5-flash-lite`, and then `gemini-3.1-pro-preview`" in page
+
+
+def test_the_page_of_dependencies_has_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *(each for group in extras.values() for each in group)]
+    names = {re.split(r"[<>=]", each)[0] for each in declared}
+    page = (ROOT / "docs" / "dependencies.md").read_text()
+    rows = re.findall(r"^\| ([a-z0-9-]+) \|", page, re.MULTILINE)
+    assert sorted(set(rows) - {"package"}) == sorted(names)
