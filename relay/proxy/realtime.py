@@ -7,6 +7,7 @@ with an `error` event and a close.
 
 import asyncio
 import base64
+import contextlib
 import random
 import time
 from typing import Any, Final
@@ -28,12 +29,15 @@ from relay.wire.endpoints import D_OPENAI
 _CODES: Final = _fastpath.ERROR_CODES
 _SWITCHING: Final = 101
 _POLICY_VIOLATION: Final = 1008
+_CLOSE_SECONDS: Final = 2.0
+_PASSED: Final = (WSMsgType.TEXT, WSMsgType.BINARY)  # anything else is a connection that breaks
 
 
 class RealtimeCall(SideCall):
     """A call whose money is a session's."""
 
     session: Session | None = None
+    stall_seconds: float | None = None  # for how long its upstream may take nothing
 
     async def open(self) -> None:
         key = await self.identify()
@@ -115,7 +119,7 @@ async def _run(
             call.request.protocol.on_lost = None  # reading tells how the client left: with a close, or without
         call.session.accepted()
         code = await relay.run()
-        if code == "upstream_truncated":
+        if code in ("upstream_truncated", "upstream_stalled"):
             attempts.bad(_CODES.index(code))
     except asyncio.CancelledError:
         code = _why_stopped(call)
@@ -162,6 +166,7 @@ async def _connect(
                 raise UpstreamError(judged.instead, judged.wait_ns) from None
             return call.respond(answered)
         attempts.good()
+        call.stall_seconds = upstream.idle_seconds
         return socket
 
 
@@ -180,12 +185,20 @@ def _why_stopped(call: RealtimeCall) -> str:
 
 async def _close(near: web.WebSocketResponse, far: aiohttp.ClientWebSocketResponse, code: str | None) -> None:
     """Both sides, each told as much as it may know."""
-    await far.close()
+    told = far.close_code  # a close that cannot be answered changes it
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSE_SECONDS):  # an upstream that takes nothing takes no close either
+            await far.close()
     if near.prepared and not near.closed:
         if code is None:
-            await near.close(code=far.close_code if far.close_code in (1000, 1001) else 1000)
+            await near.close(code=told if told in (1000, 1001) else 1000)
         else:
             await near.close(code=_POLICY_VIOLATION, message=code.encode())
+
+
+async def _pass(side: web.WebSocketResponse | aiohttp.ClientWebSocketResponse, message: str | bytes) -> None:
+    """A message in its own form."""
+    await (side.send_str(message) if isinstance(message, str) else side.send_bytes(message))
 
 
 def _event_id() -> str:
@@ -223,16 +236,19 @@ class _Relay:
 
     async def from_client(self) -> str | None:
         async for message in self.near:
+            if message.type not in _PASSED:
+                continue
             try:
-                if message.type is WSMsgType.TEXT:
-                    event = wire.event_of(message.data)
-                    if not await self.refused(event):
-                        self.meter.sent(message.data, event)
-                        await self.far.send_str(message.data)
-                elif message.type is WSMsgType.BINARY and not await self.refused(
-                    wire.event_of(message.data.decode("utf-8", "replace"))
-                ):
-                    await self.far.send_bytes(message.data)
+                text = wire.text_of(message.data)
+                event = wire.event_of(text)
+                if await self.refused(event):
+                    continue
+                self.meter.sent(text, event)
+                # Nobody reads the client meanwhile: that it is gone would not be seen.
+                async with asyncio.timeout(self.call.stall_seconds):
+                    await _pass(self.far, message.data)
+            except TimeoutError:
+                return "upstream_stalled"
             except ConnectionError:
                 return "upstream_truncated"
         return "client_gone" if self.meter.in_response or self.near.close_code == 1006 else None
@@ -270,33 +286,34 @@ class _Relay:
 
     async def from_upstream(self) -> str | None:
         async for message in self.far:
+            if message.type not in _PASSED:
+                continue
             code = 0
-            if message.type is WSMsgType.TEXT:
-                done = self.meter.received(message.data)
-                if done is not None:
-                    self.tell_of(self.meter.doubts)
-                    code = self.session.reported(**done)
-                elif self.meter.heard:
-                    code = self.transcribed()
-                elif self.meter.in_response:
-                    code = self.session.counted(**self.meter.counted())
-                if code == 0 or done is not None or self.meter.heard:
-                    await self.near.send_str(self.without_operator(message.data))
-            elif message.type is WSMsgType.BINARY:
-                await self.near.send_bytes(message.data)
+            text = wire.text_of(message.data)
+            done = self.meter.received(text)
+            if done is not None:
+                self.tell_of(self.meter.doubts)
+                code = self.session.reported(**done)
+            elif self.meter.heard:
+                code = self.transcribed()
+            elif self.meter.in_response:
+                code = self.session.counted(**self.meter.counted())
+            if code == 0 or done is not None or self.meter.heard:
+                await _pass(self.near, self.without_operator(text, message.data))
             if code:
                 await self.tell(_CODES[code])
                 return _CODES[code]
         return None if self.far.close_code in (1000, 1001) else "upstream_truncated"
 
-    def without_operator(self, text: str) -> str:
-        """An event, without what it says about the operator's account; that is told to the operator."""
+    def without_operator(self, text: str, sent: str | bytes) -> str | bytes:
+        """A message in the form in which it was `sent`, without what it says about the operator's account; that is told
+        to the operator."""
         changed = wire.without_operator(text)
         if changed is None:
-            return text
+            return sent
         if changed[1] == "upstream_account" and self.attempts.route is not None:
             self.call.desk.hooks.on_event("upstream_account", None, self.attempts.route.channel.name)
-        return changed[0]
+        return changed[0] if isinstance(sent, str) else changed[0].encode()
 
     def tell_of(self, doubts: list[tuple[str, str, int, int]]) -> None:
         """The operator hears of reports that were not believed."""

@@ -402,6 +402,7 @@ class Upstreams:
                     protocols=protocols,
                     max_msg_size=bytes_max,
                     compress=0,
+                    autoclose=False,  # its code stays known where it is gone before our answer
                 )
         except (TimeoutError, aiohttp.ServerTimeoutError):
             raise UpstreamError("upstream_timeout") from None

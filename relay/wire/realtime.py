@@ -1,6 +1,7 @@
 """Realtime sessions as OpenAI speaks them: the query, the events that carry usage, and a count of what carries none."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote
 
@@ -147,8 +148,10 @@ class Meter:
             self.prompt_tokens = self._last_prompt + self._prompt_audio + int(self._sent_text)
             self._output_audio = self._output_text = 0.0
         elif kind in _AUDIO_DELTAS and isinstance(delta, str):
+            self._began()
             self._output_audio += len(delta) * 3 / 4 / self._output_rate / _MODEL_TOKEN_SECONDS
         elif kind in _TEXT_DELTAS and isinstance(delta, str):
+            self._began()
             self._output_text += len(_encoded(delta)) / _TEXT_TOKEN_BYTES
         elif kind in ("session.created", "session.updated"):
             self._formats(event.get("session"))
@@ -158,6 +161,14 @@ class Meter:
         elif kind == "response.done":
             return self._done(event.get("response"))
         return None
+
+    def _began(self) -> None:
+        """Output has come: of a response that nobody has announced, or beside another one that is done, it is counted
+        alone."""
+        if not self.in_response:
+            self.in_response = True
+            self.prompt_tokens = self._prompt_audio = 0
+            self._output_audio = self._output_text = 0.0
 
     def _formats(self, session: Any) -> None:
         if isinstance(session, dict):
@@ -268,6 +279,11 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+def text_of(message: str | bytes) -> str:
+    """A message as text. Events in binary messages are events: whoever reads them may not tell the two apart."""
+    return message if isinstance(message, str) else bytes(message).decode("utf-8", "replace")
+
+
 def event_of(message: str) -> dict[str, Any]:
     """A message; {} for one that is not an object of JSON."""
     try:
@@ -303,24 +319,45 @@ def _rate(name: object) -> int:
 
 
 def without_operator(text: str) -> tuple[str, str] | None:
-    """An event of the provider whose error is about the operator's account, as the client may see it, and the name of
+    """A message of the provider whose error is about the operator's account, as the client may see it, and the name of
     that error in relay.errors. None: it passes as it is."""
-    if '"error"' not in text:  # inside a text of the event the quotes would be escaped
+    if '"error"' not in text and text[:1] == "{":  # inside a text of the event the quotes would be escaped
         return None
     try:
         event = documents.loads(text)
     except ValueError:
-        return None
-    holder: Any = event
-    if isinstance(event, dict) and event.get("type") != "error":
-        response = event.get("response")
-        holder = response.get("status_details") if isinstance(response, dict) else None
-    error = holder.get("error") if isinstance(holder, dict) else None
-    if not error:
-        return None
-    found = upstream_errors.judge(200, documents.dumps({"error": error}))
+        event = None
+    if not isinstance(event, dict):
+        return _error_instead(text.encode("utf-8", "replace"), lambda error: {"type": "error", "error": error})
+    response = _object(event, "response")
+    details = _object(response, "status_details")
+    if details.get("error"):
+        return _error_instead(
+            _judged(details["error"]),
+            lambda error: event | {"response": response | {"status_details": {"type": "failed", "error": error}}},
+        )
+    if response.get("error"):
+        return _error_instead(
+            _judged(response["error"]), lambda error: event | {"response": response | {"error": error}}
+        )
+    if event.get("error"):
+        return _error_instead(_judged(event["error"]), lambda error: event | {"error": error})
+    if event.get("type") == "error":
+        return _error_instead(
+            _judged({name: value for name, value in event.items() if name != "type"}),
+            lambda error: {"type": "error", "error": error},
+        )
+    return None
+
+
+def _judged(error: Any) -> bytes:
+    return documents.dumps({"error": error})
+
+
+def _error_instead(told: bytes, event_with: Callable[[dict[str, Any]], dict[str, Any]]) -> tuple[str, str] | None:
+    found = upstream_errors.judge(200, told)
     if not found.hidden:
         return None
     code = upstream_errors.instead(200, found)
-    holder["error"] = {"type": "server_error", "code": code, "message": ERRORS[code].message, "param": None}
-    return documents.dumps(event).decode(), code
+    error = {"type": "server_error", "code": code, "message": ERRORS[code].message, "param": None}
+    return documents.dumps(event_with(error)).decode(), code

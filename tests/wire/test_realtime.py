@@ -241,3 +241,27 @@ def test_half_of_a_character_in_a_delta_or_a_transcript_is_counted() -> None:
     transcript = {"type": "conversation.item.input_audio_transcription.completed", "transcript": "\ud83d"}
     assert meter.received(json.dumps(transcript)) is None
     assert meter.heard
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"type":"conversation.item.input_audio_transcription.failed","error":%s}',
+        '{"type":"mcp_list_tools.failed","error":%s}',
+        '{"type":"x","error":%s}',
+        '{"type":"error","code":"billing_not_active","message":"Your account is not active, SECRET"}',
+        '{"type":"response.done","response":{"status":"failed","error":%s}}',
+        '{"type":"response.done","response":{"status_details":{"type":"failed","reason":"SECRET","error":%s}}}',
+        '\ufeff{"type":"error","error":%s}',
+        '{"type":"error","error":%s',
+        "Your credit balance is too low to call this model, SECRET",
+    ],
+)
+def test_errors_about_the_account_in_other_events(text: str):
+    text = text.replace("%s", '{"code":"billing_not_active","message":"Your account is not active, SECRET"}')
+    changed = without_operator(text)
+    assert changed is not None
+    assert changed[1] in ("upstream_account", "upstream_error")
+    assert "SECRET" not in changed[0]
+    assert "billing" not in changed[0]
+    assert json.loads(changed[0])
