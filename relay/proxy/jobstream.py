@@ -24,8 +24,9 @@ HELD_BYTES_MAX: Final = 1 << 20  # before the provider has told the response's i
 class JobStream:
     """The stream that answers a call that makes a job: `begin`, and `pass_on` once the job has its name."""
 
-    def __init__(self, jobs: Jobs, reply: Reply) -> None:
+    def __init__(self, jobs: Jobs, reply: Reply, tell: Callable[[str], None]) -> None:
         self._jobs = jobs
+        self._tell = tell
         self._reply = reply
         self._pieces = reply.pieces()
         self._held = b""
@@ -38,9 +39,11 @@ class JobStream:
         try:
             while events.first is None:
                 data = await anext(self._pieces, b"")
-                self._held += data
-                self._copy.feed(data)
-                if not data or len(self._held) > HELD_BYTES_MAX:
+                self._held += self._copy.passed(data)
+                if events.first is None and events.hidden is not None:
+                    self._tell(events.hidden)
+                    raise UpstreamError(events.hidden)
+                if not data or len(self._held) + events.unfinished > HELD_BYTES_MAX:
                     raise UpstreamError("upstream_garbage")
         except BaseException as error:
             self._reply.close()
@@ -68,12 +71,14 @@ class JobStream:
             if not call.begin_pieces(reply.status, fields, self._copy.compressed, wake):
                 return
             data = self._held
-            while data and call.piece(data):
+            while not self._copy.hidden(self._tell) and (not data or call.piece(data)):
                 while call.waiting:
                     self._wake.clear()
                     await self._wake.wait()
-                data = await anext(self._pieces, b"")
-                self._copy.feed(data)
+                piece = await anext(self._pieces, b"")
+                if not piece:
+                    break
+                data = self._copy.passed(piece)
                 await see(self._jobs, job.row.object_id, self._copy.events)
             code = ""
         except UpstreamError as error:
@@ -91,6 +96,28 @@ class EventCopy:
         encoding = reply.encoding
         self.compressed = encoding is not None
         self._decode = decoders.decoder(encoding) if encoding is not None else None
+        self._held = bytearray()
+
+    def passed(self, data: bytes) -> bytes:
+        """What may pass once this has come: nothing of an event that is not complete and may be an error."""
+        self.feed(data)
+        self._held += data
+        kept = 0
+        if self.events.hidden is not None:
+            kept = len(self._held)
+        elif self.events.unclear:
+            kept = len(self._held) if self.compressed else min(len(self._held), self.events.unfinished)
+        passes = bytes(self._held[: len(self._held) - kept])
+        del self._held[: len(passes)]
+        return passes
+
+    def hidden(self, tell: Callable[[str], None]) -> bool:
+        """False. Raises UpstreamError where an error about the operator's account has come; the operator is told."""
+        code = self.events.hidden
+        if code is None:
+            return False
+        tell(code)
+        raise UpstreamError(code)
 
     def feed(self, data: bytes) -> None:
         if not self.compressed:
@@ -103,13 +130,15 @@ class EventCopy:
                 self._decode = None
 
 
-def watch(jobs: Jobs, object_id: str, reply: Reply) -> Callable[[bytes], Awaitable[None]]:
-    """For a stream that is taken up again: to be called with each piece before it passes."""
+def watch(jobs: Jobs, object_id: str, reply: Reply, tell: Callable[[str], None]) -> Callable[[bytes], Awaitable[bytes]]:
+    """For a stream that is taken up again: takes each piece, and returns what may pass. Raises UpstreamError."""
     copy = EventCopy(reply)
 
-    async def look(data: bytes) -> None:
-        copy.feed(data)
+    async def look(data: bytes) -> bytes:
+        passes = copy.passed(data)
         await see(jobs, object_id, copy.events)
+        copy.hidden(tell)
+        return passes
 
     return look
 

@@ -311,11 +311,11 @@ class SideCall:
         return response
 
     async def pass_on(
-        self, reply: Reply, watch: Callable[[bytes], Awaitable[None]] | None = None
+        self, reply: Reply, watch: Callable[[bytes], Awaitable[bytes]] | None = None
     ) -> web.StreamResponse:
         """An answer of any size, piece by piece, no faster than the client takes it. Ends the call.
 
-        watch: sees each piece before the client does.
+        watch: sees each piece before the client does, and returns what may pass.
         """
         self.first_byte_ns = time.monotonic_ns()
         if reply.status >= 400:
@@ -331,7 +331,7 @@ class SideCall:
             await response.prepare(self.request)
             async for data in reply.pieces():
                 if watch is not None:
-                    await watch(data)
+                    data = await watch(data)
                 await response.write(data)
             await response.write_eof()
         except UpstreamError as error:

@@ -26,6 +26,18 @@ def without_operator(body: bytes) -> tuple[bytes, str] | None:
     return (documents.dumps(document), told) if told is not None else None
 
 
+def of_event(event: Any) -> str | None:
+    """What a client is told in place of an event's error about the operator's account: a name of relay.errors."""
+    errors = [holder[key] for holder, key in _places(event)]
+    if not errors and isinstance(event, dict) and event.get("type") == "error":
+        errors = [{name: value for name, value in event.items() if name != "type"}]
+    for error in errors:
+        found = upstream_errors.judge(200, documents.dumps({"error": error}))
+        if found.hidden:
+            return upstream_errors.instead(200, found)
+    return None
+
+
 def _places(document: Any) -> Iterator[tuple[Any, Any]]:
     """Where errors stand: of the job (responses, videos, Google's), of lines that could not be read (OpenAI's batches),
     of single requests (Google's)."""

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from relay.simulator import Running
 from tests.functional.clients import async_openai
-from tests.functional.raw_upstream import Close, Exchange, Gate, Gone, RawUpstream
+from tests.functional.raw_upstream import Close, Exchange, Gate, Gone, RawUpstream, Turn
 from tests.functional.relay_process import Customer, RelayProcess, eventually, nano
 from tests.functional.setting import SIM_KEY, channel, cost_nano, rates
 from tests.functional.streams import RESPONSES, head
@@ -342,6 +342,52 @@ async def test_a_stream_that_tells_no_name_makes_no_job(
     assert (await customer.calls(1))[0]["error_code"] == "upstream_garbage"
     assert await customer.settled_nano() == CREDITS
     assert {state["in_flight"] for state in (await relay.status())["channels"]} == {0}
+
+
+SECRET = "org-operator"
+ACCOUNT_ERROR = {"code": "billing_not_active", "message": f"Your account is not active, {SECRET}"}
+
+
+def failed(made: str, error: object = None) -> bytes:
+    response = {"id": made, "status": "failed", "error": error, "usage": None}
+    event = {"type": "response.failed", "sequence_number": 1, "response": response}
+    return b"event: response.failed\ndata: " + json.dumps(event).encode() + b"\n\n"
+
+
+def error_event(error: object) -> bytes:
+    return b"event: error\ndata: " + json.dumps({"type": "error", "error": error}).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("kind", ["response.failed", "error"])
+async def test_an_error_about_the_account_does_not_pass(
+    customer: Customer, relay: RelayProcess, raw: RawUpstream, kind: str, whole: bool
+):
+    """Neither at once nor byte by byte; the stream is cut, and the job ends as it would."""
+    made = f"resp_account_{kind[-5:]}_{whole}"
+    event = failed(made, ACCOUNT_ERROR) if kind == "response.failed" else error_event(ACCOUNT_ERROR)
+    text = created(made) + event
+    pieces = [text] if whole else [piece for at in range(len(text)) for piece in (text[at : at + 1], Turn(0.0))]
+    async with await RawClient.connect("127.0.0.1", relay.port) as client:
+        await raw_call(customer, raw, client, head(RESPONSES, "close", 0), *pieces, Close())
+        answer = await client.response()
+    assert not answer.complete
+    assert (b"upstream_account" in answer.body) == whole  # inside an event there is only the close
+    assert SECRET.encode() not in client.received
+    ended = kind == "response.failed"
+    assert {row["error_code"] for row in await customer.calls(1 + ended)} >= {"upstream_account"}
+    assert (await held_nano(customer) == 0) == ended
+
+
+async def test_an_account_error_in_place_of_a_response_makes_no_job(
+    customer: Customer, relay: RelayProcess, raw: RawUpstream
+):
+    async with await RawClient.connect("127.0.0.1", relay.port) as client:
+        await raw_call(customer, raw, client, head(RESPONSES, "close", 0), error_event(ACCOUNT_ERROR), Close())
+        answer = await client.response()
+    assert (answer.status, SECRET.encode() in client.received) == (503, False)
+    assert (await customer.calls(1))[0]["error_code"] == "upstream_account"
+    assert await customer.settled_nano() == CREDITS
 
 
 async def test_an_upstream_that_knows_no_streams(customer: Customer, relay: RelayProcess, raw: RawUpstream):
