@@ -25,6 +25,8 @@ IMAGE_TOKENS_HIGH: Final = 6240
 HEARD_TOKENS_PER_SECOND: Final = 10
 WRITTEN_TOKENS_PER_SECOND: Final = 5
 _READ: Final = frozenset({"model", "stream", "n", "prompt", "input_fidelity", "response_format"})
+# Gateways ask other models by these. No form that providers document has them.
+_OTHER_MODELS: Final = frozenset({"models", "fallbacks"})
 _DEFAULTS: Final = {"/v1/images/variations": "dall-e-2"}  # the provider's own, where a request names no model
 
 
@@ -46,6 +48,11 @@ class Form(msgspec.Struct, frozen=True):
     plain_text: bool = False  # the transcript is asked for as text
 
 
+def _as_others_read(name: str) -> str:
+    """A field's name as the most lenient servers read it: .NET takes any case, PHP a list, some trim."""
+    return name.strip("\ufeff\t '").removesuffix("[]").casefold()
+
+
 def read(path: str, format: int, content_type: bytes, body: bytes, table: TokenTable) -> Form:
     """What a form says. Never raises for what a client sent."""
     boundary = multipart.boundary_of(content_type)
@@ -56,6 +63,10 @@ def read(path: str, format: int, content_type: bytes, body: bytes, table: TokenT
         fields = multipart.texts(parts, body, _READ)
     except multipart.FormError:
         return Form(E_MALFORMED)
+    for part in parts:
+        other = _as_others_read(part.name)
+        if part.name not in _READ and other in _READ | _OTHER_MODELS:
+            return Form(E_INVALID, other)
     text = {name: body[part.start : part.end] for name, part in fields.items()}
     model = text.get("model", _DEFAULTS.get(path, "").encode())
     if not model:
