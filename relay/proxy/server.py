@@ -17,6 +17,7 @@ from relay._fastpath import Bridge, Engine
 from relay.proxy import decoders
 from relay.proxy.bodies import EXPECTS, Body, BrokenCodingError, UnknownCodingError, coding_of
 from relay.proxy.cutting import reset
+from relay.proxy.masking import MaskedFrames
 from relay.wire import errors as wire_errors
 from relay.wire import headers as wire_headers
 from relay.wire import paths, queries, unserved
@@ -83,6 +84,9 @@ class Protocol(RequestHandler):
         super().data_received(data)
         if self._messages or self._waiter is None:
             self.partial_since = 0.0
+
+    def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
+        super().set_parser(cast(Any, MaskedFrames(parser)), data_received_cb)
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -724,6 +724,39 @@ async def test_finding_wire_M4_a_realtime_session_that_nobody_reads(
     assert (await someone.call())["error_code"] == "client_stalled"
 
 
+@pytest.mark.parametrize("together", [False, True])
+async def test_finding_wire_L9_unmasked_frames_end_the_session(
+    small: RelayProcess, someone: Customer, upstream: Upstream, together: bool
+):
+    """Also one that comes with the handshake, and one behind a masked one, cut anywhere."""
+
+    async def switch(head: bytes, _: bytes) -> bytes:
+        found = re.search(rb"(?i)sec-websocket-key: (\S+)", head)
+        assert found is not None
+        accept = base64.b64encode(hashlib.sha1(found[1] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+        switching = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        return switching + b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+
+    upstream.answer = switch
+    head = (
+        b"GET /v1/realtime?model=own HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer %s\r\nUpgrade: websocket\r\n"
+        b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        % someone.secret.encode()
+    )
+    masked = b"\x81\x82\0\0\0\0{}" + b"\x81\xfe\0\x80\0\0\0\0" + b"[" * 128
+    reader, writer = await asyncio.open_connection("127.0.0.1", small.port)
+    writer.write(head + (masked + b"\x81\x02{}" if together else b""))
+    await reader.readuntil(b"\r\n\r\n")
+    if not together:
+        for at in range(len(masked)):
+            writer.write(masked[at : at + 1])
+            await writer.drain()
+        writer.write(b"\x81\x02{}")
+    assert b"\x03\xea" in await asyncio.wait_for(reader.read(), 10)  # a close with 1002
+    writer.close()
+    assert (await someone.call())["error_code"] == "client_gone"
+
+
 async def test_finding_wire_M12_a_cut_towards_http_1_0_is_a_reset(
     small: RelayProcess, someone: Customer, upstream: Upstream
 ):
