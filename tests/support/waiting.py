@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 
-async def until(condition: Callable[[], object], timeout_seconds: float = 5.0, what: str = "") -> None:
+async def until(condition: Callable[[], object], timeout_seconds: float = 20.0, what: str = "") -> None:
     """Returns as soon as the condition holds. Fails the test when it does not within the time."""
     deadline = time.monotonic() + timeout_seconds
     turns = 0
