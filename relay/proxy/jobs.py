@@ -40,7 +40,6 @@ log = logging.getLogger("relay.jobs")
 
 POLL_SECONDS_MAX: Final = 300.0
 POLL_GROWTH: Final = 1.5
-LINE_BYTES_MAX: Final = 64 << 20
 OUT_OF_BOUNDS: Final = (("output_tokens", "above_bound", 0, 0),)
 OUTCOMES: Final = {None: "charged", "upstream_error": "failed", "upstream_timeout": "expired", "recovered": "lost"}
 
@@ -354,7 +353,7 @@ class Jobs:
                     while (end := line.find(b"\n")) >= 0:
                         self._add_line(row, results, places, bytes(line[:end]))
                         del line[: end + 1]
-                    if len(line) > LINE_BYTES_MAX:
+                    if len(line) > wire_jobs.LINE_BYTES_MAX:
                         raise UpstreamError("upstream_garbage")
                 self._add_line(row, results, places, bytes(line))
             finally:

@@ -68,7 +68,9 @@ class JobsApi:
             call, api.upstream_of(row), call.endpoint.method, path_of(call.endpoint, object_id), data=data
         )
         if answer.content_type == jobstream.STREAM:  # a response's events, again or from one on
-            return await call.pass_on(answer, jobstream.watch(self._jobs, object_id, answer, self._teller(row.channel)))
+            return await call.pass_on(
+                answer, jobstream.watch(self._jobs, object_id, answer, self._objects.teller(row.channel))
+            )
         return call.respond(await self.shown(call, row, await whole(answer)))
 
     async def shown(self, call: SideCall, row: ObjectRow, answered: Answered) -> Answered:
@@ -88,16 +90,7 @@ class JobsApi:
         changed = joberrors.without_operator(answered.body) if answered.status < 300 else None
         if changed is not None:
             answered.body = changed[0]
-            self._teller(channel)(changed[1])
-
-    def _teller(self, channel: str) -> Callable[[str], None]:
-        """Tells the operator that an error about the account was hidden, by its name."""
-
-        def tell(code: str) -> None:
-            if code == "upstream_account":
-                self._objects.engine.hooks.on_event("upstream_account", None, channel)
-
-        return tell
+            self._objects.teller(channel)(changed[1])
 
     async def delete(self, call: SideCall, kind: str, object_id: str) -> web.StreamResponse:
         """A job that has not ended is not deleted: what it has cost by then could not be known any more."""
@@ -541,7 +534,7 @@ class JobsApi:
             )
             if reply.status >= 300 or reply.content_type != jobstream.STREAM:
                 return await whole(reply)
-            stream = jobstream.JobStream(self._jobs, reply, self._teller(upstream.name))
+            stream = jobstream.JobStream(self._jobs, reply, self._objects.teller(upstream.name))
             return await stream.begin()
 
         try:

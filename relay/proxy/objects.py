@@ -17,6 +17,7 @@ from aiohttp import web
 
 from relay._fastpath import Attempts, Engine
 from relay.config import Config
+from relay.proxy import resultfiles
 from relay.proxy.sidecalls import RefusedError, SideCall
 from relay.proxy.upstreams import Answered, Reply, Upstream, UpstreamError, Upstreams, whole
 from relay.storage import Store
@@ -192,7 +193,19 @@ class ObjectsApi:
             except BaseException:
                 reply.close()
                 raise
+        if reply.status < 300 and resultfiles.has_results(row, endpoint.name):
+            lines = resultfiles.without_operator(reply, self.teller(row.channel))
+            return await call.pass_on(reply, pieces=lines)
         return await call.pass_on(reply)
+
+    def teller(self, channel: str) -> Callable[[str], None]:
+        """Tells the operator that an error about the account was hidden, by its name."""
+
+        def tell(code: str) -> None:
+            if code == "upstream_account":
+                self.engine.hooks.on_event("upstream_account", None, channel)
+
+        return tell
 
     # -- lists
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -311,11 +311,15 @@ class SideCall:
         return response
 
     async def pass_on(
-        self, reply: Reply, watch: Callable[[bytes], Awaitable[bytes]] | None = None
+        self,
+        reply: Reply,
+        watch: Callable[[bytes], Awaitable[bytes]] | None = None,
+        pieces: AsyncIterator[bytes] | None = None,
     ) -> web.StreamResponse:
         """An answer of any size, piece by piece, no faster than the client takes it. Ends the call.
 
         watch: sees each piece before the client does, and returns what may pass.
+        pieces: what passes in place of the answer's own ones; how much that is nobody knows.
         """
         self.first_byte_ns = time.monotonic_ns()
         if reply.status >= 400:
@@ -324,12 +328,12 @@ class SideCall:
         response = web.StreamResponse(status=reply.status)
         for name, value in (*reply.fields, *self.own_fields()):
             response.headers.add(name, value)
-        response.content_length = reply.content_length
+        response.content_length = reply.content_length if pieces is None else None
         self.stream = reply.content_type == "text/event-stream"
         code: str | None = None
         try:
             await response.prepare(self.request)
-            async for data in reply.pieces():
+            async for data in reply.pieces() if pieces is None else pieces:
                 if watch is not None:
                     data = await watch(data)
                 await response.write(data)

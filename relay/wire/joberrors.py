@@ -1,4 +1,5 @@
-"""Errors in documents of jobs: what they say about the operator's account does not reach a customer."""
+"""Errors in documents of jobs and in lines of a batch's results: what they say about the operator's account does not
+reach a customer."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,13 +17,18 @@ def without_operator(body: bytes) -> tuple[bytes, str] | None:
         document = documents.loads(body)
     except ValueError:
         return None
-    told = None
-    for holder, key in _places(document):
-        found = upstream_errors.judge(200, documents.dumps({"error": holder[key]}))
-        if found.hidden:
-            code = upstream_errors.instead(200, found)
-            told = code if told != "upstream_account" else told
-            holder[key] = _instead(holder[key], code)
+    told = _hide((*place, 200) for place in _places(document))
+    return (documents.dumps(document), told) if told is not None else None
+
+
+def line_without_operator(line: bytes) -> tuple[bytes, str] | None:
+    """The same of a line of a batch's results."""
+    try:
+        document = documents.loads(line)
+    except ValueError:
+        return None
+    anthropics = isinstance(document, dict) and "result" in document
+    told = _hide(_places_of_line(document), "api_error" if anthropics else "server_error")
     return (documents.dumps(document), told) if told is not None else None
 
 
@@ -36,6 +42,39 @@ def of_event(event: Any) -> str | None:
         if found.hidden:
             return upstream_errors.instead(200, found)
     return None
+
+
+def _hide(places: Iterator[tuple[Any, Any, int]], kind: str = "server_error") -> str | None:
+    """Changes what is hidden of the errors at these places, each with the HTTP status that it had. Returns what is told
+    in its place, upstream_account before anything else; None where nothing was hidden."""
+    told = None
+    for holder, key, status in places:
+        found = upstream_errors.judge(status, documents.dumps({"error": holder[key]}))
+        if found.hidden:
+            code = upstream_errors.instead(status, found)
+            told = code if told != "upstream_account" else told
+            holder[key] = _instead(holder[key], code, kind)
+    return told
+
+
+def _places_of_line(line: Any) -> Iterator[tuple[Any, Any, int]]:
+    """Of a request that was not sent, or was answered with an error: OpenAI's two ways, and Anthropic's."""
+    if not isinstance(line, dict):
+        return
+    for holder, key in _error(line):
+        yield holder, key, 200
+    result, response = line.get("result"), line.get("response")
+    for holder, key in _error(result):
+        inner = holder[key].get("error") if isinstance(holder[key], dict) else None
+        yield (holder[key] if inner else holder), key, 200
+    if isinstance(response, dict):
+        status = response.get("status_code")
+        status = status if type(status) is int and 400 <= status <= 599 else 200
+        body = response.get("body")
+        if isinstance(body, dict) and body.get("error"):
+            yield body, "error", status
+        elif body and status != 200:
+            yield response, "body", status
 
 
 def _places(document: Any) -> Iterator[tuple[Any, Any]]:
@@ -61,13 +100,13 @@ def _error(holder: Any) -> Iterator[tuple[Any, Any]]:
         yield holder, "error"
 
 
-def _instead(error: Any, code: str) -> Any:
+def _instead(error: Any, code: str, kind: str = "server_error") -> Any:
     """In the form of the error that it stands for."""
     message = ERRORS[code].message
     if not isinstance(error, dict):
         return message
     told: dict[str, Any] = {"message": message}
-    for name, value in (("code", code), ("type", "server_error"), ("status", "UNAVAILABLE")):
+    for name, value in (("code", code), ("type", kind), ("status", "UNAVAILABLE")):
         if name in error:
             number = type(error[name]) is int
             told[name] = (14 if error[name] < 100 else 503) if number else value

@@ -33,6 +33,7 @@ BATCHES: Final = ("batch", "message_batch", "gemini_batch")  # priced in the pro
 Doubt = tuple[
     str, str, int, int
 ]  # (dimension, why, reported, the bound or our count), as `_fastpath.weigh_report` has it
+LINE_BYTES_MAX: Final = 64 << 20  # of a batch's results
 PICTURES_MAX: Final = 32  # in one answer that is text beside them
 _INPUT, _OUTPUT = 1, 2  # `sides` of a report: both of these, and no number that is none
 _GEMINI_ENDS: Final = ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from relay.errors import ERRORS
-from relay.wire.joberrors import without_operator
+from relay.wire.joberrors import line_without_operator, without_operator
 
 QUOTA = "You exceeded your current quota, please check your plan and billing details."
 LINE = "Missing required parameter: 'messages'."
@@ -77,3 +77,27 @@ def test_what_is_the_callers_own_passes(document: Any):
 
 def test_what_is_no_document_passes():
     assert without_operator(b'{"error": ') is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"null",
+        b'{"error":null,"response":{"status_code":200,"body":{}}}',
+        b'{"response":{"status_code":400,"body":{"error":{"message":"x"}}}}',
+        b'{"response":{"status_code":true,"body":"x"}}',
+        b'{"result":{"type":"errored","error":{"error":null}}}',
+        b'{"result":[],"response":[],"error":[]}',
+    ],
+)
+def test_lines_that_pass(line: bytes):
+    assert line_without_operator(line) is None
+
+
+def test_a_line_is_judged_by_the_status_that_its_request_had():
+    for status, told in ((401, "upstream_account"), (400, None), (200, None)):
+        found = line_without_operator(orjson.dumps({"response": {"status_code": status, "body": {"error": "Refused"}}}))
+        assert (found[1] if found is not None else None) == told
