@@ -33,6 +33,7 @@ from relay.wire.endpoints import D_ANTHROPIC
 ANSWER_BYTES_MAX: Final = 64 << 20  # of an answer that has to be read as a whole
 ERROR_BYTES_MAX: Final = 65_536
 FIRST_BYTES_MAX: Final = 4096  # of an answer that has not begun to say what it is
+FIRST_WORD_BYTES: Final = len(b"\xef\xbb\xbfevent:")  # of an event; fewer bytes may be its beginning
 # What keys rest for where no model is asked for. No model is called so.
 NO_MODEL: Final = "(objects)"
 Fields = list[tuple[str, str]]
@@ -170,7 +171,9 @@ class Reply:
             first = b""
             async for data in self.pieces():
                 first += data
-                if first.strip() or len(first) > FIRST_BYTES_MAX:
+                if len(first) > FIRST_BYTES_MAX or answers.begins(first, self.encoding) != answers.NOTHING:
+                    break
+                if len(first.strip()) >= FIRST_WORD_BYTES:
                     break
             self._first = first
             verdict = answers.begins(first, self.encoding)

@@ -1,5 +1,6 @@
 """Errors about the operator's account in the results of batches."""
 
+import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator
@@ -212,3 +213,24 @@ async def test_finding_money_M1_result_files_of_anthropic(place: Place, step: in
     assert await place.told_operator() == before + 1
     body, _, _ = await place.get(path + "/results")
     assert [body.splitlines()[at] for at in (0, 2, 3)] == [ANTHROPIC_LINES[at] for at in (0, 2, 3)]
+
+
+async def test_a_stored_response_whose_stream_begins_with_a_single_byte(place: Place):
+    """Its first byte alone is no beginning of anything."""
+    place.shows(
+        "POST", "/v1/responses", id="resp_slow", object="response", status="completed", model="m", output=[],
+        usage={"input_tokens": 2, "output_tokens": 3, "total_tokens": 5},
+    )  # fmt: skip
+    body = b'event: response.created\ndata: {"type":"response.created","response":{"id":"resp_slow"}}\n\n'
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield body[:1]
+        await asyncio.sleep(0.1)  # so that it comes alone
+        yield body[1:]
+
+    place.says["GET", "/v1/responses/resp_slow"] = lambda: web.Response(body=pieces(), content_type="text/event-stream")
+    async with async_openai(place.customer) as client:
+        await client.responses.create(model="m", input="hi", store=True)
+    got, whole, _ = await place.get("/v1/responses/resp_slow?stream=true")
+    assert got == body
+    assert whole
