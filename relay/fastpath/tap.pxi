@@ -776,7 +776,8 @@ cdef void tap_normalise(const Tap* s, Usage* u) noexcept nogil:
     u.audio_output_tokens = min(u.output_tokens, reported(s, V_AUDIO_OUT))
     u.image_output_tokens = min(u.output_tokens - u.audio_output_tokens, reported(s, V_IMAGE_TOKENS))
     if s.format == F_IMAGES and s.values[V_IMAGE_TOKENS] < 0:
-        u.image_output_tokens = u.output_tokens     # the older models do not say it: they answer in nothing else
+        # The older models do not say it: they answer in nothing else.
+        u.image_output_tokens = u.output_tokens - u.audio_output_tokens
     u.audio_cache_read_tokens = min(u.cache_read_tokens, reported(s, V_AUDIO_CACHED))
     u.image_cache_read_tokens = min(u.cache_read_tokens - u.audio_cache_read_tokens, reported(s, V_IMAGE_CACHED))
     u.service = s.service

@@ -384,7 +384,7 @@ class _Read:
         if self._nodes > _NODES_MAX or depth > _DEPTH_MAX:
             return
         bare = text[_PREFIX.match(text).end() :] if _PREFIX.match(text) else text  # type: ignore[union-attr]
-        if bare.startswith(("{", "[", '"{', '"[')):
+        if bare.startswith(("{", "[", '"{', '"[', '"\\"')):  # also JSON in JSON in JSON
             self._document(bare, depth + 1)
         else:
             self.texts += dict.fromkeys((text[:_TEXT_MAX], bare[:_TEXT_MAX]))

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from relay._fastpath import tap
@@ -429,7 +429,13 @@ def picture(event: dict[str, object], output: int, of_pictures: int) -> dict[str
 GEMINI_PICTURES = st.builds(picture, GEMINI, SMALL, SMALL)
 
 
+def started(searches: int) -> dict[str, object]:
+    usage = {"server_tool_use": {"web_search_requests": searches}}
+    return {"type": "message_start", "message": {"usage": usage}}
+
+
 @settings(max_examples=200, deadline=None)
+@example(stream=(MESSAGES, [started(1), started(0)]), ascii=True, end="\n", cuts=[])  # what is cumulative never falls
 @given(
     stream=st.one_of(
         st.tuples(st.just(CHAT), st.lists(CHUNKS, max_size=5)),

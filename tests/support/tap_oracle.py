@@ -149,12 +149,12 @@ class Oracle:
         self.texts[0] = self.texts.get(0, b"") + utf8(compact(value))
 
     def take_uses(self, value: Any) -> None:
-        """How often tools were used that the provider runs."""
+        """How often tools were used that the provider runs. Cumulative: it never falls."""
         for path, name in USES.items():
             for found in each(value, *path.split(".")):
                 n = number(found)
                 if n is not None:
-                    self.uses[name] = n
+                    self.uses[name] = max(self.uses.get(name, 0), n)
                     self.used |= n > 0
 
     def named(self, value: Any) -> None:

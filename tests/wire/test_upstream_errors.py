@@ -7,7 +7,7 @@ import zlib
 import brotli
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay.errors import ERRORS
@@ -113,6 +113,7 @@ WRAPS = (
 )
 
 
+@example(HIDDEN[0], [WRAPS[-1], WRAPS[-1], WRAPS[7]])  # four times JSON in JSON
 @given(st.sampled_from(HIDDEN), st.lists(st.sampled_from(WRAPS), max_size=3))
 def test_finding_wire_M8_errors_in_odd_wrappings(body: Body, wraps: list):
     if not isinstance(body.document, str):
