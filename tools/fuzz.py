@@ -24,7 +24,7 @@ OUT = Path(os.environ.get("FUZZ_OUT", "build"))
 INPUT_BYTES_MAX = 4096
 
 from relay import _fastpath  # noqa: E402
-from relay._fastpath import Rate, decode_chunked, parse_request_head, parse_response_head, scan_request, tap  # noqa: E402
+from relay._fastpath import decode_chunked, parse_request_head, parse_response_head, scan_request, tap  # noqa: E402
 from relay.policy.tokenizers import table_for  # noqa: E402
 from tests.support import http_oracle, json_oracle, request_oracle, tap_oracle  # noqa: E402
 from tests.support.answers import ANSWERS  # noqa: E402
@@ -35,7 +35,6 @@ TABLE = table_for("claude")
 FORMATS = tap_oracle.OTHER + 1
 WITH_ORACLE = request_oracle.NAME_FILES  # formats whose bodies have an oracle that holds for any document
 # Where pieces have a price, tokens reported beside them are not charged.
-RATES = (Rate(model=b"m", card="c"), Rate(model=b"m", card="c", image=1, video_second=1, web_search=1))
 FIELDS = http_oracle.field_table()
 
 
@@ -75,6 +74,13 @@ def repeats(value: Any) -> bool:
     return isinstance(value, list) and any(map(repeats, value))
 
 
+def looks_alike(value: Any) -> bool:
+    """Whether an object in a document has a key in other letters than small ones."""
+    if isinstance(value, json_oracle.Pairs):
+        return any(name.casefold() != name or looks_alike(item) for name, item in value)
+    return isinstance(value, list) and any(map(looks_alike, value))
+
+
 def scanner(data: bytes) -> None:
     format, how, body = data[0] % FORMATS, data[1], data[2:]
     whole = scan_request(format, body, TABLE)
@@ -107,6 +113,9 @@ def scanner(data: bytes) -> None:
     assert whole["error"] != "malformed_json", "json.loads takes it"
     if format not in WITH_ORACLE or repeats(document):
         return
+    if whole["error"] == "misspelt_key":  # the oracle reads exact names only
+        assert looks_alike(document)
+        return
     oracle = request_oracle.Request(format, document, TABLE)
     if oracle.faults:
         assert (whole["error"], whole["error_param"]) in oracle.faults, oracle.faults
@@ -126,13 +135,12 @@ def usage_tap(data: bytes) -> None:
     for result in (whole, parts, events):
         del result["pieces"], result["boundaries"]
     assert whole == parts == events, "the cuts matter"
-    charged = tap(format, kind, pieces(body, how), TABLE, rate=RATES[how % 2])
-    for result in (whole, charged):
+    for result in (whole, parts):
         for name, value in result.items():
             if name.endswith("_tokens") or name in ("images", "web_searches", "video_seconds", "events"):
                 assert 0 <= value <= tap_oracle.USAGE_MAX, name
         assert result["audio_input_tokens"] + result["image_input_tokens"] <= result["input_tokens"]
-        assert result["audio_output_tokens"] <= result["output_tokens"]
+        assert result["audio_output_tokens"] + result["image_output_tokens"] <= result["output_tokens"]
 
 
 FIELD_LINES = b"""Host: relay.example
