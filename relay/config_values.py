@@ -208,17 +208,21 @@ def _name(value: object) -> str:
     return value
 
 
-def _header_name(value: object) -> str:
-    """In lower case; empty: none given. Names that frame a message or name its host are not for keys."""
-    if value == "":
-        return ""
-    expected = 'the name of a header such as "api-key"'
-    if not isinstance(value, str) or _HEADER_NAME.fullmatch(value) is None:
+def _free_header(value: object, pattern: re.Pattern[str], expected: str) -> str:
+    """A header that does not frame the request, in lower case."""
+    if not isinstance(value, str) or pattern.fullmatch(value) is None:
         raise BadValueError(expected)
     name = value.lower()
     if name in _FRAMING_HEADERS:
         raise BadValueError(expected, f"{name}, which is part of how a request is sent")
     return name
+
+
+def _header_name(value: object) -> str:
+    """In lower case; empty: none given. Names that frame a message or name its host are not for keys."""
+    if value == "":
+        return ""
+    return _free_header(value, _HEADER_NAME, 'the name of a header such as "api-key"')
 
 
 # Where keys of the caller and of the operator stand, and what the relay itself says.
@@ -228,11 +232,7 @@ _KEPT_HEADERS = frozenset(("authorization", "x-api-key", "x-goog-api-key", "api-
 def _edited_header(value: object) -> str:
     """A header that a channel may add or drop, in lower case."""
     expected = 'the name of a header such as "x-title"'
-    if not isinstance(value, str) or _EDITED_HEADER.fullmatch(value) is None:
-        raise BadValueError(expected)
-    name = value.lower()
-    if name in _FRAMING_HEADERS:
-        raise BadValueError(expected, f"{name}, which is part of how a request is sent")
+    name = _free_header(value, _EDITED_HEADER, expected)
     if name in _KEPT_HEADERS:
         raise BadValueError(f"{expected} (keys belong in api_keys and key_header)", name)
     return name

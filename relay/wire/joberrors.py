@@ -37,11 +37,7 @@ def of_event(event: Any) -> str | None:
     errors = [holder[key] for holder, key in _places(event)]
     if not errors and isinstance(event, dict) and event.get("type") == "error":
         errors = [{name: value for name, value in event.items() if name != "type"}]
-    for error in errors:
-        found = upstream_errors.judge(200, documents.dumps({"error": error}))
-        if found.hidden:
-            return upstream_errors.instead(200, found)
-    return None
+    return next(filter(None, map(upstream_errors.told_in_place_of, errors)), None)
 
 
 def _hide(places: Iterator[tuple[Any, Any, int]], kind: str = "server_error") -> str | None:
@@ -49,9 +45,8 @@ def _hide(places: Iterator[tuple[Any, Any, int]], kind: str = "server_error") ->
     in its place, upstream_account before anything else; None where nothing was hidden."""
     told = None
     for holder, key, status in places:
-        found = upstream_errors.judge(status, documents.dumps({"error": holder[key]}))
-        if found.hidden:
-            code = upstream_errors.instead(status, found)
+        code = upstream_errors.told_in_place_of(holder[key], status)
+        if code is not None:
             told = code if told != "upstream_account" else told
             holder[key] = _instead(holder[key], code, kind)
     return told

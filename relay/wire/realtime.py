@@ -58,6 +58,8 @@ def with_model(model: str) -> str:
 
 def asked(event: dict[str, Any]) -> list[tools.Asked]:
     """What a message of the client asks for beside tokens of the session's model: tools, a model that transcribes."""
+    if "session" not in event and "response" not in event:  # sound and text: nearly all of them
+        return []
     session, response = _object(event, "session"), _object(event, "response")
     found: list[tools.Asked] = []
     for holder, name in ((session, "session"), (response, "response")):
@@ -328,36 +330,32 @@ def without_operator(text: str) -> tuple[str, str] | None:
     except ValueError:
         event = None
     if not isinstance(event, dict):
-        return _error_instead(text.encode("utf-8", "replace"), lambda error: {"type": "error", "error": error})
+        code = upstream_errors.told_in_place(text.encode("utf-8", "replace"))
+        return _error_instead(code, lambda error: {"type": "error", "error": error})
     response = _object(event, "response")
     details = _object(response, "status_details")
     if details.get("error"):
         return _error_instead(
-            _judged(details["error"]),
+            upstream_errors.told_in_place_of(details["error"]),
             lambda error: event | {"response": response | {"status_details": {"type": "failed", "error": error}}},
         )
     if response.get("error"):
         return _error_instead(
-            _judged(response["error"]), lambda error: event | {"response": response | {"error": error}}
+            upstream_errors.told_in_place_of(response["error"]),
+            lambda error: event | {"response": response | {"error": error}},
         )
     if event.get("error"):
-        return _error_instead(_judged(event["error"]), lambda error: event | {"error": error})
+        return _error_instead(upstream_errors.told_in_place_of(event["error"]), lambda error: event | {"error": error})
     if event.get("type") == "error":
         return _error_instead(
-            _judged({name: value for name, value in event.items() if name != "type"}),
+            upstream_errors.told_in_place_of({name: value for name, value in event.items() if name != "type"}),
             lambda error: {"type": "error", "error": error},
         )
     return None
 
 
-def _judged(error: Any) -> bytes:
-    return documents.dumps({"error": error})
-
-
-def _error_instead(told: bytes, event_with: Callable[[dict[str, Any]], dict[str, Any]]) -> tuple[str, str] | None:
-    found = upstream_errors.judge(200, told)
-    if not found.hidden:
+def _error_instead(code: str | None, event_with: Callable[[dict[str, Any]], dict[str, Any]]) -> tuple[str, str] | None:
+    if code is None:
         return None
-    code = upstream_errors.instead(200, found)
     error = {"type": "server_error", "code": code, "message": ERRORS[code].message, "param": None}
     return documents.dumps(event_with(error)).decode(), code

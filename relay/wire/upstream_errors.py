@@ -13,6 +13,8 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from relay.wire import documents
+
 REQUEST: Final = 0  # the caller's own request: the answer passes as it is
 ACCOUNT: Final = 1  # the operator's key, quota or balance: the caller sees 503 upstream_account
 UPSTREAM: Final = 2  # the provider's trouble or its rate limit: another channel may do better
@@ -441,6 +443,18 @@ def instead(status: int, found: Judgement) -> str:
     if found.verdict == MISSING:
         return "body_too_large" if status == 413 else "model_not_found"
     return "upstream_unavailable" if found.scope == MODEL or status in (503, 529) else "upstream_error"
+
+
+def told_in_place(body: bytes, status: int = 200) -> str | None:
+    """What a caller is told in place of an error that is hidden: a name of relay.errors; None: it passes."""
+    found = judge(status, body)
+    return instead(status, found) if found.hidden else None
+
+
+def told_in_place_of(error: Any, status: int = 200) -> str | None:
+    """The same of an error, an object or a text, that stands in a document or an event. `status`: the HTTP status that
+    it had there, 200 where it had none of its own."""
+    return told_in_place(documents.dumps({"error": error}), status)
 
 
 def _by_status(stated: int, status: int, read: _Read) -> Judgement:
