@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -239,3 +240,14 @@ class RelayProcess:
 
 
 __all__ = ["Customer", "NotRunning", "RelayProcess", "eventually", "nano"]
+
+
+@contextlib.asynccontextmanager
+async def verified(folder: Path, config: str) -> AsyncIterator[RelayProcess]:
+    """A relay for the tests of a file. At their end its books agree, nothing has gone wrong in it, and it stops."""
+    running = await RelayProcess(folder, config).start()
+    yield running
+    found = await running.command("ledger verify")
+    assert await running.stop() == 0
+    assert found["ok"], found
+    assert running.faults == []

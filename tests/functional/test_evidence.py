@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from tests.functional.raw_upstream import Gate, RawUpstream
-from tests.functional.relay_process import Customer, RelayProcess, eventually, nano
+from tests.functional.relay_process import Customer, RelayProcess, eventually, nano, verified
 from tests.functional.setting import RAW_KEY, channel
 from tests.support.http1 import STREAM_HEAD, chunk_bytes, request_bytes, response_bytes
 from tests.support.rawclient import RawClient
@@ -56,13 +56,8 @@ async def relay(raw: RawUpstream, tmp_path_factory: pytest.TempPathFactory) -> A
         channel("raw-gemini", "gemini", raw.base_url, '["gemini"]', RAW_KEY),
     ]
     rates = [f'[[rates]]\nmodel = "{name}"\n{prices}' for name, prices in RATES.items()]
-    running = RelayProcess(tmp_path_factory.mktemp("evidence"), CONFIG + "".join(channels) + "".join(rates))
-    await running.start()
-    yield running
-    verified = await running.command("ledger verify")
-    assert await running.stop() == 0
-    assert verified["ok"], verified
-    assert running.faults == []
+    async with verified(tmp_path_factory.mktemp("evidence"), CONFIG + "".join(channels) + "".join(rates)) as running:
+        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="session")

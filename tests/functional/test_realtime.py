@@ -15,7 +15,7 @@ import websockets
 
 from relay.simulator import Running
 from tests.functional.clients import async_openai
-from tests.functional.relay_process import Customer, RelayProcess, nano
+from tests.functional.relay_process import Customer, RelayProcess, nano, verified
 from tests.functional.setting import SIM_KEY as KEY
 from tests.functional.setting import channel
 
@@ -73,13 +73,8 @@ async def relay(simulator: Running, tmp_path_factory: pytest.TempPathFactory) ->
         channel("refused", "openai", base_url, '["realtime-refused"]', "not-a-key-of-the-simulator"),
         channel("missing", "openai", base_url, '{ "realtime-missing" = "missing-model" }', KEY),
     ]
-    running = RelayProcess(tmp_path_factory.mktemp("realtime"), CONFIG + "".join(channels) + RATE)
-    await running.start()
-    yield running
-    verified = await running.command("ledger verify")
-    assert await running.stop() == 0
-    assert verified["ok"], verified
-    assert running.faults == []
+    async with verified(tmp_path_factory.mktemp("realtime"), CONFIG + "".join(channels) + RATE) as running:
+        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from tests.functional.relay_process import Customer, RelayProcess, eventually, nano
+from tests.functional.relay_process import Customer, RelayProcess, eventually, nano, verified
 from tests.functional.setting import RAW_KEY, channel
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -65,13 +65,8 @@ def upstream(served: tuple[Upstream, str]) -> Upstream:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def relay(served: tuple[Upstream, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RelayProcess]:
     configured = CONFIG + channel("voice", "openai", served[1], '["voice"]', RAW_KEY) + RATE
-    running = RelayProcess(tmp_path_factory.mktemp("messages"), configured)
-    await running.start()
-    yield running
-    verified = await running.command("ledger verify")
-    assert await running.stop() == 0
-    assert verified["ok"], verified
-    assert running.faults == []
+    async with verified(tmp_path_factory.mktemp("messages"), configured) as running:
+        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="session")

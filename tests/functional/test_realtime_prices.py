@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import WSMsgType, web
 
-from tests.functional.relay_process import Customer, RelayProcess, nano
+from tests.functional.relay_process import Customer, RelayProcess, nano, verified
 from tests.functional.setting import RAW_KEY, channel
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -79,13 +79,8 @@ async def upstream() -> AsyncIterator[Upstream]:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def relay(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RelayProcess]:
     text = CONFIG + channel("voice", "openai", upstream.url, '["voice"]', RAW_KEY) + RATES
-    running = RelayProcess(tmp_path_factory.mktemp("realtime-prices"), text)
-    await running.start()
-    yield running
-    verified = await running.command("ledger verify")
-    assert await running.stop() == 0
-    assert verified["ok"], verified
-    assert running.faults == []
+    async with verified(tmp_path_factory.mktemp("realtime-prices"), text) as running:
+        yield running
 
 
 def asking(model: str | None, *, ga: bool) -> dict[str, Any]:
