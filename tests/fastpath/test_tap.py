@@ -458,6 +458,14 @@ def test_any_stream(stream, ascii, end, cuts):
     assert all(0 <= result[name] <= USAGE_MAX for name in DIMENSIONS)
 
 
+def test_sound_and_pictures_of_an_answer_are_never_more_than_its_output():
+    """An answer with pictures that does not say how much of it they are: what is not sound."""
+    usage = {"prompt_tokens": 1, "completion_tokens": 5, "completion_tokens_details": {"audio_tokens": 2}}
+    body = json.dumps({"usage": usage}).encode()
+    result = found(IMAGES, JSON, [body])
+    assert (result["output_tokens"], result["audio_output_tokens"], result["image_output_tokens"]) == (5, 2, 3)
+
+
 @pytest.mark.parametrize(
     ("format", "documents"),
     [
